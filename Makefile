@@ -1,0 +1,44 @@
+# Everything a newcomer types. `make demo` and `make test` set up what they need by themselves.
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-fast lint bench nano clean apt
+
+help: ## these lines
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+setup: $(READY) ## a virtual environment with everything pinned by constraints.txt
+
+$(READY): pyproject.toml constraints.txt infra/setup.sh
+	@bash infra/setup.sh $(VENV)
+	@touch $@
+
+demo: $(READY) ## the main sweep on the embedded models, its table, report and MLflow
+	@$(BIN)/earnest sweep jobs/configs/demo.toml
+
+test: $(READY) apt ## every test
+	@$(BIN)/python -m pytest tests
+
+test-fast: $(READY) ## the tests that take seconds
+	@$(BIN)/python -m pytest tests -m "not slow" -x
+
+apt:
+	@bash infra/apt.sh
+
+lint: $(READY) ## format, rules, types, and the floors of the house
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY) ## seconds of the demo's parts
+	@$(BIN)/python benchmarks/parts.py $(if $(JSON),--json $(JSON))
+
+nano: $(READY) ## train the embedded models again (under an hour on two cores)
+	@$(BIN)/python jobs/train_nano.py jobs/configs/nano.toml --out nano
+
+clean: ## remove what was built and what the demo stored
+	rm -rf $(VENV) store .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,284 @@
+"""The `earnest` command: thin wrappers that read arguments, call one room each and print.
+
+A user's mistake is one clear line on stderr and exit code 2; work that failed is exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from earnest.specs import UserError, read_method, read_task
+
+app = typer.Typer(
+    name="earnest",
+    help="What compression really cost a language model, measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+StoreOption = Annotated[str | None, typer.Option(help="Where step outputs are kept: a folder or a bucket's URL.")]
+UriOption = Annotated[str | None, typer.Option(help="MLflow's tracking URI; the store's own database by default.")]
+DeviceOption = Annotated[str, typer.Option(help="A torch device, such as cpu or cuda:0.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Argument(help="A sweep's TOML file.")],
+    store: StoreOption = None,
+) -> None:
+    """Show what a sweep would run, deduplicated, and what is already done.
+
+    Example: earnest plan jobs/configs/demo.toml
+    """
+    from earnest.sweep import prepare
+
+    prepared = prepare(config, store=store)
+    done = prepared.done
+    table = Table("step", "what", "state", box=None, pad_edge=False)
+    for step in prepared.plan.steps.values():
+        table.add_row(step.digest[:10], step.label, "done" if step.digest in done else "to run")
+    out.print(table)
+    cells, steps = len(prepared.plan.cells), len(prepared.plan.steps)
+    out.print(f"{cells} cells, {steps} steps: {len(done)} done, {steps - len(done)} to run", highlight=False)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A sweep's TOML file.")],
+    address: Annotated[str | None, typer.Option(help="A Ray cluster's address; a local one by default.")] = None,
+    store: StoreOption = None,
+    tracking_uri: UriOption = None,
+) -> None:
+    """Run a sweep: compress, evaluate, track and report every cell. Finished steps are not run again.
+
+    Example: earnest sweep jobs/configs/demo.toml
+    """
+    from earnest.sweep import prepare, run_sweep
+
+    result = run_sweep(prepare(config, store=store, tracking_uri=tracking_uri), address=address, console=out)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compress(
+    model: Annotated[str, typer.Argument(help="A model folder, a hub id, or nano:large.")],
+    method: Annotated[str, typer.Option(help="random, magnitude, wanda, sparsegpt, rtn or gptq.")],
+    folder: Annotated[Path, typer.Option("--out", help="The checkpoint's folder; must not exist yet.")],
+    sparsity: Annotated[float | None, typer.Option(help="Share of weights to zero, in (0, 1).")] = None,
+    pattern: Annotated[str | None, typer.Option(help="N:M, as in 2:4: keep N of every M weights.")] = None,
+    bits: Annotated[int | None, typer.Option(help="2 to 8.")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Inputs per scale; -1 for one per row.")] = None,
+    symmetric: Annotated[bool | None, typer.Option("--symmetric/--asymmetric", help="Zero point fixed, or free.")] = None,
+    act_order: Annotated[bool | None, typer.Option("--act-order", help="Visit columns by activation.")] = None,
+    static_groups: Annotated[bool | None, typer.Option("--static-groups", help="Scales from the dense weights.")] = None,
+    true_sequential: Annotated[bool | None, typer.Option("--true-sequential", help="Sub-layers one by one.")] = None,
+    damping: Annotated[float | None, typer.Option(help="Share of the Hessian's mean diagonal.")] = None,
+    calibration: Annotated[str, typer.Option(help="nano, a text or Parquet file, or a hub id.")] = "nano",
+    column: Annotated[str, typer.Option(help="The calibration data's column.")] = "text",
+    split: Annotated[str, typer.Option(help="The calibration data's split.")] = "train",
+    samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 128,
+    length: Annotated[int | None, typer.Option(help="Tokens per sequence; 2048, or what the model takes.")] = None,
+    seed: Annotated[int, typer.Option(help="Of calibration windows and of random pruning.")] = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: DeviceOption = "cpu",
+) -> None:
+    """Compress a model into a checkpoint that is proved to reload bit for bit.
+
+    Example: earnest compress nano:large --method wanda --sparsity 0.5 --out wanda-50
+    """
+    fields: dict[str, Any] = {
+        "method": method, "sparsity": sparsity, "pattern": pattern, "bits": bits, "group_size": group_size,
+        "symmetric": symmetric, "act_order": act_order, "static_groups": static_groups,
+        "true_sequential": true_sequential, "damping": damping, "seed": seed if method == "random" else None,
+    }  # fmt: skip
+    spec = read_method({key: value for key, value in fields.items() if value is not None})
+    from earnest.oneoff import compress_once
+
+    manifest = compress_once(
+        model, spec, folder, data=calibration, column=column, split=split, samples=samples, length=length, seed=seed,
+        dtype=dtype, device=device, on_block=_progress("block"),
+    )  # fmt: skip
+    size = manifest.size
+    out.print(
+        f"{folder}: sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, "
+        f"{size.saved:.1%} saved, reloads bit for bit",
+        highlight=False,
+    )
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[str, typer.Argument(help="A model, or a checkpoint that earnest compress made.")],
+    task: Annotated[str, typer.Option(help="perplexity, closed_book, open_book, multiple_choice, mmlu, …")],
+    samples: Annotated[Path | None, typer.Option("--out", help="Write every sample to this Parquet file.")] = None,
+    data: Annotated[str | None, typer.Option(help="nano, a file, a folder of splits, or a hub id.")] = None,
+    split: Annotated[str | None, typer.Option(help="The data's split.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Demonstrations before each question.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many samples.")] = None,
+    json_file: JsonOption = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: DeviceOption = "cpu",
+) -> None:
+    """Evaluate a model or checkpoint on one task; every score comes with n, standard error and a 95 % interval.
+
+    Example: earnest evaluate nano:large --task closed_book --limit 300
+    """
+    fields = {"task": task, "data": data, "split": split, "shots": shots, "limit": limit}
+    spec = read_task({key: value for key, value in fields.items() if value is not None})
+    from earnest.oneoff import evaluate_once
+
+    result = evaluate_once(subject, spec, dtype=dtype, device=device, on_step=_progress("batch"))
+    if samples is not None:
+        import pyarrow.parquet as pq
+
+        pq.write_table(result.samples, samples, compression="zstd")
+    if json_file is not None:
+        json_file.write_text(json.dumps(result.scores.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+    scores = result.scores
+    for name, estimate in scores.metrics.items():
+        interval = "" if estimate.low is None else f"  [{estimate.low:.4f}, {estimate.high:.4f}]"
+        error = "" if estimate.stderr is None else f" ± {estimate.stderr:.4f}"
+        out.print(f"{name:<22} {estimate.value:.4f}{error}{interval}  n = {estimate.n}", highlight=False)
+    out.print(
+        f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}",
+        highlight=False,
+    )
+
+
+@app.command()
+def verify(checkpoint: Annotated[Path, typer.Argument(help="A compressed checkpoint's folder.")]) -> None:
+    """Check every byte of a checkpoint against its manifest.
+
+    Example: earnest verify wanda-50
+    """
+    from earnest.compression.checkpoint import verify as check
+
+    manifest = check(checkpoint)
+    out.print(f"{checkpoint}: {len(manifest.files)} files and {len(manifest.tensors)} tensors are as published")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A compressed checkpoint's folder.")],
+    folder: Annotated[Path, typer.Option("--out", help="The folder to write; must not exist yet.")],
+    form: Annotated[str, typer.Option("--format", help="dense: a plain transformers folder.")] = "dense",
+) -> None:
+    """Write a checkpoint in a form that other programs load.
+
+    Example: earnest export wanda-50 --format dense --out wanda-50-dense
+    """
+    from earnest.compression.checkpoint import export_dense
+
+    if form != "dense":
+        raise UserError(f"format {form!r}: earnest writes dense")
+    _refuse_existing(folder)
+    export_dense(checkpoint, folder)
+    out.print(f"{folder}: a transformers folder with equal logits")
+
+
+@app.command()
+def report(
+    config: Annotated[Path, typer.Argument(help="A sweep's TOML file.")],
+    file: Annotated[Path | None, typer.Option("--out", help="Copy the page here.")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a sweep's report again from what the store holds, and print its table.
+
+    Example: earnest report jobs/configs/demo.toml --out report.html
+    """
+    from earnest.cells import collect
+    from earnest.report.html import write_report
+    from earnest.report.table import print_table
+    from earnest.sweep import prepare
+
+    prepared = prepare(config, store=store)
+    cells = collect(prepared.plan, prepared.store, {})
+    page = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store)
+    print_table(cells, out)
+    if file is not None:
+        file.write_bytes(page.read_bytes())
+    out.print(f"Report   {file or page}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def dashboard(
+    experiment: Annotated[str, typer.Argument(help="The sweep's name.")] = "demo",
+    store: Annotated[str, typer.Option(help="The sweep's store.")] = "store",
+    tracking_uri: UriOption = None,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+) -> None:
+    """Open MLflow on the sweep's saved charts. Ends with Ctrl-C.
+
+    Example: earnest dashboard demo --store store
+    """
+    from earnest.tracking.dashboard import serve_dashboard
+
+    serve_dashboard(experiment, store_root=store, uri=tracking_uri, port=port, tell=lambda text: out.print(text, highlight=False))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    base: Annotated[str, typer.Option(help="The model to steer, or just to ask.")] = "nano:large",
+    expert: Annotated[str | None, typer.Option(help="A small tuned model.")] = None,
+    antiexpert: Annotated[str | None, typer.Option(help="Its untuned twin.")] = None,
+    alpha: Annotated[float, typer.Option(help="How strongly the pair steers.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 64,
+    stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    r"""Continue a prompt greedily: base alone, or base + alpha · (expert − anti-expert).
+
+    Example: earnest generate --base nano:large --expert nano:small-tuned --antiexpert nano:small "Q: …"
+    """
+    from earnest.oneoff import generate_once
+
+    text = generate_once(
+        prompt.replace("\\n", "\n"), base=base, expert=expert, antiexpert=antiexpert, alpha=alpha,
+        max_tokens=max_tokens, stop=tuple(stop or ()), device=device,
+    )  # fmt: skip
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; name a new folder, nothing is overwritten")
+
+
+def _progress(unit: str) -> Any:
+    """A callback that keeps one line up to date on a terminal and says nothing elsewhere."""
+
+    def tell(done: int, of: int) -> None:
+        if err.is_terminal:
+            err.print(f"{unit} {done}/{of}", end="\r" if done < of else "\n", highlight=False)
+
+    return tell
+
+
+def main() -> None:
+    """Run the command; turn a user's mistake into one clear line."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Data that a user brings: found, hashed, and read row by row with clear errors.
+
+A name is a Parquet, JSON-lines or text file, a folder of Parquet files (one per split, or one dataset), a folder saved by
+`datasets`, or a hub id. What the almanac invents (`nano`) is not read from here: it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from earnest.specs import UserError
+
+NANO = "nano"
+SUFFIXES = (".parquet", ".jsonl", ".txt")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A dataset: the name the user gave, where it lies, and the digest of its content."""
+
+    name: str
+    path: str
+    digest: str
+
+
+def resolve_data(name: str, split: str) -> DataSource:
+    """Find a dataset and hash what it holds.
+
+    Raises:
+        UserError: there is nothing by that name.
+    """
+    if name == NANO:
+        return DataSource(name, NANO, _nano_digest())
+    path = Path(name).expanduser()
+    if path.exists():
+        return DataSource(name, str(path.resolve()), _content_digest(path))
+    if name.startswith((".", "/", "~")) or Path(name).suffix in SUFFIXES:
+        raise UserError(f"data {name}: no such file or folder; give a Parquet, .jsonl or .txt file, a folder of them, or a hub id")
+    rows = _from_hub(name, split)
+    return DataSource(name, name, str(rows._fingerprint))
+
+
+def _nano_digest() -> str:
+    from earnest.almanac.world import World
+
+    return hashlib.sha256(f"almanac {World.shipped().digest()}".encode()).hexdigest()[:32]
+
+
+def _content_digest(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            whole.update(f"{file.relative_to(path)}\n{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()[:32]
+
+
+def splits(path: str) -> list[str]:
+    """The splits that a folder offers as `SPLIT.parquet`, `SPLIT.jsonl` or `SPLIT.txt`; empty for a single file."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return []
+    return sorted({p.stem for p in folder.iterdir() if p.suffix in SUFFIXES})
+
+
+def columns(path: str, split: str) -> list[str]:
+    """The names of a dataset's columns."""
+    file = _file_of(path, split)
+    if file is not None and file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_schema(file).names)
+    rows = _read(path, split, None)
+    return sorted(rows[0]) if rows else []
+
+
+def read_rows(path: str, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a dataset's split, only the asked columns.
+
+    Args:
+        path: what `resolve_data` found.
+        split: the file `SPLIT.parquet` of a folder, or the split of a saved or hub dataset; a single file has one.
+        columns: columns that every row must have.
+
+    Raises:
+        UserError: a column is missing (the message names those there are), or there is no row.
+    """
+    rows = _read(path, split, columns)
+    if not rows:
+        raise UserError(f"data {path}: split {split!r} is empty; give a dataset with at least one row")
+    missing = [column for column in columns if column not in rows[0]]
+    if missing:
+        raise _missing_column(path, missing[0], rows[0])
+    return rows
+
+
+def _missing_column(path: str, column: str, there: Iterable[str]) -> UserError:
+    return UserError(f"data {path}: has no column {column!r}; its columns are {', '.join(sorted(there))}")
+
+
+def _read(path: str, split: str, columns: Sequence[str] | None) -> list[dict[str, Any]]:
+    file = _file_of(path, split)
+    if file is None:
+        return _from_datasets(path, split)
+    if file.suffix == ".parquet":
+        return _from_parquet(file, columns)
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [{"text": text}] if text.strip() else []
+
+
+def _file_of(path: str, split: str) -> Path | None:
+    place = Path(path)
+    if place.is_file():
+        if place.suffix not in SUFFIXES:
+            raise UserError(f"data {path}: {place.suffix or 'no suffix'} is not read; use .parquet, .jsonl or .txt")
+        return place
+    if not place.is_dir() or (place / "dataset_dict.json").exists() or (place / "state.json").exists():
+        return None
+    for suffix in SUFFIXES:
+        if (place / f"{split}{suffix}").is_file():
+            return place / f"{split}{suffix}"
+    there = splits(path)
+    raise UserError(f"data {path}: has no split {split!r}; it has {', '.join(there) if there else 'no .parquet, .jsonl or .txt file'}")
+
+
+def _from_parquet(file: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        there = pq.read_schema(file).names
+        missing = [column for column in columns or () if column not in there]
+        if missing:
+            raise _missing_column(str(file), missing[0], there)
+        rows: list[dict[str, Any]] = pq.read_table(file, columns=list(columns) if columns else None).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise UserError(f"data {file}: not a readable Parquet file ({error})") from error
+    return rows
+
+
+def _from_datasets(path: str, split: str) -> list[dict[str, Any]]:
+    if not Path(path).exists():
+        return list(_from_hub(path, split))
+    from datasets import DatasetDict, load_from_disk
+
+    loaded = load_from_disk(path)
+    if not isinstance(loaded, DatasetDict):
+        return list(loaded)
+    if split not in loaded:
+        raise UserError(f"data {path}: has no split {split!r}; it has {', '.join(sorted(loaded))}")
+    return list(loaded[split])
+
+
+def _from_hub(name: str, split: str) -> Any:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    identifier, _, configuration = name.partition(":")
+    try:
+        return load_dataset(identifier, configuration or None, split=split)
+    except (DatasetNotFoundError, OSError, ValueError, ConnectionError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"data {name}: neither a path here nor to be had from the hub ({reason})") from error

@@ -1,0 +1,237 @@
+"""Walk a causal language model block by block.
+
+Finds the decoder blocks and the Linears in each, and drives one block at a time with the hidden states and the
+arguments that the model itself would pass (masks, position embeddings). Only the block at hand computes, so only it
+needs to be in memory; between blocks nothing but hidden states is kept. What happens inside a block is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from earnest.specs import UserError
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block: its place, its name in the model ("model.layers.3") and its module."""
+
+    index: int
+    name: str
+    module: nn.Module
+
+    @property
+    def linears(self) -> dict[str, nn.Linear]:
+        """The block's Linears by their full name in the model, in the order of their definition."""
+        named = self.module.named_modules()
+        return {f"{self.name}.{name}": module for name, module in named if type(module) is nn.Linear}
+
+
+def decoder_blocks(model: nn.Module) -> list[Block]:
+    """The decoder blocks of a causal language model in order.
+
+    They are the outermost list of modules with one entry per layer of the config. Works for the families whose blocks
+    are built of `nn.Linear` (Llama, Mistral, Qwen, Phi, OPT, GPT-NeoX and their kin).
+
+    Raises:
+        UserError: there is no such list, or its blocks hold no Linears, or experts fused into one tensor.
+    """
+    name, modules = _block_list(model)
+    blocks = [Block(index, f"{name}.{index}", module) for index, module in enumerate(modules)]
+    family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    for block in blocks:
+        if not block.linears:
+            raise UserError(f"model type {family}: {block.name} has no Linear layers; use a family such as llama, qwen or opt")
+        if any(parameter.dim() > 2 for parameter in block.module.parameters()):
+            raise UserError(f"model type {family}: {block.name} fuses experts in one tensor; use a model without experts")
+    return blocks
+
+
+def _block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) and layers in (None, len(module)):
+            return name, module
+    raise UserError(f"model {type(model).__name__}: no list of {layers} decoder blocks was found in it")
+
+
+class _ReachedFirstBlockError(Exception):
+    """Ends a forward pass as soon as the first block's input is known."""
+
+
+@dataclass
+class Stream:
+    """Hidden states on their way through the blocks.
+
+    `hidden` holds one tensor [sequences, length, width] per batch: the inputs of the next block. `arguments` maps a
+    batch's number of sequences to what the model passes to each block beside the hidden states.
+    """
+
+    hidden: list[Tensor]
+    arguments: dict[int, list[Arguments]] = field(default_factory=dict)
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences flow through."""
+        return sum(len(batch) for batch in self.hidden)
+
+    def run(self, block: Block, batch: Tensor) -> Tensor:
+        """The block's output for one batch of its inputs, [sequences, length, width]."""
+        args, kwargs = self.arguments[len(batch)][block.index]
+        return _hidden_of(block.module(batch, *args, **kwargs))
+
+    def pass_through(self, block: Block) -> None:
+        """Run all batches without keeping an output: for what hooks see on the way."""
+        for batch in self.hidden:
+            self.run(block, batch)
+
+    def advance(self, block: Block) -> None:
+        """Replace the block's inputs by its outputs, batch by batch: the next block's inputs."""
+        for index, batch in enumerate(self.hidden):
+            self.hidden[index] = self.run(block, batch)
+
+
+def open_stream(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> Stream:
+    """The first block's inputs for token ids, and the arguments of every block.
+
+    Args:
+        model: the causal language model; its embeddings and its first block must be in memory.
+        ids: [sequences, length] int64; they are run in batches of about `BATCH_TOKENS` tokens.
+    """
+    size = max(1, BATCH_TOKENS // ids.shape[1])
+    device = next(model.parameters()).device
+    stream = Stream(hidden=[])
+    for batch in ids.split(size):
+        batch = batch.to(device)
+        stream.hidden.append(_first_inputs(model, blocks[0], batch))
+        if len(batch) not in stream.arguments:
+            stream.arguments[len(batch)] = _arguments(model, blocks, batch)
+    return stream
+
+
+def _first_inputs(model: nn.Module, first: Block, ids: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(_split(args, kwargs)[0])
+        raise _ReachedFirstBlockError
+
+    handle = first.module.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(input_ids=ids, use_cache=False)
+    except _ReachedFirstBlockError:
+        pass
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _arguments(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> list[Arguments]:
+    """What each block gets beside hidden states; blocks after the first only note it and pass their input on.
+
+    Layers may differ here: sliding and full attention have their own masks and positions.
+    """
+    seen: dict[int, Arguments] = {}
+    with ExitStack() as stack:
+        stack.enter_context(_noting(blocks[0], seen))
+        form: list[type] = []
+        handle = blocks[0].module.register_forward_hook(lambda _module, _args, output: form.append(type(output)))
+        stack.callback(handle.remove)
+        for block in blocks[1:]:
+            stack.enter_context(_bypassed(block, seen, form))
+        model(input_ids=ids, use_cache=False)
+    return [seen[block.index] for block in blocks]
+
+
+@contextmanager
+def _noting(block: Block, seen: dict[int, Arguments]) -> Iterator[None]:
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[block.index] = _split(args, kwargs)[1]
+
+    handle = block.module.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _bypassed(block: Block, seen: dict[int, Arguments], form: list[type]) -> Iterator[None]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden, seen[block.index] = _split(args, kwargs)
+        return (hidden,) if issubclass(form[0], tuple) else hidden
+
+    block.module.forward = forward
+    try:
+        yield
+    finally:
+        del block.module.forward
+
+
+def _split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Arguments]:
+    """The hidden states, which some families pass by name, and all other arguments."""
+    if args:
+        return args[0], (args[1:], dict(kwargs))
+    rest = dict(kwargs)
+    return rest.pop("hidden_states"), ((), rest)
+
+
+def _hidden_of(output: Any) -> Tensor:
+    """A block's output: a tensor, or in older families a tuple that begins with it."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def groups_by_input(block: Block, stream: Stream) -> list[list[str]]:
+    """The block's Linears in the order of their calls, those that read the very same tensor together.
+
+    For a Llama block: q, k, v / o / gate, up / down. Found by running the first batch, so no names need be known.
+
+    Raises:
+        UserError: a Linear is not reached by a forward pass, so that nothing could be known about its inputs.
+    """
+    calls: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Any:
+        return lambda _module, args: calls.append((name, args[0]))
+
+    with ExitStack() as stack:
+        for name, linear in block.linears.items():
+            stack.callback(linear.register_forward_pre_hook(note(name)).remove)
+        stream.run(block, stream.hidden[0])
+    unreached = block.linears.keys() - {name for name, _ in calls}
+    if unreached:
+        raise UserError(f"{min(unreached)}: no forward pass reaches it, so it cannot be calibrated; use random, magnitude or rtn")
+    groups: list[tuple[Tensor, list[str]]] = []
+    for name, seen in calls:
+        if groups and groups[-1][0] is seen:
+            groups[-1][1].append(name)
+        else:
+            groups.append((seen, [name]))
+    return [names for _, names in groups]
+
+
+@contextmanager
+def watching(block: Block, names: Sequence[str], see: Any) -> Iterator[None]:
+    """Call `see(name, input)` whenever one of the named Linears is about to run."""
+    with ExitStack() as stack:
+        for name in names:
+            hook = block.linears[name].register_forward_pre_hook(lambda _module, args, name=name: see(name, args[0]))
+            stack.callback(hook.remove)
+        yield
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give freed GPU memory back between blocks; nothing to do elsewhere."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,176 @@
+"""Load a causal language model and prove what was loaded.
+
+Only safetensors, no remote code, every key accounted for, and a tokenizer that fits the vocabulary. The rest of the
+house asks `LoadedModel` and does not touch transformers' loading again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from earnest.models.source import Source
+from earnest.specs import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory, its tokenizer, and the digest of the weights that it was loaded from."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    digest: str
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def max_length(self) -> int:
+        """The longest input, in tokens, that the model was made for."""
+        config = self.model.config
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 2048))
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text, where the tokenizer has one."""
+        token: int | None = self.tokenizer.bos_token_id
+        return token
+
+    @property
+    def vocabulary(self) -> int:
+        """How many rows the output head has, padding rows included."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+
+def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedModel:
+    """Load a model and its tokenizer from a folder.
+
+    Args:
+        source: what `resolve` found.
+        device: a torch device.
+        dtype: `auto` keeps the dtype of the saved weights; else float32, bfloat16 or float16.
+
+    Raises:
+        UserError: a file is corrupted, a key is missing or unexpected, or tokenizer and model do not fit.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype="auto" if dtype == "auto" else DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise UserError(f"model {source.name}: a safetensors file in {source.path} is corrupted ({error})") from error
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise UserError(f"model {source.name}: {source.path} cannot be loaded ({reason})") from error
+    _check_keys(source.name, report)
+    tokenizer = load_tokenizer(source.path, source.name)
+    _check_vocabulary(source.name, model, tokenizer)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, source.name, source.digest, source.path)
+
+
+def build(
+    folder: Path, state: Mapping[str, Tensor], *, name: str, digest: str, device: str = "cpu", dtype: torch.dtype
+) -> LoadedModel:
+    """A model from a folder's config and tokenizer and weights that are already in memory, with the same proofs.
+
+    Args:
+        folder: holds config.json and the tokenizer.
+        state: every parameter by its name; a tied output head may be absent.
+
+    Raises:
+        UserError: a key is missing or unexpected, or tokenizer and model do not fit.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with no_init_weights():  # memory without values, but with true buffers such as RoPE's frequencies
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    wanted = set(model.state_dict())
+    report = {
+        "missing_keys": sorted(wanted - set(state) - _tied_keys(model)),
+        "unexpected_keys": sorted(set(state) - wanted),
+    }
+    _check_keys(name, report)
+    model.load_state_dict(dict(state), strict=False)
+    model.tie_weights()
+    tokenizer = load_tokenizer(folder, name)
+    _check_vocabulary(name, model, tokenizer)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, name, digest, folder)
+
+
+def skeleton(source: Source) -> Any:
+    """The model's modules without memory: shapes to check a method against before any weight is read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _tied_keys(model: Any) -> set[str]:
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return set()
+    tied = getattr(model, "_tied_weights_keys", None) or ()
+    return set(tied)
+
+
+def _check_keys(name: str, report: Mapping[str, Any]) -> None:
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(str(key) for key in report.get(kind) or ())
+        if keys:
+            words = kind.replace("_", " ")
+            raise UserError(
+                f"model {name}: {len(keys)} {words}, the first is {keys[0]}; the weights and config.json do not belong together"
+            )
+
+
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """The folder's tokenizer. Raises UserError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"model {name}: {folder} holds no tokenizer that can be loaded ({reason})") from error
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    rows, tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if tokens > rows:
+        raise UserError(
+            f"model {name}: the tokenizer has {tokens} tokens but the model only {rows} embeddings; "
+            "they do not belong together"
+        )

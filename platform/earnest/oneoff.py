@@ -1,0 +1,102 @@
+"""One thing at a time, without a sweep: compress, evaluate or generate once, here, on one device."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from earnest.compression import calibration, checkpoint, produce
+from earnest.data import resolve_data
+from earnest.decoding.generation import generate
+from earnest.decoding.ensemble import Ensemble
+from earnest.evaluation.run import Evaluation, evaluate
+from earnest.models.loading import LoadedModel, load
+from earnest.models.source import resolve
+from earnest.preflight import check_method, check_task
+from earnest.records import Manifest
+from earnest.specs import AnyTask, Calibration, Method, UserError
+
+DEFAULT_LENGTH = 2048
+
+
+def open_subject(name: str, *, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
+    """A model by name, or a compressed checkpoint by its folder, checked against its manifest."""
+    if (Path(name) / "manifest.json").is_file():
+        return checkpoint.load(Path(name), device=device)
+    return load(resolve(name), device=device, dtype=dtype)
+
+
+def compress_once(
+    model: str,
+    method: Method,
+    folder: Path,
+    *,
+    data: str,
+    column: str,
+    split: str,
+    samples: int,
+    length: int | None,
+    seed: int,
+    dtype: str,
+    device: str,
+    on_block: Callable[[int, int], None],
+) -> Manifest:
+    """Compress a model into `folder`, which appears whole or not at all.
+
+    Raises:
+        UserError: the folder exists, or model, method or calibration data do not fit.
+    """
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; name a new folder, nothing is overwritten")
+    source = resolve(model)
+    check_method(source, method)
+    loaded = load(source, device=device, dtype=dtype)
+    ids, fields = None, None
+    if method.needs_calibration:
+        tokens = length or min(DEFAULT_LENGTH, loaded.max_length)
+        spec = Calibration(data=data, column=column, split=split, samples=samples, length=tokens, seed=seed)
+        found = resolve_data(spec.data, spec.split)
+        ids = calibration.calibration_ids(spec, found.path, loaded.tokenizer)
+        fields = {**spec.model_dump(mode="json", exclude={"data"}), "data_digest": found.digest}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        manifest = produce.compress_to_folder(loaded, method, ids, writing, calibration=fields, progress=on_block)
+        writing.chmod(0o755)
+        writing.rename(folder)
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return manifest
+
+
+def evaluate_once(
+    subject: str, task: AnyTask, *, dtype: str, device: str, on_step: Callable[[int, int], None]
+) -> Evaluation:
+    """Evaluate a model or checkpoint on one task."""
+    data = resolve_data(task.data, task.split)
+    check_task(task, data.path)
+    return evaluate(open_subject(subject, dtype=dtype, device=device), task, data.path, None, on_step)
+
+
+def generate_once(
+    prompt: str,
+    *,
+    base: str,
+    expert: str | None,
+    antiexpert: str | None,
+    alpha: float,
+    max_tokens: int,
+    stop: tuple[str, ...],
+    device: str,
+) -> str:
+    """Continue a prompt greedily with a model or with a proxy-tuned ensemble."""
+    if antiexpert is not None and expert is None:
+        raise UserError(f"antiexpert {antiexpert}: needs an expert beside it, as in --expert nano:small-tuned")
+    subject = open_subject(base, device=device)
+    if expert is None:
+        return generate(subject, [prompt], max_tokens=max_tokens, stop=stop)[0].text
+    pair = [open_subject(name, device=device) for name in (expert, antiexpert) if name is not None]
+    ensemble = Ensemble(subject, pair[0], pair[1] if len(pair) > 1 else None, alpha=alpha)
+    return generate(ensemble, [prompt], max_tokens=max_tokens, stop=stop)[0].text

@@ -1,0 +1,80 @@
+"""Check everything that can be checked before work begins, so that a mistake costs seconds and not hours.
+
+Reads configs, headers and column names; loads no weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earnest.compression.checks import check_fits
+from earnest.data import NANO, read_rows
+from earnest.evaluation.tasks import needed_columns
+from earnest.models.loading import load_tokenizer, skeleton
+from earnest.models.source import Source, resolve
+from earnest.plan import Inputs, data_key
+from earnest.specs import AnyTask, Dense, Method, Sweep, UserError
+
+
+def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
+    """Check a sweep's models, methods and data.
+
+    Raises:
+        UserError: the first mistake found, with its remedy.
+    """
+    source = resolve(inputs.models[sweep.model][0])
+    for name in inputs.models:
+        check_model(resolve(inputs.models[name][0]))
+    for method in sweep.compress:
+        check_method(source, method)
+    for task in sweep.tasks:
+        check_task(task, inputs.data[data_key(task)][0])
+    if any(method.needs_calibration for method in sweep.compress) and sweep.calibration.data != NANO:
+        _check_calibration(sweep, inputs)
+
+
+def check_model(source: Source) -> None:
+    """Headers of all weight files, and a tokenizer that fits the vocabulary."""
+    from safetensors import SafetensorError, safe_open
+    from transformers import AutoConfig
+
+    for file in sorted(source.path.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"model {source.name}: {file} is corrupted ({error}); fetch it again") from error
+    try:
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"model {source.name}: {source.path / 'config.json'} cannot be read ({reason})") from error
+    tokens = len(load_tokenizer(source.path, source.name))
+    if tokens > config.vocab_size:
+        raise UserError(
+            f"model {source.name}: the tokenizer has {tokens} tokens but the model only {config.vocab_size} embeddings; "
+            "they do not belong together"
+        )
+
+
+def check_method(source: Source, method: Method) -> None:
+    """Whether a method's groups and patterns fit the shapes of a model's layers."""
+    if isinstance(method, Dense):
+        return
+    check_fits(skeleton(source), method)
+
+
+def check_task(task: AnyTask, path: str) -> None:
+    """Whether a task's data has the columns and rows that it needs."""
+    if path != NANO and Path(path).exists():
+        for split, columns in needed_columns(task, path):
+            read_rows(path, split, columns)
+
+
+def _check_calibration(sweep: Sweep, inputs: Inputs) -> None:
+    from earnest.data import columns
+
+    path = inputs.data[data_key(sweep.calibration)][0]
+    there = columns(path, sweep.calibration.split)
+    if "input_ids" not in there:
+        read_rows(path, sweep.calibration.split, [sweep.calibration.column])

@@ -1,0 +1,186 @@
+"""What the house writes down: scores, sizes, manifests and cells, as typed records with a JSON form.
+
+`specs.py` is what a user asks for; this is what a step or a sweep answers. Rooms that must not import each other
+(evaluation, tracking, report) meet here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """A frozen record; unknown keys are refused so that a reader never drops what a writer meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Estimate(Record):
+    """A measured value with its standard error, 95 % interval and the number of samples behind it."""
+
+    value: float
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int
+
+
+class Scores(Record):
+    """What one task measured on one subject.
+
+    `metrics` maps a metric's name to its estimate; `groups` maps a grouping ("stratum", "domain") to
+    group -> the headline metric's estimate within it. `asked` samples were wanted, `scored` have a score,
+    `truncated` had their input cut, `failed` could not be scored.
+    """
+
+    task: str
+    version: int
+    headline: str
+    higher_is_better: bool
+    asked: int
+    scored: int
+    truncated: int
+    failed: int
+    metrics: dict[str, Estimate]
+    groups: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
+    tokens_forwarded: int = 0
+
+    @property
+    def main(self) -> Estimate:
+        """The headline metric's estimate."""
+        return self.metrics[self.headline]
+
+
+class TensorRecord(Record):
+    """One compressed tensor as counted in the saved file."""
+
+    name: str
+    shape: tuple[int, ...]
+    form: Literal["dense", "bitmask", "packed", "packed-bitmask"]
+    zeros: int
+    sparsity: float
+    bits: int | None = None
+    group_size: int | None = None
+    stored_bytes: int
+    dense_bytes: int
+    method: str | None = None
+
+
+class Size(Record):
+    """How large a checkpoint is. `dense_bytes` and `stored_bytes` count the weights that the method touches
+    (dense ones at two bytes each, bf16); `file_bytes` the whole safetensors files."""
+
+    dense_bytes: int
+    stored_bytes: int
+    file_bytes: int
+    dense_file_bytes: int
+    sparsity: float
+    bits_per_weight: float
+
+    @property
+    def saved(self) -> float:
+        """1 − stored ÷ dense bytes of the touched weights: the shared x-axis of pruning and quantisation."""
+        return 1.0 - self.stored_bytes / self.dense_bytes if self.dense_bytes else 0.0
+
+    @property
+    def compression_ratio(self) -> float:
+        """Dense ÷ stored bytes of the touched weights."""
+        return self.dense_bytes / self.stored_bytes if self.stored_bytes else 1.0
+
+
+class Manifest(Record):
+    """What a compressed checkpoint is: its base, its method, every tensor counted, every file hashed."""
+
+    format: int = 1
+    base: str
+    base_digest: str
+    method: dict[str, Any]
+    calibration: dict[str, Any] | None = None
+    calibration_digest: str | None = None
+    seed: int = 0
+    dtype: str
+    tensors: tuple[TensorRecord, ...]
+    size: Size
+    files: dict[str, str]
+    logits_digest: str
+    versions: dict[str, str]
+
+
+class Comparison(Record):
+    """One task of one cell against the dense model on the same samples.
+
+    `relative` is the headline's relative change (+0.02 = 2 % higher); `matches` says whether it is no worse than 5 %
+    relative (LLM-KICK's criterion) by the point estimate. `retention`: of the answers dense had right, the share
+    kept; `flips`: the share of answers whose correctness or text changed. `kl`: mean KL(dense ‖ subject), nats.
+    """
+
+    relative: float | None
+    matches: bool | None
+    retention: Estimate | None = None
+    flips: Estimate | None = None
+    kl: Estimate | None = None
+
+
+class CellRecord(Record):
+    """One row as a user reads it: model × compression × seed, with all its tasks."""
+
+    key: str
+    sweep: str
+    model: str
+    model_digest: str
+    method: str
+    family: Literal["dense", "pruning", "quantisation"]
+    nominal: str
+    nominal_sparsity: float | None = None
+    nominal_bits: int | None = None
+    method_spec: dict[str, Any]
+    seed: int
+    size: Size | None = None
+    scores: dict[str, Scores] = Field(default_factory=dict)
+    comparisons: dict[str, Comparison] = Field(default_factory=dict)
+    failures: dict[str, str] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    steps: dict[str, str] = Field(default_factory=dict)
+    datasets: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Method and nominal ratio, as in "wanda 50%"."""
+        return self.method if self.family == "dense" else f"{self.method} {self.nominal}"
+
+    @property
+    def saved(self) -> float:
+        """Share of bytes saved on the touched weights; 0 for the dense model."""
+        return 0.0 if self.size is None else self.size.saved
+
+    @property
+    def curve(self) -> str:
+        """The line this cell is a point of: cells that differ only in sparsity, bits or seed share one.
+
+        "wanda", "wanda 2:4", "sparsegpt + 4 bits", "gptq g32": N:M patterns of equal sparsity save equal bytes, so
+        on one line they would stand above each other.
+        """
+        spec, pattern = self.method_spec, self.method_spec.get("pattern") or {}
+        parts = [self.method]
+        if pattern.get("kind") == "n:m":
+            parts.append(f"{pattern['n']}:{pattern['m']}")
+        if pattern and spec.get("bits"):
+            parts.append(f"+ {spec['bits']} bits")
+        if spec.get("bits") and spec.get("group_size", -1) != -1:
+            parts.append(f"g{spec['group_size']}")
+        options = ("symmetric", "act_order", "static_groups", "true_sequential")
+        return " ".join(parts + [option.replace("_", "-") for option in options if spec.get(option)])
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the text that digests cover."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The first 32 hex digits of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:32]

@@ -1,0 +1,178 @@
+"""The main job in one page: plan it, run it, track it, report it.
+
+`earnest sweep`, `python jobs/sweep.py` and `ray job submit … jobs/sweep.py` all end here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from earnest.cells import collect
+from earnest.cluster.driver import Outcome, run_plan
+from earnest.cluster.progress import show_progress
+from earnest.data import resolve_data
+from earnest.models.source import resolve
+from earnest.plan import Inputs, Plan, data_key, make_plan
+from earnest.preflight import check_sweep
+from earnest.records import CellRecord
+from earnest.report.html import write_report
+from earnest.report.table import print_table
+from earnest.specs import Sweep, UserError, read_sweep
+from earnest.store import Store
+from earnest.tracking.mlflow_runs import Tracker
+
+DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that was read, checked and planned: what `earnest plan` shows and `earnest sweep` runs."""
+
+    sweep: Sweep
+    store: Store
+    plan: Plan
+
+    @property
+    def done(self) -> set[str]:
+        """The digests of the plan's steps whose output is in the store."""
+        kinds = {step.kind for step in self.plan.steps.values()}
+        return set().union(*(self.store.digests(kind) for kind in kinds)) & set(self.plan.steps)
+
+    @property
+    def report_folder(self) -> Path:
+        """Where this sweep's report lies: in the store, or beside the caller for a store in a bucket."""
+        base = Path(self.store.root) if not self.store.remote else Path.cwd()
+        return base / "reports" / self.sweep.name
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a sweep leaves: its cells, what ran and failed, and where the report lies."""
+
+    cells: list[CellRecord]
+    outcome: Outcome
+    report: Path
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step is finished."""
+        return not (self.outcome.failed or self.outcome.blocked)
+
+
+def prepare(config: Path, *, store: str | None = None, tracking_uri: str | None = None) -> Prepared:
+    """Read a sweep, find and check its models and data, and plan its steps. Runs nothing.
+
+    Raises:
+        UserError: anything that the user must mend before a sweep can run.
+    """
+    sweep = _with_overrides(read_sweep(config), store, tracking_uri)
+    _refuse_a_store_that_vanishes(sweep.store)
+    inputs = find_inputs(sweep)
+    check_sweep(sweep, inputs)
+    return Prepared(sweep, Store(sweep.store), make_plan(sweep, inputs))
+
+
+def run_sweep(prepared: Prepared, *, address: str | None = None, console: Console) -> Result:
+    """Run what is missing, then track and report everything.
+
+    Args:
+        prepared: from `prepare`.
+        address: of the Ray cluster; None for the one of the submitted job, or a local one.
+        console: where progress, table and summary go.
+    """
+    with show_progress(prepared.plan, console) as on_event:
+        outcome = run_plan(
+            prepared.plan, prepared.store, prepared.sweep.cluster, address=address, on_event=on_event
+        )
+    cells = collect(prepared.plan, prepared.store, {**outcome.failed, **outcome.blocked})
+    report = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store)
+    print_table(cells, console)
+    _track(prepared, cells, report, console)
+    _summarise(prepared, outcome, report, console)
+    return Result(cells, outcome, report)
+
+
+def find_inputs(sweep: Sweep) -> Inputs:
+    """The digests of the models and data that a sweep names, each looked up once.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    models = {name: resolve(name) for name in dict.fromkeys((sweep.model, *sweep.references))}
+    wanted = {data_key(task): (task.data, task.split) for task in sweep.tasks}
+    if any(method.needs_calibration for method in sweep.compress):
+        wanted[data_key(sweep.calibration)] = (sweep.calibration.data, sweep.calibration.split)
+    data = {key: resolve_data(*where) for key, where in wanted.items()}
+    return Inputs(
+        models={name: (_portable(name, str(source.path)), source.digest) for name, source in models.items()},
+        data={key: (source.path, source.digest) for key, source in data.items()},
+        versions={library: version(library) for library in DECIDING_LIBRARIES},
+    )
+
+
+def _portable(name: str, path: str) -> str:
+    """What a worker on any node can resolve: shipped and hub models by name, folders by their absolute path."""
+    return str(Path(path)) if Path(name).expanduser().is_dir() else name
+
+
+def _with_overrides(sweep: Sweep, store: str | None, tracking_uri: str | None) -> Sweep:
+    changes: dict[str, object] = {}
+    if store is not None:
+        changes["store"] = store
+    if tracking_uri is not None:
+        changes["tracking"] = sweep.tracking.model_copy(update={"uri": tracking_uri})
+    return sweep.model_copy(update=changes)
+
+
+def _refuse_a_store_that_vanishes(store: str) -> None:
+    in_submitted_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if in_submitted_job and "://" not in store and not Path(store).expanduser().is_absolute():
+        raise UserError(
+            f"store {store!r}: a submitted job's working folder is thrown away after it; "
+            "give an absolute path or a bucket that every node reaches, with --store"
+        )
+
+
+def _track(prepared: Prepared, cells: list[CellRecord], report: Path, console: Console) -> None:
+    tracking = prepared.sweep.tracking
+    if not tracking.enabled:
+        return
+    tracker = Tracker(
+        tracking.uri,
+        tracking.experiment or prepared.sweep.name,
+        store_root=str(prepared.report_folder.parent.parent),
+        warn=lambda text: console.print(f"[yellow]tracking: {text}[/]", highlight=False),
+    )
+    tracker.record(cells, artifacts=_artifacts(prepared, cells, report))
+    console.print(f"MLflow   {tracker.shown_uri}  (earnest dashboard {prepared.sweep.name})", highlight=False)
+
+
+def _artifacts(prepared: Prepared, cells: Iterable[CellRecord], report: Path) -> Mapping[str, list[tuple[Path, str]]]:
+    """Cell key -> the files that belong to its run, each with its folder among the run's artifacts."""
+    files: dict[str, list[tuple[Path, str]]] = {}
+    for cell in cells:
+        mine = [(report, "report")]
+        for label, digest in cell.steps.items():
+            kind = prepared.plan.steps[digest].kind
+            name = "manifest.json" if kind == "compress" else "samples.parquet"
+            path = Path(prepared.store.root) / kind / digest / name
+            if not prepared.store.remote and path.is_file():
+                mine.append((path, label))
+        files[cell.key] = mine
+    return files
+
+
+def _summarise(prepared: Prepared, outcome: Outcome, report: Path, console: Console) -> None:
+    for digest, reason in {**outcome.failed, **outcome.blocked}.items():
+        console.print(f"[red]failed[/] {prepared.plan.steps[digest].label}: {reason}", highlight=False)
+    ran, cached = len(outcome.done), len(outcome.cached)
+    console.print(f"Steps    {ran} run, {cached} already there, {len(outcome.failed) + len(outcome.blocked)} failed")
+    console.print(f"Report   {report}", highlight=False, soft_wrap=True)
+
+

@@ -1,0 +1,86 @@
+"""Outputs appear whole or not at all, and changed bytes are noticed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from earnest.specs import UserError
+from earnest.store import CorruptOutputError, Store
+
+
+@pytest.fixture(params=["local", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A folder, and fsspec's in-memory filesystem, which like a bucket has no rename."""
+    root = str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}"
+    return Store(root, cache=tmp_path / "cache")
+
+
+def publish(store: Store, digest: str, text: str = "hello") -> None:
+    with store.publish("compress", digest, {"a": 1}, {"seconds": 1.5}) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file.txt").write_text(text)
+
+
+def test_a_published_step_is_found_read_and_listed(store: Store) -> None:
+    publish(store, "d1")
+    assert store.has("compress", "d1")
+    assert not store.has("compress", "d2")
+    assert store.digests("compress") == {"d1"}
+    assert (store.fetch("compress", "d1") / "deep" / "file.txt").read_text() == "hello"
+    assert store.read_step("compress", "d1")["spec"] == {"a": 1}
+    assert store.read_run("compress", "d1") == {"seconds": 1.5}
+
+
+def test_a_step_that_raised_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), store.publish("compress", "d1", {}) as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert not store.has("compress", "d1")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name == "half"]
+
+
+def test_a_step_published_twice_keeps_the_first(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    publish(store, "d1", "first")
+    publish(store, "d1", "second")
+    assert (store.fetch("compress", "d1") / "deep" / "file.txt").read_text() == "first"
+
+
+def test_an_unfinished_step_cannot_be_fetched(store: Store) -> None:
+    with pytest.raises(FileNotFoundError, match="d9 is not finished"):
+        store.fetch("compress", "d9")
+
+
+def test_a_discarded_step_is_gone(store: Store) -> None:
+    publish(store, "d1")
+    store.discard("compress", "d1")
+    assert not store.has("compress", "d1")
+
+
+def test_changed_bytes_are_noticed_on_reading(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    publish(store, "d1")
+    (tmp_path / "compress" / "d1" / "deep" / "file.txt").write_text("hellp")
+    with pytest.raises(CorruptOutputError, match=r"deep/file\.txt"):
+        store.fetch("compress", "d1")
+
+
+def test_the_circumstances_are_not_part_of_what_is_promised(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    publish(store, "d1")
+    (tmp_path / "compress" / "d1" / "run.json").write_text("{}")
+    store.fetch("compress", "d1")
+
+
+def test_a_store_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="cannot be written"):
+        Store(str(tmp_path / "file" / "store"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_store_is_refused_at_once(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        Store(str(tmp_path / "store"))
