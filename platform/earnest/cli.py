@@ -81,9 +81,13 @@ def compress(
     pattern: Annotated[str | None, typer.Option(help="N:M, as in 2:4: keep N of every M weights.")] = None,
     bits: Annotated[int | None, typer.Option(help="2 to 8.")] = None,
     group_size: Annotated[int | None, typer.Option(help="Inputs per scale; -1 for one per row.")] = None,
-    symmetric: Annotated[bool | None, typer.Option("--symmetric/--asymmetric", help="Zero point fixed, or free.")] = None,
+    symmetric: Annotated[
+        bool | None, typer.Option("--symmetric/--asymmetric", help="Zero point fixed, or free.")
+    ] = None,
     act_order: Annotated[bool | None, typer.Option("--act-order", help="Visit columns by activation.")] = None,
-    static_groups: Annotated[bool | None, typer.Option("--static-groups", help="Scales from the dense weights.")] = None,
+    static_groups: Annotated[
+        bool | None, typer.Option("--static-groups", help="Scales from the dense weights.")
+    ] = None,
     true_sequential: Annotated[bool | None, typer.Option("--true-sequential", help="Sub-layers one by one.")] = None,
     damping: Annotated[float | None, typer.Option(help="Share of the Hessian's mean diagonal.")] = None,
     calibration: Annotated[str, typer.Option(help="nano, a text or Parquet file, or a hub id.")] = "nano",
@@ -226,7 +230,9 @@ def dashboard(
     """
     from earnest.tracking.dashboard import serve_dashboard
 
-    serve_dashboard(experiment, store_root=store, uri=tracking_uri, port=port, tell=lambda text: out.print(text, highlight=False))
+    serve_dashboard(
+        experiment, store_root=store, uri=tracking_uri, port=port, tell=lambda text: out.print(text, highlight=False)
+    )
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Data that a user brings: found, hashed, and read row by row with clear errors.
 
-A name is a Parquet, JSON-lines or text file, a folder of Parquet files (one per split, or one dataset), a folder saved by
-`datasets`, or a hub id. What the almanac invents (`nano`) is not read from here: it is made.
+A name is a Parquet, JSON-lines or text file, a folder of such files (one per split), a folder saved by `datasets`,
+or a hub id. What the almanac invents (`nano`) is not read from here: it is made.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def resolve_data(name: str, split: str) -> DataSource:
     if path.exists():
         return DataSource(name, str(path.resolve()), _content_digest(path))
     if name.startswith((".", "/", "~")) or Path(name).suffix in SUFFIXES:
-        raise UserError(f"data {name}: no such file or folder; give a Parquet, .jsonl or .txt file, a folder of them, or a hub id")
+        raise UserError(
+            f"data {name}: no such file or folder; give a Parquet, .jsonl or .txt file, a folder of them, or a hub id"
+        )
     rows = _from_hub(name, split)
     return DataSource(name, name, str(rows._fingerprint))
 
@@ -52,7 +54,9 @@ def _nano_digest() -> str:
 
 
 def _content_digest(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = (
+        [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+    )
     whole = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:
@@ -127,7 +131,9 @@ def _file_of(path: str, split: str) -> Path | None:
         if (place / f"{split}{suffix}").is_file():
             return place / f"{split}{suffix}"
     there = splits(path)
-    raise UserError(f"data {path}: has no split {split!r}; it has {', '.join(there) if there else 'no .parquet, .jsonl or .txt file'}")
+    raise UserError(
+        f"data {path}: has no split {split!r}; it has {', '.join(there) if there else 'no .parquet, .jsonl or .txt file'}"
+    )
 
 
 def _from_parquet(file: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:

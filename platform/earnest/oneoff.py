@@ -9,8 +9,8 @@ from pathlib import Path
 
 from earnest.compression import calibration, checkpoint, produce
 from earnest.data import resolve_data
-from earnest.decoding.generation import generate
 from earnest.decoding.ensemble import Ensemble
+from earnest.decoding.generation import generate
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve

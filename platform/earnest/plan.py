@@ -112,8 +112,15 @@ def _cell(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], model: str, meth
             dense = _evaluate_step(sweep, inputs, sweep.model, None, task)
             steps[dense.digest] = dense
         evaluate[task.label] = steps.setdefault(step.digest, step).digest
-    key = digest({"model": inputs.models[model][1], "method": method_fields(method), "seed": seed, "dtype": sweep.dtype,
-                  "calibration": sweep.calibration.model_dump(mode="json") if method.needs_calibration else None})
+    key = digest(
+        {
+            "model": inputs.models[model][1],
+            "method": method_fields(method),
+            "seed": seed,
+            "dtype": sweep.dtype,
+            "calibration": sweep.calibration.model_dump(mode="json") if method.needs_calibration else None,
+        }
+    )
     return Cell(key, model, inputs.models[model][1], method, seed, compress, evaluate)
 
 

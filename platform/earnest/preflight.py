@@ -52,8 +52,8 @@ def check_model(source: Source) -> None:
     tokens = len(load_tokenizer(source.path, source.name))
     if tokens > config.vocab_size:
         raise UserError(
-            f"model {source.name}: the tokenizer has {tokens} tokens but the model only {config.vocab_size} embeddings; "
-            "they do not belong together"
+            f"model {source.name}: the tokenizer has {tokens} tokens but the model only {config.vocab_size} "
+            "embeddings; they do not belong together"
         )
 
 

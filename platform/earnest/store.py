@@ -59,7 +59,7 @@ class Store:
         except OSError as error:
             reason = error.strerror or str(error)
             raise UserError(
-                f"store {self.root}: cannot be written ({reason}); choose another with store = \"...\" or --store"
+                f'store {self.root}: cannot be written ({reason}); choose another with store = "..." or --store'
             ) from error
 
     def _place(self, kind: str, digest: str) -> str:
@@ -75,7 +75,9 @@ class Store:
         return {str(path).rsplit("/", 2)[1] for path in found}
 
     @contextlib.contextmanager
-    def publish(self, kind: str, digest: str, spec: dict[str, Any], run: dict[str, Any] | None = None) -> Iterator[Path]:
+    def publish(
+        self, kind: str, digest: str, spec: dict[str, Any], run: dict[str, Any] | None = None
+    ) -> Iterator[Path]:
         """Give a folder to write into; on leaving it without an error, publish it whole under its digest.
 
         `run` is read when the block ends, so a caller may fill it inside. A step that somebody else published in the
@@ -166,7 +168,9 @@ class Store:
         place = f"{self._place(kind, digest)}/{name}"
         content: bytes = self._fs.cat_file(place)
         if hashlib.sha256(content).hexdigest() != self.read_step(kind, digest)["files"].get(name):
-            raise CorruptOutputError(f"{place}: its bytes are not the ones published; delete it and run the sweep again")
+            raise CorruptOutputError(
+                f"{place}: its bytes are not the ones published; delete it and run the sweep again"
+            )
         return content
 
     def read_run(self, kind: str, digest: str) -> dict[str, Any]:

@@ -87,9 +87,7 @@ def run_sweep(prepared: Prepared, *, address: str | None = None, console: Consol
         console: where progress, table and summary go.
     """
     with show_progress(prepared.plan, console) as on_event:
-        outcome = run_plan(
-            prepared.plan, prepared.store, prepared.sweep.cluster, address=address, on_event=on_event
-        )
+        outcome = run_plan(prepared.plan, prepared.store, prepared.sweep.cluster, address=address, on_event=on_event)
     cells = collect(prepared.plan, prepared.store, {**outcome.failed, **outcome.blocked})
     report = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store)
     print_table(cells, console)
@@ -174,5 +172,3 @@ def _summarise(prepared: Prepared, outcome: Outcome, report: Path, console: Cons
     ran, cached = len(outcome.done), len(outcome.cached)
     console.print(f"Steps    {ran} run, {cached} already there, {len(outcome.failed) + len(outcome.blocked)} failed")
     console.print(f"Report   {report}", highlight=False, soft_wrap=True)
-
-

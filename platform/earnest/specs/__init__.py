@@ -1,0 +1,44 @@
+"""What a user writes: frozen models of methods, tasks, calibration and sweeps.
+
+Everything here is data. Unknown keys are refused, numbers are checked, and the canonical JSON of a spec is what
+a step's digest covers. What the house itself writes down is in `records.py`.
+"""
+
+from earnest.specs.frame import Spec, UserError, explain, validated
+from earnest.specs.methods import (
+    GPTQ,
+    METHODS,
+    RTN,
+    AnyMethod,
+    Dense,
+    Magnitude,
+    Method,
+    Pruning,
+    Quantisation,
+    Random,
+    SparseGPT,
+    Wanda,
+    read_method,
+)
+from earnest.specs.patterns import NM, Pattern, Unstructured, parse_pattern
+from earnest.specs.sweeps import Calibration, Cluster, Sweep, Tracking, expand, read_sweep
+from earnest.specs.tasks import (
+    MMLU,
+    TASKS,
+    AnyTask,
+    Biography,
+    ClosedBook,
+    MultipleChoice,
+    OpenBook,
+    Perplexity,
+    Summarisation,
+    Task,
+    read_task,
+)
+
+__all__ = [
+    "GPTQ", "METHODS", "MMLU", "NM", "RTN", "TASKS", "AnyMethod", "AnyTask", "Biography", "Calibration", "ClosedBook",
+    "Cluster", "Dense", "Magnitude", "Method", "MultipleChoice", "OpenBook", "Pattern", "Perplexity", "Pruning",
+    "Quantisation", "Random", "SparseGPT", "Spec", "Summarisation", "Sweep", "Task", "Tracking", "Unstructured",
+    "UserError", "Wanda", "expand", "explain", "parse_pattern", "read_method", "read_sweep", "read_task", "validated",
+]  # fmt: skip

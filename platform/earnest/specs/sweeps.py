@@ -1,0 +1,121 @@
+"""A sweep: a model, the ways to compress it, the tasks to run on each, and the workers to run them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from earnest.specs.frame import Spec, UserError, validated
+from earnest.specs.methods import AnyMethod
+from earnest.specs.tasks import AnyTask
+
+
+class Calibration(Spec):
+    """The text that data-driven methods look at.
+
+    `data` is `nano` (the almanac's corpus), a Parquet file or folder, a text file, or a dataset's hub id. A column
+    `input_ids` holds token ids already made: rows of exactly `length` are used as they are, in order.
+    """
+
+    data: str = "nano"
+    column: str = "text"
+    split: str = "train"
+    samples: int = Field(default=128, ge=1)
+    length: int = Field(default=2048, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+class Cluster(Spec):
+    """Which workers a sweep asks for. `gpus_per_worker` may be a fraction or several; 0 pins CPUs instead.
+
+    Without `gpus_per_worker`, one GPU per worker where the cluster has GPUs and one CPU where it has none.
+    """
+
+    gpus_per_worker: float | None = Field(default=None, ge=0.0)
+    cpus_per_worker: float = Field(default=1.0, gt=0.0)
+    compressors: int | None = Field(default=None, ge=1)
+    evaluators: int | None = Field(default=None, ge=1)
+    attempts: int = Field(default=3, ge=1)
+    step_timeout_s: float = Field(default=86_400.0, gt=0.0)
+
+    @model_validator(mode="after")
+    def _whole_gpus_above_one(self) -> Self:
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and not float(gpus).is_integer():
+            raise ValueError(f"gpus_per_worker {gpus}: above 1 it must be a whole number of GPUs")
+        return self
+
+
+class Tracking(Spec):
+    """Where MLflow keeps the runs: a URI, or the sweep's own store by default."""
+
+    uri: str | None = None
+    experiment: str | None = None
+    enabled: bool = True
+
+
+class Sweep(Spec):
+    """One sweep: a model, the ways to compress it, the tasks to run on each."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    model: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    store: str = "store"
+    seeds: tuple[int, ...] = (0,)
+    calibration: Calibration = Calibration()
+    compress: tuple[AnyMethod, ...]
+    tasks: tuple[AnyTask, ...] = Field(min_length=1)
+    references: tuple[str, ...] = ()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        labels = [task.label for task in self.tasks]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f'tasks: {twice[0]!r} stands twice; give each its own name = "..."')
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_grids(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("compress"), Sequence):
+            return {**data, "compress": [spec for entry in data["compress"] for spec in expand(entry)]}
+        return data
+
+
+GRID_KEYS = ("sparsity", "pattern", "bits", "group_size", "symmetric")
+
+
+def expand(entry: Any) -> list[Any]:
+    """One `[[compress]]` entry -> one spec per combination of its lists; `sparsity` and `pattern` are alternatives.
+
+    >>> [e["sparsity"] for e in expand({"method": "wanda", "sparsity": [0.2, 0.5]})]
+    [0.2, 0.5]
+    """
+    if not isinstance(entry, Mapping):
+        return [entry]
+    alternatives = [key for key in ("sparsity", "pattern") if key in entry]
+    if len(alternatives) == 2 and any(isinstance(entry[key], list) for key in alternatives):
+        without = {key: value for key, value in entry.items() if key not in alternatives}
+        return [spec for key in alternatives for spec in expand({**without, key: entry[key]})]
+    keys = [key for key in GRID_KEYS if isinstance(entry.get(key), list)]
+    combinations = product(*(entry[key] for key in keys))
+    return [{**entry, **dict(zip(keys, values, strict=True))} for values in combinations]
+
+
+def read_sweep(path: Path) -> Sweep:
+    """A sweep from a TOML file. Raises UserError naming the file, the key, the value and the rule."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such sweep file; jobs/configs holds examples")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    return validated(TypeAdapter(Sweep), fields, str(path))

@@ -1,0 +1,113 @@
+"""The tasks that a user may ask for. A new one is a class here and a file in `evaluation/tasks/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, TypeAdapter
+
+from earnest.specs.frame import Spec, validated
+
+
+class Task(Spec):
+    """What every task has. `data` is `nano` for the almanac's own questions, or a path or hub id of the user's."""
+
+    version: ClassVar[int] = 1
+    headline: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    data: str = "nano"
+    split: str = "test"
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def label(self) -> str:
+        """The task's name in tables, metrics and files; specs with the same label do not share a sweep."""
+        return str(self.name or self.task)  # type: ignore[attr-defined]
+
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+
+
+class Perplexity(Task):
+    """Perplexity per token, word and byte; with a dense reference also the KL divergence to it.
+
+    Documents are joined, cut into windows of `length` tokens, each token scored once. `kl_bytes` bounds the dense
+    log-probabilities kept for KL: positions are spread evenly over the text.
+    """
+
+    task: Literal["perplexity"] = "perplexity"
+    headline: ClassVar[str] = "token_perplexity"
+    higher_is_better: ClassVar[bool] = False
+    column: str = "text"
+    length: int = Field(default=2048, ge=2)
+    kl_bytes: int = Field(default=64 * 2**20, ge=0)
+
+
+class ClosedBook(Task):
+    """Questions without the passage that holds the answer: exact match over aliases.
+
+    With `data = "nano"` and `shots = 0` the questions are about people held out of tuning.
+    """
+
+    task: Literal["closed_book"] = "closed_book"
+    headline: ClassVar[str] = "exact_match"
+    shots: int = Field(default=3, ge=0)
+    max_tokens: int = Field(default=24, ge=1)
+
+
+class OpenBook(Task):
+    """Questions with the passage that holds the answer: exact match over aliases."""
+
+    task: Literal["open_book"] = "open_book"
+    headline: ClassVar[str] = "exact_match"
+    shots: int = Field(default=1, ge=0)
+    max_tokens: int = Field(default=24, ge=1)
+
+
+class MultipleChoice(Task):
+    """The option with the highest log-likelihood, by the option's own text."""
+
+    task: Literal["multiple_choice"] = "multiple_choice"
+    headline: ClassVar[str] = "accuracy"
+    shots: int = Field(default=2, ge=0)
+
+
+class MMLU(Task):
+    """MMLU's format: k shots from dev, four lettered options, the letter with the highest log-likelihood."""
+
+    task: Literal["mmlu"] = "mmlu"
+    headline: ClassVar[str] = "accuracy"
+    data: str = "mmlu"
+    shots: int = Field(default=5, ge=0)
+    subjects: tuple[str, ...] = ()
+
+
+class Summarisation(Task):
+    """Summaries of a passage in the prompt: exact match and ROUGE against the reference."""
+
+    task: Literal["summarisation"] = "summarisation"
+    headline: ClassVar[str] = "rouge_l"
+    max_tokens: int = Field(default=64, ge=1)
+
+
+class Biography(Task):
+    """Long form about people of the invented world: share of well-formed statements, and of those the share true."""
+
+    task: Literal["biography"] = "biography"
+    headline: ClassVar[str] = "true"
+    data: Literal["nano"] = "nano"
+    max_tokens: int = Field(default=128, ge=1)
+
+
+AnyTask = Annotated[
+    Perplexity | ClosedBook | OpenBook | MultipleChoice | MMLU | Summarisation | Biography,
+    Field(discriminator="task"),
+]
+TASKS: tuple[type[Task], ...] = (Perplexity, ClosedBook, OpenBook, MultipleChoice, MMLU, Summarisation, Biography)
+TASK_ADAPTER: TypeAdapter[Task] = TypeAdapter(AnyTask)
+
+
+def read_task(fields: Mapping[str, Any]) -> Task:
+    """A task from its fields, or UserError with every rule broken."""
+    return validated(TASK_ADAPTER, fields, "task")
