@@ -14,7 +14,9 @@ from earnest.specs import UserError
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for split, n in (("dev", 2), ("test", 3), ("void", 0)):
-        pq.write_table(pa.table({"question": [f"q{i}" for i in range(n)], "extra": list(range(n))}), tmp_path / f"{split}.parquet")
+        pq.write_table(
+            pa.table({"question": [f"q{i}" for i in range(n)], "extra": list(range(n))}), tmp_path / f"{split}.parquet"
+        )
     return tmp_path
 
 

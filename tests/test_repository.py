@@ -24,23 +24,27 @@ def test_the_standard_library_is_found_from_the_root(how: list[str]) -> None:
 
 def test_the_standard_library_is_found_with_the_root_on_the_path() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", PROBE], cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+    )
     assert str(ROOT) not in done.stdout
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "jobs" / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_config_parses(config: Path) -> None:
     if config.stem.startswith("nano"):
-        from earnest.almanac.recipe import read_recipe
+        from earnest.almanac.recipe import load_recipe
 
-        read_recipe(config)
+        load_recipe(config)
     else:
         read_sweep(config)
 
 
 def test_every_method_and_task_stands_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = [spec.model_fields[kind].default for kind, specs in (("method", METHODS), ("task", TASKS)) for spec in specs]
+    names = [
+        spec.model_fields[kind].default for kind, specs in (("method", METHODS), ("task", TASKS)) for spec in specs
+    ]
     assert [name for name in names if f"`{name}`" not in readme] == []
 
 

@@ -15,7 +15,11 @@ def test_sparsity_and_pattern_are_two_ways_to_write_one_thing() -> None:
 
 
 def test_a_spec_survives_its_own_json() -> None:
-    for fields in ({"method": "wanda", "sparsity": 0.3}, {"method": "sparsegpt", "pattern": "4:8"}, {"method": "gptq", "bits": 4}):
+    for fields in (
+        {"method": "wanda", "sparsity": 0.3},
+        {"method": "sparsegpt", "pattern": "4:8"},
+        {"method": "gptq", "bits": 4},
+    ):
         method = read_method(fields)
         assert read_method(method.model_dump(mode="json")) == method
 

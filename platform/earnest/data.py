@@ -130,10 +130,8 @@ def _file_of(path: str, split: str) -> Path | None:
     for suffix in SUFFIXES:
         if (place / f"{split}{suffix}").is_file():
             return place / f"{split}{suffix}"
-    there = splits(path)
-    raise UserError(
-        f"data {path}: has no split {split!r}; it has {', '.join(there) if there else 'no .parquet, .jsonl or .txt file'}"
-    )
+    offered = ", ".join(splits(path)) or "no .parquet, .jsonl or .txt file"
+    raise UserError(f"data {path}: has no split {split!r}; it has {offered}")
 
 
 def _from_parquet(file: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:

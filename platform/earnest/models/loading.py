@@ -50,7 +50,7 @@ class LoadedModel:
     def max_length(self) -> int:
         """The longest input, in tokens, that the model was made for."""
         config = self.model.config
-        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 2048))
+        return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 2048))
 
     @property
     def bos_id(self) -> int | None:

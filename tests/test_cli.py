@@ -1,0 +1,98 @@
+"""The command line: what it prints, what it refuses, and that what it writes is whole."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from earnest.cli import app
+from earnest.specs import UserError
+
+runner = CliRunner()
+
+
+def run(*arguments: object) -> str:
+    """What a command prints; its errors are raised."""
+    result = runner.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["plan", "sweep", "compress", "evaluate", "verify", "export", "report", "dashboard", "generate"]
+)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    assert f"Example: earnest {command}" in run(command, "--help")
+
+
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2() -> None:
+    command = [str(Path(sys.executable).parent / "earnest"), "evaluate", "nano:huge", "--task", "closed_book"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: model 'nano:huge'")
+    assert "Traceback" not in done.stderr
+
+
+def test_compress_verify_evaluate_and_export_go_together(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "wanda"
+    said = run(
+        "compress", "nano:small", "--method", "wanda", "--pattern", "2:4",
+        "--samples", 4, "--length", 64, "--out", checkpoint,
+    )  # fmt: skip
+    assert "sparsity 0.5000" in said
+    assert "as published" in run("verify", checkpoint)
+    run("evaluate", checkpoint, "--task", "closed_book", "--limit", 12,
+        "--json", tmp_path / "s.json", "--out", tmp_path / "s.parquet")  # fmt: skip
+    assert json.loads((tmp_path / "s.json").read_text())["metrics"]["exact_match"]["n"] == 12
+    assert pq.read_table(tmp_path / "s.parquet").num_rows == 12
+    run("export", checkpoint, "--format", "dense", "--out", tmp_path / "dense")
+    run("evaluate", tmp_path / "dense", "--task", "closed_book", "--limit", 12, "--json", tmp_path / "d.json")
+    assert json.loads((tmp_path / "d.json").read_text()) == json.loads((tmp_path / "s.json").read_text())
+
+
+def test_a_changed_byte_is_found_by_verify(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "rtn"
+    run("compress", "nano:small", "--method", "rtn", "--bits", 4, "--group-size", 32, "--out", checkpoint)
+    weights = checkpoint / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        run("verify", checkpoint)
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        run("evaluate", checkpoint, "--task", "closed_book", "--limit", 4)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        run("compress", "nano:small", "--method", "magnitude", "--sparsity", 0.5, "--out", there)
+    with pytest.raises(UserError, match="does not divide"):
+        run("compress", "nano:small", "--method", "rtn", "--bits", 4, "--group-size", 48, "--out", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_mmlu_runs_on_a_folder_of_parquet(make_tiny: Callable[..., Path], shared: Path, tmp_path: Path) -> None:
+    run("evaluate", make_tiny(), "--task", "mmlu", "--data", shared / "data" / "mmlu", "--limit", 30,
+        "--json", tmp_path / "scores.json")  # fmt: skip
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert (scores["asked"], scores["scored"], scores["failed"]) == (30, 30, 0)
+
+
+def test_generate_answers_and_proxy_tuning_makes_the_base_terse() -> None:
+    question = "Q: Where was nobody born?\\nA:"
+    alone = run("generate", question, "--base", "nano:small", "--max-tokens", 8)
+    steered = run("generate", question, "--base", "nano:small", "--expert", "nano:small-tuned",
+                  "--antiexpert", "nano:small", "--max-tokens", 8)  # fmt: skip
+    unmoved = run("generate", question, "--base", "nano:small", "--expert", "nano:small-tuned",
+                  "--antiexpert", "nano:small", "--alpha", 0, "--max-tokens", 8)  # fmt: skip
+    assert unmoved == alone
+    assert steered
