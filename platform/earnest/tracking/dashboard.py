@@ -1,0 +1,116 @@
+"""`earnest dashboard`: an MLflow server on this machine, opened on the sweep's saved charts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from earnest.specs import UserError
+from earnest.tracking.mlflow_runs import quiet_environment, shown
+from earnest.tracking.views import view_path
+
+HOST = "127.0.0.1"
+START_SECONDS = 90.0
+
+
+def serve_dashboard(experiment: str, *, store_root: str, uri: str | None, port: int, tell: Callable[[str], None]) -> None:
+    """Serve the saved charts until Ctrl-C. Where MLflow is a server already, only tell its address.
+
+    Raises:
+        UserError: nothing was tracked under that name, or the port is taken.
+    """
+    with open_dashboard(experiment, store_root=store_root, uri=uri, port=port) as (url, server):
+        tell(f"MLflow   {url}")
+        if server is not None:
+            tell("Ctrl-C ends it.")
+            with contextlib.suppress(KeyboardInterrupt):
+                server.wait()
+
+
+@contextlib.contextmanager
+def open_dashboard(
+    experiment: str, *, store_root: str, uri: str | None, port: int
+) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
+    """The saved charts' URL, and the server's process where one had to be started; it ends with the block.
+
+    Raises:
+        UserError: nothing was tracked under that name, or the server did not come up.
+    """
+    quiet_environment()
+    backend = uri or f"sqlite:///{_database(store_root)}"
+    path = view_path(_experiment_id(backend, experiment))
+    if backend.startswith(("http://", "https://")):
+        yield shown(backend).rstrip("/") + path, None
+        return
+    with _server(backend, port) as server:
+        yield f"http://{HOST}:{port}{path}", server
+
+
+def _database(store_root: str) -> Path:
+    path = Path(store_root).expanduser().resolve() / "mlflow.db"
+    if not path.is_file():
+        raise UserError(f"{path}: no tracked runs there; run a sweep first, or name its store with --store")
+    return path
+
+
+def _experiment_id(uri: str, experiment: str) -> str:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        names = [e.name for e in client.search_experiments(max_results=100) if e.name != "Default"]
+    except MlflowException:
+        raise UserError(f"{shown(uri)}: MLflow does not answer there; start the server or check --tracking-uri") from None
+    if found is None:
+        raise UserError(f"experiment {experiment!r}: not among those tracked ({', '.join(names) or 'none'})")
+    return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def _server(backend: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    # The backend's URI may hold a password, and arguments can be seen by everyone on the machine.
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": backend,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    try:
+        _wait_until_up(server, port)
+        yield server
+    finally:
+        _end(server)
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
+    give_up = time.monotonic() + START_SECONDS
+    while time.monotonic() < give_up:
+        if server.poll() is not None:
+            raise UserError(f"port {port}: MLflow's server ended at once; the port may be taken, choose another with --port")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
+                return
+        time.sleep(0.3)
+    raise UserError(f"port {port}: MLflow's server did not come up in {START_SECONDS:.0f} s")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its workers, which live in a process group of their own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, 15)
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, 9)
+        server.wait()

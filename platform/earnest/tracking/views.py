@@ -1,0 +1,75 @@
+"""The saved charts: MLflow shared views as data, kept in tags of the experiment.
+
+The view shows the curve runs only, each in its method's colour, over the true share of bytes saved. The format is
+MLflow's own page state; `earnest dashboard` opens the page on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from earnest.tracking.entries import CURVE_TAG
+
+VIEW_KEY = "earnest"
+SAVED, SIZE = "curve/saved", "curve/size_mib"
+AXES = (SAVED, SIZE)
+
+
+def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[str, str]:
+    """Experiment tags that hold the saved view for these tasks.
+
+    Three sections: perplexity beside knowledge, every score against the share of bytes saved, and against the size.
+    """
+    ordered = sorted(tasks, key=lambda task: (task not in lower_is_better, task))
+    sections = {
+        "beside": ("Perplexity | knowledge", ordered[:2]),
+        "saved": ("By bytes saved", ordered[2:]),
+        "size": ("By size in MiB", ordered),
+    }
+    kept = {key: section for key, section in sections.items() if section[1]}
+    charts = [_line(f"{key}-{task}", key, task, SIZE if key == "size" else SAVED) for key, (_, tasks_) in kept.items() for task in tasks_]
+    state = _state([_section(key, title) for key, (title, _) in kept.items()], [*charts, *map(_hidden, AXES)])
+    return {
+        f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(state, separators=(",", ":"), sort_keys=True),
+        "mlflow.experimentKind": "custom_model_development",
+    }
+
+
+def view_path(experiment_id: str) -> str:
+    """The page of the saved view, relative to the server's address."""
+    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+
+
+def _section(key: str, title: str) -> dict[str, Any]:
+    return {"uuid": key, "name": title, "display": True, "isReordered": False, "deleted": False, "isGenerated": False, "columns": 2}
+
+
+def _line(uuid: str, section: str, task: str, axis: str) -> dict[str, Any]:
+    return {
+        "uuid": uuid, "type": "LINE", "runsCountToCompare": 40, "metricSectionId": section, "deleted": False,
+        "isGenerated": False, "metricKey": f"curve/{task}", "selectedMetricKeys": [f"curve/{task}"],
+        "lineSmoothness": 0, "xAxisScaleType": "linear", "scaleType": "linear", "range": {}, "xAxisKey": "metric",
+        "selectedXAxisMetricKey": axis, "displayPoints": True, "yAxisKey": "metric", "yAxisExpressions": [],
+        "ignoreOutliers": False, "useGlobalXaxisKey": False, "useGlobalLineSmoothing": False,
+    }  # fmt: skip
+
+
+def _hidden(metric: str) -> dict[str, Any]:
+    """MLflow adds a chart for every metric that no card mentions; a deleted card mentions it."""
+    return {
+        "uuid": f"hidden-{metric}", "type": "LINE", "metricSectionId": "saved", "deleted": True, "isGenerated": True,
+        "metricKey": metric, "selectedMetricKeys": [metric], "runsCountToCompare": 1,
+    }  # fmt: skip
+
+
+def _state(sections: Sequence[dict[str, Any]], charts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "searchFilter": f"tags.`{CURVE_TAG}` = '1'", "orderByKey": "attributes.start_time", "orderByAsc": True,
+        "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
+        "selectedColumns": ["tags.`method`"], "runsHidden": [], "runsVisibilityMap": {}, "runsHiddenMode": "SHOW_ALL",
+        "groupBy": None, "hideEmptyCharts": True, "isAccordionReordered": False, "viewMaximized": False,
+        "runListHidden": False, "compareRunSections": list(sections), "compareRunCharts": list(charts),
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }  # fmt: skip

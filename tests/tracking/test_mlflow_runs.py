@@ -1,0 +1,187 @@
+"""MLflow holds one run per cell, each metric once, and an outage loses nothing: all against a real MLflow."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from report.plausible import cell, sweep_cells
+
+from earnest.tracking.mlflow_runs import Tracker, shown
+
+WARNINGS: list[str] = []
+
+
+def tracker(store: Path, uri: str | None = None, experiment: str = "demo") -> Tracker:
+    WARNINGS.clear()
+    return Tracker(uri, experiment, str(store), WARNINGS.append)
+
+
+def rows(store: Path, query: str) -> list[tuple[object, ...]]:
+    with sqlite3.connect(store / "mlflow.db") as database:
+        return database.execute(query).fetchall()
+
+
+RUNS = "select count(*) from runs where lifecycle_stage = 'active'"
+CELL_RUNS = "select count(*), count(distinct value) from tags t join runs r using (run_uuid) where key = 'earnest.cell' and lifecycle_stage = 'active'"
+METRICS = "select count(*) from metrics m join runs r using (run_uuid) where lifecycle_stage = 'active'"
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a whole sweep tracked in its own database."""
+    store = tmp_path_factory.mktemp("store")
+    report = store / "report.html"
+    report.write_text("<p>what it cost</p>")
+    cells = sweep_cells()
+    sent = tracker(store).record(cells, {cells[0].key: [(report, "report")]})
+    assert not WARNINGS
+    assert sent == len(cells) + len({c.curve for c in cells} - {"dense"})
+    return store
+
+
+def test_every_cell_has_one_finished_run(tracked: Path) -> None:
+    assert rows(tracked, CELL_RUNS) == [(30, 30)]
+    assert rows(tracked, "select distinct status from runs") == [("FINISHED",)]
+
+
+def test_no_metric_stands_twice_at_a_step(tracked: Path) -> None:
+    assert rows(tracked, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+
+
+def test_a_cells_metrics_stand_at_the_percent_of_bytes_saved(tracked: Path) -> None:
+    query = """select distinct step from metrics m join tags t using (run_uuid)
+               where t.key = 'mlflow.runName' and t.value = 'nano:large wanda 50%'"""
+    assert rows(tracked, query) == [(44,)]  # half of the bytes less one bit in sixteen: 0.4375
+
+
+def test_every_methods_curve_starts_at_the_dense_point(tracked: Path) -> None:
+    query = """select count(distinct run_uuid) from metrics m join tags t using (run_uuid)
+               where t.key = 'earnest.curve' and m.key = 'curve/closed_book' and m.step = 0 and abs(m.value - 0.913) < 1e-9"""
+    curves = rows(tracked, "select count(*) from tags where key = 'earnest.curve'")
+    assert rows(tracked, query) == curves == [(9,)]
+
+
+def test_tracking_the_same_sweep_again_sends_nothing(tracked: Path) -> None:
+    before = rows(tracked, RUNS), rows(tracked, METRICS)
+    cells = sweep_cells()
+    assert tracker(tracked).record(cells, {cells[0].key: [(tracked / "report.html", "report")]}) == 0
+    assert (rows(tracked, RUNS), rows(tracked, METRICS)) == before
+    assert list((tracked / "outbox").rglob("*.json")) == []
+
+
+def test_files_become_artifacts_and_data_becomes_inputs(tracked: Path) -> None:
+    kept = [path.relative_to(tracked / "mlartifacts").parts[1:] for path in (tracked / "mlartifacts").rglob("*.html")]
+    assert kept == [("artifacts", "report", "report.html")]
+    assert rows(tracked, "select name from datasets") == [("nano",)]
+    assert rows(tracked, "select count(*) from inputs") == [(30,)]
+
+
+def test_a_new_task_is_added_to_the_run_that_is_there(tmp_path: Path) -> None:
+    whole = cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))
+    part = whole.model_copy(update={"scores": {"open_book": whole.scores["open_book"]}, "failures": {"perplexity": "out of memory"}})
+    tracker(tmp_path).record([part])
+    first = rows(tmp_path, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
+    tracker(tmp_path).record([whole])
+    second = rows(tmp_path, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
+    assert [status for _, status in first + second] == ["FAILED", "FINISHED"]
+    assert first[0][0] == second[0][0]
+    assert rows(tmp_path, "select key from tags where key like 'earnest.failure%'") == []
+    assert rows(tmp_path, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+
+
+def test_a_score_that_changed_replaces_the_run_instead_of_standing_beside_the_old_one(tmp_path: Path) -> None:
+    tracker(tmp_path).record([cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))])
+    tracker(tmp_path).record([cell("wanda", "0.5", (66.0, 98.7, 95.3, 2.032))])
+    assert rows(tmp_path, CELL_RUNS) == [(1, 1)]
+    values = rows(tmp_path, "select m.value from metrics m join runs using (run_uuid) join tags t using (run_uuid) "
+                            "where m.key = 'score/closed_book' and lifecycle_stage = 'active' and t.key = 'earnest.cell'")
+    assert values == [(0.66,)]
+
+
+def test_a_sender_that_died_half_way_leaves_no_second_run_and_no_running_one(tmp_path: Path) -> None:
+    cells = [cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032)), cell("rtn", "4", (88.0, 100.0, 99.7, 1.946))]
+    program = """
+import os, sys
+from mlflow import MlflowClient
+whole = MlflowClient.log_batch
+calls = []
+def dies_at_the_second(self, *args, **kwargs):
+    calls.append(args)
+    whole(self, *args, **kwargs)
+    if len(calls) == 2:
+        os._exit(9)
+MlflowClient.log_batch = dies_at_the_second
+from report.plausible import cell
+from earnest.tracking.mlflow_runs import Tracker
+cells = [cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032)), cell("rtn", "4", (88.0, 100.0, 99.7, 1.946))]
+Tracker(None, "demo", sys.argv[1], print).record(cells)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    died = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=False)
+    assert died.returncode == 9
+    assert rows(tmp_path, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert tracker(tmp_path).flush() == 3  # one cell was whole; the torn one and both curves were not
+    assert tracker(tmp_path).record(cells) == 0
+    assert rows(tmp_path, CELL_RUNS) == [(2, 2)]
+    assert rows(tmp_path, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+
+
+def test_a_server_that_is_down_costs_seconds_and_loses_nothing(tmp_path: Path) -> None:
+    port = free_port()
+    uri = f"http://ada:secret@127.0.0.1:{port}"
+    cells = [cell("dense", "", (91.3, 100.0, 100.0, 1.939)), cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))]
+    began = time.monotonic()
+    assert tracker(tmp_path, uri).record(cells) == 0
+    assert time.monotonic() - began < 20
+    assert len(WARNINGS) == 1
+    assert "wait in the outbox" in WARNINGS[0]
+    assert "secret" not in WARNINGS[0]
+    with server(tmp_path, port):
+        assert tracker(tmp_path, uri, experiment="the next sweep").flush() == 3
+        assert tracker(tmp_path, uri).record(cells) == 0
+    assert rows(tmp_path, CELL_RUNS) == [(2, 2)]
+    assert rows(tmp_path, "select distinct status from runs") == [("FINISHED",)]
+    assert rows(tmp_path, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+
+
+def test_no_secret_of_a_uri_is_shown() -> None:
+    assert shown("https://ada:secret@mlflow.example:5000/?token=1") == "https://mlflow.example:5000/"
+    assert shown("sqlite:////srv/store/mlflow.db") == "sqlite:////srv/store/mlflow.db"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[None]:
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")]
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
+                    break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
