@@ -1,0 +1,1 @@
+"""Next-token distributions: forward passes over a growing past, batched generation, the ensemble."""

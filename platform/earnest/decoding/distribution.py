@@ -1,0 +1,139 @@
+"""The distribution over the next token, as generation sees it: one model, whose past is kept where it can be.
+
+What is asked of a distribution is small (`NextTokens`): open a session on prompts, look at the logits of the next
+token, advance by one token per row, drop rows. An ensemble of models is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from earnest.decoding.forward import CausalForward, Past, token_budget
+from earnest.models.loading import LoadedModel
+
+SHARED_PREFIX = 16
+
+
+class Session(Protocol):
+    """A batch of rows that are being continued; `logits` [rows, vocabulary] are float32 and about the next token."""
+
+    logits: Tensor
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one token per row [rows]."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows [kept] only, in this order."""
+
+
+class NextTokens(Protocol):
+    """A distribution over the next token, given the tokens so far."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Turns tokens into text."""
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a row, prompt included."""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text."""
+
+    @property
+    def budget(self) -> int:
+        """How many tokens a batch may hold."""
+
+    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
+        """Read prompts, one per row."""
+
+
+class ModelDistribution:
+    """One model's next-token distribution."""
+
+    def __init__(self, loaded: LoadedModel, forward: CausalForward | None = None) -> None:
+        self.tokenizer = loaded.tokenizer
+        self.max_length = loaded.max_length
+        self.forward = forward or CausalForward(loaded.model)
+        self.ends = end_tokens(loaded)
+        self.budget = token_budget(loaded.model)
+
+    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
+        """Read prompts, one per row; what all begin with is read once."""
+        return CachedSession(self.forward, prompts) if self.forward.cached else RereadingSession(self.forward, prompts)
+
+
+def end_tokens(loaded: LoadedModel) -> frozenset[int]:
+    """The tokens that end a text, by the tokenizer and by the model's generation config."""
+    configured = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*listed, loaded.tokenizer.eos_token_id] if token is not None)
+
+
+class CachedSession:
+    """Rows of a model that keeps its past."""
+
+    logits: Tensor
+
+    def __init__(self, forward: CausalForward, prompts: Sequence[Sequence[int]]) -> None:
+        self._forward = forward
+        past, shared = _read_shared(forward, prompts)
+        tails = [prompt[shared:] for prompt in prompts]
+        hidden, self._past = forward.extend(tails, past)
+        last = torch.tensor([len(tail) - 1 for tail in tails], device=hidden.device)
+        self.logits = forward.logits(hidden[torch.arange(len(tails), device=hidden.device), last])
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one token per row."""
+        hidden, self._past = self._forward.extend(tokens[:, None].tolist(), self._past)
+        self.logits = self._forward.logits(hidden[:, -1])
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all other rows from the cache."""
+        assert self._past is not None
+        self._past = self._past.rows(rows)
+        self.logits = self.logits[rows]
+
+
+def _read_shared(forward: CausalForward, prompts: Sequence[Sequence[int]]) -> tuple[Past | None, int]:
+    """The past of what all prompts begin with, once per row; at least one token of each prompt stays unread."""
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
+    most = min(len(first), len(last), *(len(prompt) - 1 for prompt in prompts))
+    shared = next((i for i in range(most) if first[i] != last[i]), most)
+    if len(prompts) == 1 or shared < SHARED_PREFIX:
+        return None, 0
+    _, past = forward.extend([first[:shared]], None)
+    assert past is not None
+    return past.rows(torch.zeros(len(prompts), dtype=torch.int64, device=forward.device)), shared
+
+
+class RereadingSession:
+    """Rows of a model whose past cannot be kept: every step reads them whole again."""
+
+    logits: Tensor
+
+    def __init__(self, forward: CausalForward, prompts: Sequence[Sequence[int]]) -> None:
+        self._forward = forward
+        self._rows = [list(prompt) for prompt in prompts]
+        self._read()
+
+    def _read(self) -> None:
+        hidden, _ = self._forward.extend(self._rows, None, keep=False)
+        last = torch.tensor([len(row) - 1 for row in self._rows], device=hidden.device)
+        self.logits = self._forward.logits(hidden[torch.arange(len(last), device=hidden.device), last])
+
+    def advance(self, tokens: Tensor) -> None:
+        """Append one token per row."""
+        for row, token in zip(self._rows, tokens.tolist(), strict=True):
+            row.append(token)
+        self._read()
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+        self._rows = [self._rows[row] for row in rows.tolist()]
+        self.logits = self.logits[rows]

@@ -1,0 +1,189 @@
+"""Greedy generation in batches: every row with its own stop strings and limit, finished rows leave the batch.
+
+Works on any next-token distribution, a single model or an ensemble. Sampling belongs to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
+
+import torch
+
+from earnest.decoding.distribution import ModelDistribution, NextTokens
+from earnest.decoding.encoding import encode
+from earnest.models.loading import LoadedModel
+
+LEAVE_WHEN = 0.75
+
+Finish = Literal["stop", "end", "length"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids to continue, the strings that end the continuation, and its most tokens."""
+
+    ids: tuple[int, ...]
+    stops: tuple[str, ...] = ()
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A continuation: its text up to the first stop string, its tokens (the stop's included), why it ended.
+
+    `cut` counts the prompt's tokens that were left out on the left because the prompt was too long.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finish: Finish
+    cut: int = 0
+
+
+@dataclass
+class _Row:
+    """One prompt on its way; `finish` is None until it ends."""
+
+    number: int
+    prompt: Prompt
+    cut: int
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: Finish | None = None
+
+    @property
+    def read(self) -> int:
+        """How many tokens of the prompt are read."""
+        return len(self.prompt.ids) - self.cut
+
+
+def generate(
+    subject: LoadedModel | NextTokens, prompts: Sequence[str], *, max_tokens: int, stop: tuple[str, ...] = ()
+) -> list[Generation]:
+    """Continue each text greedily with a model or an ensemble, up to one of the strings in `stop`.
+
+    Raises:
+        ValueError: `max_tokens` is at least as much as the model can hold.
+    """
+    distribution = ModelDistribution(subject) if isinstance(subject, LoadedModel) else subject
+    rows = encode(distribution.tokenizer, prompts)
+    return continue_prompts(distribution, [Prompt(tuple(row), stop, max_tokens) for row in rows], distribution.budget)
+
+
+def continue_prompts(
+    distribution: NextTokens,
+    prompts: Sequence[Prompt],
+    budget: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Generation]:
+    """Continue each prompt with the likeliest token at every step until a stop string, an end token or its limit.
+
+    Args:
+        distribution: where logits come from.
+        prompts: what to continue; longer than the model allows minus `max_tokens`, they lose tokens on the left.
+        budget: tokens of a batch at most: rows × (prompt + max_tokens).
+        progress: told how many prompts are finished, and of how many.
+
+    Raises:
+        ValueError: a prompt is empty or asks for at least as many tokens as the model can hold.
+    """
+    rows = [_row(number, prompt, distribution.max_length) for number, prompt in enumerate(prompts)]
+    reader, done = _Reader(distribution), 0
+    for batch in _batches(rows, budget):
+        _continue(distribution, batch, reader)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(rows))
+    return [Generation(row.text, tuple(row.ids), row.finish or "length", row.cut) for row in rows]
+
+
+def _row(number: int, prompt: Prompt, max_length: int) -> _Row:
+    room = max_length - prompt.max_tokens
+    if not prompt.ids:
+        raise ValueError(f"prompt {number} is empty; give it at least one token, such as the one that begins texts")
+    if room < 1:
+        raise ValueError(
+            f"max_tokens {prompt.max_tokens}: the model holds {max_length} tokens, prompt included; ask for fewer"
+        )
+    return _Row(number, prompt, max(0, len(prompt.ids) - room))
+
+
+def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
+    """Rows of like length together, within the budget."""
+    batch: list[_Row] = []
+    longest = 0
+    for row in sorted(rows, key=lambda row: (row.read + row.prompt.max_tokens, row.number)):
+        longest = row.read + row.prompt.max_tokens
+        if batch and (len(batch) + 1) * longest > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _continue(distribution: NextTokens, batch: list[_Row], reader: _Reader) -> None:
+    """Generate a batch of rows to their ends."""
+    session = distribution.open([row.prompt.ids[row.cut :] for row in batch])
+    active = batch
+    for step in count(1):
+        tokens = session.logits.argmax(-1)
+        for row, token in zip(active, tokens.tolist(), strict=True):
+            if row.finish is None:
+                reader.append(row, token)
+        going = [i for i, row in enumerate(active) if row.finish is None]
+        if not going:
+            return
+        # A finished row may stay a while, because leaving copies the cache, but not beyond the model's last position.
+        full = max(row.read for row in active) + step >= distribution.max_length
+        if len(going) <= LEAVE_WHEN * len(active) or (full and len(going) < len(active)):
+            kept = torch.tensor(going, device=tokens.device)
+            session.keep(kept)
+            tokens, active = tokens[kept], [active[i] for i in going]
+        session.advance(tokens)
+
+
+class _Reader:
+    """Turns tokens into text and sees where a row ends."""
+
+    def __init__(self, distribution: NextTokens) -> None:
+        self._tokenizer = distribution.tokenizer
+        self._ends = distribution.ends
+        self._completes: dict[tuple[tuple[str, ...], int], bool] = {}
+
+    def append(self, row: _Row, token: int) -> None:
+        """Give a row its next token; set its text and why it ended if it does."""
+        if token in self._ends:
+            row.text, row.finish = self._text(row.ids), "end"
+            return
+        row.ids.append(token)
+        if self._may_complete(row.prompt.stops, token):
+            text = self._text(row.ids)
+            at = min((p for p in map(text.find, row.prompt.stops) if p >= 0), default=-1)
+            if at >= 0:
+                row.text, row.finish = text[:at], "stop"
+                return
+        if len(row.ids) == row.prompt.max_tokens:
+            row.text, row.finish = self._text(row.ids), "length"
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _may_complete(self, stops: tuple[str, ...], token: int) -> bool:
+        """Whether a stop string can end with this token: only then is the row's whole text looked at.
+
+        A token that decodes to nothing, to a part of a character, or perhaps to a space that decoding eats, may.
+        """
+        key = (stops, token)
+        if key not in self._completes:
+            text = self._text([token])
+            lasts = {stop[-1] for stop in stops}
+            self._completes[key] = bool(stops) and (
+                not text or " " in lasts or any(c in text for c in (*lasts, "\ufffd"))
+            )
+        return self._completes[key]

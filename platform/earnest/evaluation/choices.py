@@ -1,0 +1,61 @@
+"""Questions with options: the log-likelihood of each option, and which wins. Multiple choice and MMLU share this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from earnest.evaluation.engine import Engine, LogLikelihood, Progress
+from earnest.evaluation.samples import Sample
+from earnest.evaluation.tokens import requests
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """A question as it is asked: the prompt, what may follow it (with its leading space), and which is right."""
+
+    id: str
+    prompt: str
+    options: tuple[str, ...]
+    answer: int
+    domain: str = ""
+    stratum: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The options without the space that parts them from the prompt."""
+        return tuple(option.removeprefix(" ") for option in self.options)
+
+
+Lengths = Callable[[str], int]
+
+
+def score_options(engine: Engine, items: Sequence[ChoiceItem], progress: Progress | None) -> list[list[LogLikelihood]]:
+    """The log-likelihood of every option of every item."""
+    asked = requests(engine.tokenizer, [(item.prompt, option) for item in items for option in item.options])
+    found = iter(engine.log_likelihoods(asked, progress))
+    return [[next(found) for _ in item.options] for item in items]
+
+
+def best(log_likelihoods: Sequence[float], texts: Sequence[str], length: Lengths | None = None) -> int:
+    """The option with the highest log-likelihood, per unit of `length` where one is given; the first of equals."""
+    values = np.asarray(log_likelihoods)
+    if length is not None:
+        values = values / np.maximum([length(text) for text in texts], 1)
+    return int(values.argmax())
+
+
+def choice_sample(item: ChoiceItem, found: Sequence[LogLikelihood], **more: bool | int | float | str | None) -> Sample:
+    """What became of an item; it has no score where an option is longer than the model allows."""
+    values = tuple(likelihood.value for likelihood in found)
+    known = [value for value in values if value is not None]
+    whole = len(known) == len(values)
+    chosen = best(known, item.texts) if whole else None
+    right = None if chosen is None else chosen == item.answer
+    return Sample(
+        item.id, item.prompt, "" if chosen is None else item.texts[chosen], item.texts[item.answer],
+        right, None if right is None else float(right), values,
+        any(likelihood.cut for likelihood in found), item.domain, item.stratum, more,
+    )  # fmt: skip

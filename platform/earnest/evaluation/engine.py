@@ -1,0 +1,240 @@
+"""The engine: log-likelihoods of continuations, and generation, in batches that do not show in the results.
+
+What requests have in common is read once (`prefixes`), batches hold rows of like length within a budget of tokens, and
+the output head runs only where a continuation's token is predicted. Prompts, answers and scores belong to the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earnest.decoding.distribution import ModelDistribution, NextTokens
+from earnest.decoding.forward import CausalForward, Past
+from earnest.decoding.generation import Generation, Prompt, continue_prompts
+from earnest.evaluation.prefixes import Segment, Tokens, forest
+from earnest.evaluation.tokens import Request
+from earnest.models.loading import LoadedModel
+
+HEAD_ELEMENTS = 2**25
+CPU_SCORING = 4_096
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """The log-probability of a continuation after its context, in nats.
+
+    `greedy`: each of its tokens was the likeliest; `cut`: how many context tokens were left out.
+    `value` is None where the continuation alone is longer than the model allows.
+    """
+
+    value: float | None
+    greedy: bool
+    cut: int
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Some predictions of a batch.
+
+    `request` and `offset` say of which continuation which token was predicted; `place` is its row in `log_probs`
+    [positions, vocabulary], float32 on the model's device; `target` is the token.
+    """
+
+    request: Tensor  # [n]
+    offset: Tensor  # [n]
+    target: Tensor  # [n]
+    place: Tensor  # [n]
+    log_probs: Tensor  # [positions, vocabulary]
+
+    def target_log_probs(self) -> Tensor:
+        """The log-probability of each target [n], in nats."""
+        return self.log_probs[self.place, self.target]
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Within one segment: tokens from `first` on predict `targets`, the continuation of `request` from `offset` on."""
+
+    request: int
+    first: int
+    offset: int
+    targets: Tokens
+
+
+class Engine:
+    """A model as an examinee: log-likelihoods of continuations and greedy generation.
+
+    `budget` bounds the tokens of a batch, padding and past included; by default it follows the device's memory, and
+    scoring on a CPU takes less, because what fits its caches is faster. `distribution` replaces the model in
+    generation, as an ensemble does. Results do not depend on the budget beyond rounding.
+    """
+
+    def __init__(self, loaded: LoadedModel, budget: int | None = None, distribution: NextTokens | None = None) -> None:
+        self.loaded = loaded
+        self.tokenizer = loaded.tokenizer
+        self.max_length = loaded.max_length
+        self.forward = CausalForward(loaded.model)
+        self.distribution = distribution or ModelDistribution(loaded, self.forward)
+        self.budget = budget or self.distribution.budget
+        self.scoring_budget = min(self.budget, CPU_SCORING) if loaded.device.type == "cpu" else self.budget
+
+    @property
+    def tokens_forwarded(self) -> int:
+        """How many tokens the model has read so far, padding not counted."""
+        return self.forward.tokens_forwarded
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
+        """Greedy continuations of `prompts`, in order."""
+        return continue_prompts(self.distribution, prompts, self.budget, progress)
+
+    def log_likelihoods(self, requests: Sequence[Request], progress: Progress | None = None) -> list[LogLikelihood]:
+        """The log-likelihood of each request's continuation; contexts too long are cut from the left."""
+        sums = torch.zeros(len(requests), dtype=torch.float64)
+        misses = torch.zeros(len(requests), dtype=torch.int64)
+        for predicted in self.predictions(requests, progress):
+            request = predicted.request.cpu()
+            sums.index_add_(0, request, predicted.target_log_probs().cpu().double())
+            best = predicted.log_probs.argmax(-1)[predicted.place]
+            misses.index_add_(0, request, (best != predicted.target).cpu().long())
+        fits = [len(request.continuation) <= self.max_length for request in requests]
+        return [
+            LogLikelihood(value if fit else None, fit and missed == 0, self._cut(request))
+            for request, fit, value, missed in zip(requests, fits, sums.tolist(), misses.tolist(), strict=True)
+        ]
+
+    def predictions(self, requests: Sequence[Request], progress: Progress | None = None) -> Iterator[Predicted]:
+        """Every prediction that `requests` ask for, batch by batch in an order that suits the machine.
+
+        Requests whose continuation alone is longer than the model allows are left out. `progress` hears how many
+        predictions are done and how many there are.
+        """
+        rows, asked = self._rows(requests)
+        roots = forest(list(rows)) if self.forward.cached else _stumps(list(rows))
+        needs = _needs(roots, asked)
+        done, whole = 0, sum(len(need.targets) for wanted in needs.values() for need in wanted)
+        for predicted in self._visit(roots, needs, None, [0] * len(roots)):
+            yield predicted
+            done += len(predicted.request)
+            if progress is not None:
+                progress(done, whole)
+
+    def _cut(self, request: Request) -> int:
+        return max(0, len(request.context) + len(request.continuation) - self.max_length - 1)
+
+    def _rows(self, requests: Sequence[Request]) -> tuple[dict[Tokens, int], list[list[tuple[int, int, Tokens]]]]:
+        """The different inputs, and for each what is asked of it: (request, position of the first prediction, targets).
+
+        The last token of a continuation is never read, so one-token continuations of a context share its row.
+        """
+        rows: dict[Tokens, int] = {}
+        asked: list[list[tuple[int, int, Tokens]]] = []
+        for number, request in enumerate(requests):
+            if not request.continuation or len(request.continuation) > self.max_length:
+                continue
+            tokens = (request.context + request.continuation)[-(self.max_length + 1) :][:-1]
+            row = rows.setdefault(tokens, len(rows))
+            if row == len(asked):
+                asked.append([])
+            asked[row].append((number, len(tokens) - len(request.continuation), request.continuation))
+        return rows, asked
+
+    def _visit(
+        self, segments: Sequence[Segment], needs: dict[int, list[_Need]], past: Past | None, owners: Sequence[int]
+    ) -> Iterator[Predicted]:
+        """Read `segments` after the rows `owners` of `past`, then their children, depth first."""
+        lengths = [len(segment.tokens) for segment in segments]
+        for batch in batches(lengths, self.scoring_budget, 0 if past is None else past.slots):
+            chosen = [segments[i] for i in batch]
+            parents = (
+                None
+                if past is None
+                else past.rows(torch.tensor([owners[i] for i in batch], device=self.forward.device))
+            )
+            children = [(child, row) for row, segment in enumerate(chosen) for child in segment.children]
+            hidden, after = self.forward.extend([s.tokens for s in chosen], parents, keep=bool(children))
+            yield from self._predict(hidden, [needs.get(id(segment), []) for segment in chosen])
+            if children:
+                yield from self._visit([child for child, _ in children], needs, after, [row for _, row in children])
+
+    @torch.inference_mode()
+    def _predict(self, hidden: Tensor, needs: Sequence[Sequence[_Need]]) -> Iterator[Predicted]:
+        """The head on the positions that are needed, each once, some at a time."""
+        flat = hidden.flatten(0, 1)  # [rows * width, hidden]
+        width = hidden.shape[1]
+        parts = [
+            (
+                np.arange(len(n.targets)) + row * width + n.first,
+                n.request,
+                np.arange(len(n.targets)) + n.offset,
+                n.targets,
+            )
+            for row, wanted in enumerate(needs)
+            for n in wanted
+        ]
+        if not parts:
+            return
+        places, index = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+        request = np.repeat([part[1] for part in parts], [len(part[0]) for part in parts])
+        offset, target = np.concatenate([part[2] for part in parts]), np.concatenate([part[3] for part in parts])
+        at_once = max(1, HEAD_ELEMENTS // self.loaded.vocabulary)
+        for begin in range(0, len(places), at_once):
+            some = torch.from_numpy(places[begin : begin + at_once]).to(hidden.device)
+            log_probs = self.forward.logits(flat[some]).log_softmax(-1)
+            inside = (index >= begin) & (index < begin + at_once)
+            columns = (request[inside], offset[inside], target[inside], index[inside] - begin)
+            requests, offsets, targets, at = (_on(hidden.device, column) for column in columns)
+            yield Predicted(requests, offsets, targets, at, log_probs)
+
+
+def _on(device: torch.device, values: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(device)
+
+
+def batches(lengths: Sequence[int], budget: int, past: int = 0) -> Iterator[list[int]]:
+    """Indices of rows in batches of like length: rows × (past + longest) stays within `budget`, or the row is alone."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if batch and (len(batch) + 1) * (past + lengths[i]) > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _stumps(rows: Sequence[Tokens]) -> list[Segment]:
+    """One segment per row, nothing shared: for models whose past cannot be kept."""
+    return [Segment(row, 0, [number]) for number, row in enumerate(rows)]
+
+
+def _needs(roots: Sequence[Segment], asked: Sequence[Sequence[tuple[int, int, Tokens]]]) -> dict[int, list[_Need]]:
+    """What is needed of each segment, by the segment's id: a continuation may begin in one and end in a child."""
+    needs: dict[int, list[_Need]] = {}
+
+    def walk(segment: Segment, path: list[Segment]) -> None:
+        path = [*path, segment]
+        for row in segment.ends:
+            for request, first, targets in asked[row]:
+                for part in path:
+                    _split(part, request, first, targets, needs)
+        for child in segment.children:
+            walk(child, path)
+
+    for root in roots:
+        walk(root, [])
+    return needs
+
+
+def _split(part: Segment, request: int, first: int, targets: Tokens, needs: dict[int, list[_Need]]) -> None:
+    low, high = max(first, part.start), min(first + len(targets), part.stop)
+    if low < high:
+        need = _Need(request, low - part.start, low - first, targets[low - first : high - first])
+        needs.setdefault(id(part), []).append(need)

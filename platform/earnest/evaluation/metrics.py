@@ -1,0 +1,48 @@
+"""What an answer is worth: normalisation, exact match, token F1, and LLM-KICK's containment for comparison with it."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4", " "))
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """An answer without case, punctuation (each mark becomes a space), articles and surplus white space.
+
+    Follows TriviaQA's official evaluation (Joshi et al. 2017).
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_TO_SPACE)).split())
+
+
+def exact_match(prediction: str, aliases: Sequence[str]) -> bool:
+    """Whether the normalised prediction equals a normalised alias."""
+    answer = normalise(prediction)
+    return any(answer == normalise(alias) for alias in aliases)
+
+
+def token_f1(prediction: str, aliases: Sequence[str]) -> float:
+    """The best F1 of the normalised words over the aliases, 0..1."""
+    return max((_f1(normalise(prediction).split(), normalise(alias).split()) for alias in aliases), default=0.0)
+
+
+def _f1(predicted: list[str], gold: list[str]) -> float:
+    same = (Counter(predicted) & Counter(gold)).total()
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(predicted), same / len(gold)
+    return 2 * precision * recall / (precision + recall)
+
+
+def kick_containment(prediction: str, aliases: Sequence[str]) -> bool:
+    """LLM-KICK's "exact match": the prediction lies in an alias or an alias in the prediction.
+
+    An empty prediction lies in every alias and counts as right, so a collapsed model looks good. It is reported only
+    to be compared with published figures.
+    """
+    answer = normalise(prediction)
+    return any(answer in normalise(alias) or normalise(alias) in answer for alias in aliases)

@@ -1,0 +1,85 @@
+"""A user's question rows: which columns hold what, under the names that public datasets use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from earnest.data import columns, read_rows
+from earnest.specs import UserError
+
+ANSWER_COLUMNS = ("answers", "answer", "aliases")
+PASSAGE_COLUMNS = ("passage", "article", "context")
+SUMMARY_COLUMNS = ("summary", "highlights")
+DOMAIN_COLUMNS = ("domain", "subject", "category")
+STRATUM_COLUMNS = ("stratum",)
+
+
+def column_among(path: str, split: str, names: Sequence[str]) -> str:
+    """The first of `names` that the data has. Raises UserError naming the columns there are."""
+    there = columns(path, split)
+    for name in names:
+        if name in there:
+            return name
+    raise UserError(
+        f"data {path}: has no column {' or '.join(map(repr, names))}; its columns are {', '.join(there) or 'none'}"
+    )
+
+
+def question_rows(path: str, split: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows with the columns `wanted`, and with domain and stratum where the data has them."""
+    there = columns(path, split)
+    groups = {
+        "domain": next((name for name in DOMAIN_COLUMNS if name in there), None),
+        "stratum": next((name for name in STRATUM_COLUMNS if name in there), None),
+    }
+    found = {group: name for group, name in groups.items() if name is not None and name not in wanted}
+    rows = read_rows(path, split, [*wanted, *found.values()])
+    return [{**row, **{group: str(row[name] or "") for group, name in found.items()}} for row in rows]
+
+
+def demonstrations(
+    rows: Sequence[dict[str, Any]], shots: int, limit: int | None, path: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The first `shots` rows to demonstrate with, and the others, `limit` at most, to ask.
+
+    Raises:
+        UserError: no row would be left to ask.
+    """
+    if len(rows) <= shots:
+        raise UserError(
+            f"data {path}: {len(rows)} rows, of which {shots} are demonstrations; bring more rows or set shots lower"
+        )
+    asked = rows[shots:]
+    return list(rows[:shots]), list(asked if limit is None else asked[:limit])
+
+
+def aliases_of(value: Any) -> tuple[str, ...]:
+    """The right answers in a cell: a string, a list of strings, or the records of SQuAD and TriviaQA."""
+    if isinstance(value, Mapping):
+        parts = [value.get(key) for key in ("text", "value", "aliases", "normalized_aliases")]
+        return tuple(dict.fromkeys(alias for part in parts if part is not None for alias in aliases_of(part)))
+    if isinstance(value, str):
+        return (value,)
+    return tuple(str(alias) for alias in value) if isinstance(value, Sequence) else (str(value),)
+
+
+def choice_index(answer: Any, choices: Sequence[str], row: str) -> int:
+    """Which choice an answer means: its index, its letter, or its text.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if isinstance(answer, str):
+        if answer in choices:
+            return list(choices).index(answer)
+        letter = answer.strip().upper()
+        index = ord(letter) - ord("A") if len(letter) == 1 else int(letter) if letter.isdigit() else -1
+        index = int(letter) if letter.isdigit() else index
+    else:
+        index = int(answer)
+    if not 0 <= index < len(choices):
+        raise UserError(
+            f"{row}: answer {answer!r} is neither an index, a letter nor the text of one of its {len(choices)} choices"
+        )
+    return index

@@ -1,0 +1,92 @@
+"""Evaluate a model on a task: the one door to this room.
+
+Two runs on one machine give the same samples and scores, bit for bit: nothing in them tells the time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from torch import Tensor
+
+from earnest.decoding.distribution import NextTokens
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.samples import Measured, Sample, scored, table
+from earnest.evaluation.tasks import measure
+from earnest.models.loading import LoadedModel
+from earnest.records import Estimate, Scores
+from earnest.specs import AnyTask
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task measured: its scores, every sample, and the dense reference where the task makes one."""
+
+    scores: Scores
+    samples: pa.Table
+    reference: dict[str, Tensor] | None
+
+
+def evaluate(
+    loaded: LoadedModel,
+    task: AnyTask,
+    data_path: str,
+    reference: Path | None = None,
+    progress: Progress | None = None,
+    distribution: NextTokens | None = None,
+) -> Evaluation:
+    """Run one task on one model.
+
+    Args:
+        loaded: the model and its tokenizer.
+        task: what to ask; its `data` was resolved to `data_path` (`nano` for the almanac).
+        data_path: where the questions lie.
+        reference: a dense run's log-probabilities, for KL.
+        progress: told how much is done, and of how much.
+        distribution: generates in the model's place, as an ensemble does; log-likelihoods stay the model's.
+
+    Raises:
+        UserError: the data does not fit the task, or no sample could be scored.
+    """
+    engine = Engine(loaded, distribution=distribution)
+    measured = measure(engine, task, data_path, reference, progress)
+    known = scored(measured.samples)
+    scores = Scores(
+        task=task.label,
+        version=task.version,
+        headline=task.headline,
+        higher_is_better=task.higher_is_better,
+        asked=len(measured.samples),
+        scored=len(known),
+        truncated=sum(sample.truncated for sample in measured.samples),
+        failed=len(measured.samples) - len(known),
+        metrics=dict(measured.metrics),
+        groups=_groups(measured, known),
+        tokens_forwarded=engine.tokens_forwarded,
+    )
+    return Evaluation(scores, table(measured.samples), measured.reference)
+
+
+def _groups(measured: Measured, known: Sequence[Sample]) -> dict[str, dict[str, Estimate]]:
+    """The headline metric by domain and by stratum, where samples have them."""
+    found = {
+        "domain": _by([sample.domain for sample in known], known),
+        "stratum": _by([sample.stratum for sample in known], known),
+    }
+    return {
+        grouping: {name: measured.headline(samples) for name, samples in groups.items()}
+        for grouping, groups in found.items()
+        if groups
+    }
+
+
+def _by(names: Sequence[str], samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for name, sample in zip(names, samples, strict=True):
+        if name:
+            groups[name].append(sample)
+    return dict(sorted(groups.items()))

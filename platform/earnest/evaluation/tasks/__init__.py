@@ -1,0 +1,72 @@
+"""One file per task: which prompts are asked, and what an answer is worth. A new task is one file and a case here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.nano import NANO
+from earnest.evaluation.samples import Measured
+from earnest.evaluation.tasks import (
+    biography,
+    closed_book,
+    mmlu,
+    multiple_choice,
+    open_book,
+    perplexity,
+    summarisation,
+)
+from earnest.specs import (
+    MMLU,
+    AnyTask,
+    Biography,
+    ClosedBook,
+    MultipleChoice,
+    OpenBook,
+    Perplexity,
+    Summarisation,
+)
+
+
+def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, progress: Progress | None) -> Measured:
+    """Run a task on an engine; `reference` matters to perplexity alone."""
+    match task:
+        case Perplexity():
+            return perplexity.measure(engine, task, data, reference, progress)
+        case ClosedBook():
+            return closed_book.measure(engine, task, data, progress)
+        case OpenBook():
+            return open_book.measure(engine, task, data, progress)
+        case MultipleChoice():
+            return multiple_choice.measure(engine, task, data, progress)
+        case MMLU():
+            return mmlu.measure(engine, task, data, progress)
+        case Summarisation():
+            return summarisation.measure(engine, task, data, progress)
+        case Biography():
+            return biography.measure(engine, task, progress)
+
+
+def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:
+    """The splits that a task reads of a user's data, each with the columns it needs there; nothing of the almanac's.
+
+    Raises:
+        UserError: the data has none of the columns that could hold what the task needs.
+    """
+    if path == NANO:
+        return []
+    match task:
+        case Perplexity():
+            return [(task.split, [task.column])]
+        case ClosedBook():
+            return [(task.split, closed_book.needed(task, path))]
+        case OpenBook():
+            return [(task.split, open_book.needed(task, path))]
+        case MultipleChoice():
+            return [(task.split, list(multiple_choice.COLUMNS))]
+        case MMLU():
+            return [(split, list(mmlu.COLUMNS)) for split in mmlu.needed_splits(task, path)]
+        case Summarisation():
+            return [(task.split, summarisation.needed(task, path))]
+        case Biography():
+            return []

@@ -1,0 +1,61 @@
+"""Long form about people of the invented world, where every sentence can be checked: fluent, and true.
+
+`fluent` is the share of statements that are well formed, `true` the share of those that are true. Statements of one
+biography hang together, so intervals draw people and not statements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from earnest.almanac import questions
+from earnest.almanac.language import check_biography
+from earnest.decoding.generation import Generation
+from earnest.evaluation.answers import complete
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.nano import QUESTIONS, shipped_world
+from earnest.evaluation.samples import Measured, Sample, column
+from earnest.records import Estimate
+from earnest.specs import Biography
+from earnest.statistics.intervals import mean_estimate, ratio_estimate
+
+
+def measure(engine: Engine, spec: Biography, progress: Progress | None = None) -> Measured:
+    """Fluent, true, statements and tokens per biography, over people in even thirds of popularity."""
+    asked = questions.biographies(shipped_world(), spec.limit or QUESTIONS, spec.seed)
+    generations = complete(engine, [question.prompt for question in asked], ("\n",), spec.max_tokens, progress)
+    samples = [_sample(question, generation) for question, generation in zip(asked, generations, strict=True)]
+    metrics = {
+        "true": true_share(samples),
+        "fluent": ratio_estimate(column(samples, "well_formed"), column(samples, "statements")),
+        "statements": mean_estimate(column(samples, "statements")),
+        "distinct_true": mean_estimate(column(samples, "distinct_true")),
+        "tokens": mean_estimate(column(samples, "tokens")),
+    }
+    return Measured(samples, metrics, true_share)
+
+
+def true_share(samples: Sequence[Sample]) -> Estimate:
+    """Of the well-formed statements of all biographies, the share that is true; 0 where nothing is well formed."""
+    return ratio_estimate(column(samples, "true"), column(samples, "well_formed"))
+
+
+def _sample(question: questions.Question, generation: Generation) -> Sample:
+    assert question.person is not None
+    statements = check_biography(generation.text, question.person, shipped_world())
+    well_formed = [statement for statement in statements if statement.well_formed]
+    true = [statement for statement in well_formed if statement.true]
+    more: dict[str, bool | int | float | str | None] = {
+        "statements": len(statements),
+        "well_formed": len(well_formed),
+        "true": len(true),
+        "distinct_true": len({statement.attribute for statement in true}),
+        "tokens": len(generation.ids),
+        "finish": generation.finish,
+    }
+    # Without a well-formed statement nothing true was said, and the biography weighs nothing in the ratio.
+    score = len(true) / len(well_formed) if well_formed else 0.0
+    return Sample(
+        question.id, question.prompt, generation.text.strip(), question.answer, None, score,
+        truncated=generation.cut > 0, domain=question.domain, stratum=question.stratum, more=more,
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""MMLU: k shots from dev, four lettered options, the letter with the highest log-likelihood (Hendrycks et al. 2021).
+
+Prompts are lm-eval's, character for character. LLM-KICK's own differ: two spaces before the subject, one generated
+character instead of likelihoods, whole shots dropped where a prompt is too long.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from earnest.data import read_rows, splits
+from earnest.evaluation.answers import share_correct
+from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.rows import choice_index
+from earnest.evaluation.samples import Measured, scored
+from earnest.specs import MMLU, UserError
+
+COLUMNS = ("subject", "question", "choices", "answer")
+LETTERS = "ABCDEFGHIJ"
+SHOTS_SPLIT = "dev"
+
+Row = dict[str, Any]
+
+
+def measure(engine: Engine, spec: MMLU, data: str, progress: Progress | None = None) -> Measured:
+    """Accuracy over all questions, each weighing the same, and by subject; the column `split` says what was asked."""
+    split = needed_splits(spec, data)[0]
+    items = mmlu_items(spec, data, split)
+    found = score_options(engine, items, progress)
+    samples = [choice_sample(item, values, split=split) for item, values in zip(items, found, strict=True)]
+    return Measured(samples, {"accuracy": share_correct(scored(samples))}, share_correct)
+
+
+def asked_split(spec: MMLU, data: str) -> str:
+    """The asked split, else test, else validation, whichever the folder has first."""
+    there = splits(data)
+    if not there:
+        return spec.split
+    for split in (spec.split, "test", "validation"):
+        if split in there:
+            return split
+    raise UserError(f"data {data}: has no split {spec.split!r}, test or validation; it has {', '.join(there)}")
+
+
+def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
+    """The questions of the wanted subjects in file order; a limit takes them evenly from all over."""
+    rows = _numbered(read_rows(data, split, COLUMNS), data)
+    shots = _shots(spec, data) if spec.shots else {}
+    chosen = [row for row in rows if not spec.subjects or row["subject"] in spec.subjects]
+    _check_subjects(spec, rows, data)
+    return [_item(row, shots.get(row["subject"], [])) for row in _spread(chosen, spec.limit)]
+
+
+def _numbered(rows: Sequence[Row], data: str) -> list[Row]:
+    """Rows with their answer's index and an id: the subject and the row's number within it."""
+    seen: dict[str, int] = defaultdict(int)
+    numbered = []
+    for i, row in enumerate(rows):
+        subject = row["subject"]
+        answer = choice_index(row["answer"], row["choices"], f"data {data}: row {i}")
+        numbered.append({**row, "answer": answer, "id": f"{subject}-{seen[subject]:04d}"})
+        seen[subject] += 1
+    return numbered
+
+
+def _check_subjects(spec: MMLU, rows: Sequence[Row], data: str) -> None:
+    there = sorted({row["subject"] for row in rows})
+    unknown = [subject for subject in spec.subjects if subject not in there]
+    if unknown:
+        raise UserError(f"mmlu: no subject {unknown[0]!r} in {data}; it has {', '.join(there)}")
+
+
+def needed_splits(spec: MMLU, data: str) -> list[str]:
+    """The splits that are read: what is asked, and where the shots come from.
+
+    Raises:
+        UserError: the folder lacks one of them.
+    """
+    if not spec.shots:
+        return [asked_split(spec, data)]
+    if splits(data) and SHOTS_SPLIT not in splits(data):
+        raise UserError(f"mmlu: {data} has no {SHOTS_SPLIT} split for {spec.shots} shots; add it or set shots = 0")
+    return [asked_split(spec, data), SHOTS_SPLIT]
+
+
+def _shots(spec: MMLU, data: str) -> Mapping[str, list[Row]]:
+    by_subject: dict[str, list[Row]] = defaultdict(list)
+    for row in _numbered(read_rows(data, SHOTS_SPLIT, COLUMNS), data):
+        by_subject[row["subject"]].append(row)
+    return {subject: rows[: spec.shots] for subject, rows in by_subject.items()}
+
+
+def _spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // limit] for i in range(limit)]
+
+
+def _item(row: Row, shots: Sequence[Row]) -> ChoiceItem:
+    options = tuple(f" {letter}" for letter in LETTERS[: len(row["choices"])])
+    return ChoiceItem(row["id"], prompt(row, shots), options, row["answer"], row["subject"])
+
+
+def prompt(row: Row, shots: Sequence[Row]) -> str:
+    """The subject, the shots with their letters, the question."""
+    subject = row["subject"].replace("_", " ")
+    head = f"The following are multiple choice questions (with answers) about {subject}.\n\n"
+    return head + "".join(f"{question(shot)} {LETTERS[shot['answer']]}\n\n" for shot in shots) + question(row)
+
+
+def question(row: Row) -> str:
+    """A question, its lettered options, and "Answer:"."""
+    options = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, row["choices"], strict=False))
+    return f"{row['question'].strip()}\n{options}Answer:"

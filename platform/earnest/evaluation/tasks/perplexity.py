@@ -1,0 +1,203 @@
+"""Perplexity per token, word and byte, each token scored once; and KL(dense || subject) at evenly spread positions.
+
+A document longer than the window is scored in consecutive windows with one token of context, the last window reaching
+back so that it is full: lm-eval's rolling windows. The token that begins texts is context and is never scored. The
+almanac's documents stand alone, as they did in training; a user's rows are joined by blank lines into one text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earnest.almanac.corpus import corpus_text
+from earnest.data import read_rows
+from earnest.evaluation.engine import Engine, Predicted, Progress
+from earnest.evaluation.nano import CORPUS_SEED, DOCUMENTS, NANO, shipped_world
+from earnest.evaluation.samples import Measured, Sample, column
+from earnest.evaluation.tokens import Request, prefix_token
+from earnest.records import Estimate
+from earnest.specs import Perplexity, UserError
+from earnest.statistics.intervals import estimate, ratio, ratio_estimate, ratio_replicates
+
+Floats = NDArray[np.float64]
+
+
+def measure(
+    engine: Engine, spec: Perplexity, data: str, reference: Path | None = None, progress: Progress | None = None
+) -> Measured:
+    """Perplexities of a text; without `reference` also the log-probabilities that a later KL is taken against.
+
+    Raises:
+        UserError: the text has no token to score, or `reference` was made from other text or another vocabulary.
+    """
+    texts = documents(spec, data)
+    length = min(spec.length, engine.max_length)
+    windows = [window for text in texts for window in rolling(engine, text, length)]
+    if not windows:
+        raise UserError(f"perplexity: data {data} holds no token to score; give text that is not empty")
+    tally = _Tally(windows, spec.kl_bytes // (4 * engine.loaded.vocabulary))
+    kept = None if reference is None else read_reference(reference, tally)
+    for predicted in engine.predictions(windows, progress):
+        tally.take(predicted, kept)
+    samples = _samples(tally, "document" if data == NANO else "window", kept is not None)
+    metrics = _metrics(samples, texts)
+    if kept is not None and len(tally.positions):
+        metrics["kl"] = ratio_estimate(column(samples, "kl"), column(samples, "kl_positions"))
+    return Measured(samples, metrics, token_perplexity, tally.reference() if kept is None else None)
+
+
+def documents(spec: Perplexity, data: str) -> list[str]:
+    """The texts to score, each on its own."""
+    if data == NANO:
+        return corpus_text(shipped_world(), spec.limit or DOCUMENTS, CORPUS_SEED + spec.seed)
+    rows = read_rows(data, spec.split, [spec.column])[: spec.limit]
+    return ["\n\n".join(str(row[spec.column]) for row in rows)]
+
+
+def rolling(engine: Engine, text: str, length: int) -> list[Request]:
+    """Windows of at most `length` predicted tokens that together predict each token of `text` once."""
+    tokens = engine.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    whole = (prefix_token(engine.tokenizer), *tokens)
+    windows = []
+    for begin in range(1, len(whole), length):
+        end = min(begin + length, len(whole))
+        first = begin - 1 if end - begin == length else max(0, end - length - 1)
+        windows.append(Request(whole[first:begin], whole[begin:end]))
+    return windows
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Log-probabilities [positions, vocabulary] of the dense model, float32, on the CPU."""
+
+    log_probs: Tensor
+
+
+class _Tally:
+    """Collects what is predicted: nats per token, and at `positions` the whole distribution or its divergence."""
+
+    def __init__(self, windows: Sequence[Request], at_most: int) -> None:
+        self.windows = windows
+        self.starts = np.cumsum([0, *(len(window.continuation) for window in windows)])
+        self.total = int(self.starts[-1])
+        count = min(self.total, at_most)
+        self.positions = (
+            (np.arange(count) * 2 + 1) * self.total // (2 * count) if count else np.zeros(0, dtype=np.int64)
+        )
+        self.targets = np.concatenate([window.continuation for window in windows])[self.positions]
+        self.nats = torch.zeros(self.total, dtype=torch.float64)
+        self.kl = torch.zeros(count, dtype=torch.float64)
+        self._slots = torch.full((self.total,), -1, dtype=torch.int64)
+        self._slots[torch.from_numpy(self.positions)] = torch.arange(count)
+        self._log_probs: Tensor | None = None
+
+    def take(self, predicted: Predicted, kept: Reference | None) -> None:
+        """Note some predictions."""
+        places = torch.from_numpy(self.starts)[predicted.request.cpu()] + predicted.offset.cpu()
+        self.nats[places] = -predicted.target_log_probs().cpu().double()
+        slots = self._slots[places]
+        wanted = slots >= 0
+        found = predicted.log_probs[predicted.place[wanted.to(predicted.place.device)]]  # [wanted, vocabulary]
+        if kept is None:
+            self._keep(slots[wanted], found.cpu())
+        else:
+            dense = kept.log_probs[slots[wanted]].to(found.device)
+            self.kl[slots[wanted]] = (dense.exp() * (dense - found)).sum(-1).cpu().double()
+
+    def _keep(self, slots: Tensor, log_probs: Tensor) -> None:
+        if self._log_probs is None:
+            self._log_probs = torch.empty(len(self.positions), log_probs.shape[-1])
+        self._log_probs[slots] = log_probs
+
+    def reference(self) -> dict[str, Tensor] | None:
+        """What a later run compares itself with; None where no position was asked for."""
+        if self._log_probs is None or not len(self.positions):
+            return None
+        return {
+            "log_probs": self._log_probs,
+            "positions": torch.from_numpy(self.positions),
+            "targets": torch.from_numpy(self.targets),
+        }
+
+    def per_window(self, values: Tensor) -> Iterator[Tensor]:
+        """`values` [tokens] cut into windows."""
+        return iter(torch.tensor_split(values, torch.from_numpy(self.starts[1:-1])))
+
+    def kl_per_window(self) -> tuple[Floats, NDArray[np.int64]]:
+        """The sum of KL and the number of positions in each window."""
+        window = np.searchsorted(self.starts, self.positions, side="right") - 1
+        count = np.bincount(window, minlength=len(self.windows))
+        return np.bincount(window, weights=self.kl.numpy(), minlength=len(self.windows)).astype(np.float64), count
+
+
+def read_reference(path: Path, tally: _Tally) -> Reference:
+    """The dense model's log-probabilities, proved to be about the same tokens.
+
+    Raises:
+        UserError: they are about other tokens.
+    """
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    same = [
+        np.array_equal(tensors[name], mine)
+        for name, mine in (("positions", tally.positions), ("targets", tally.targets))
+    ]
+    if not all(same):
+        raise UserError(
+            f"perplexity: the reference {path} was made from other text or tokens; evaluate the dense model again"
+        )
+    return Reference(tensors["log_probs"])
+
+
+def _samples(tally: _Tally, kind: str, compared: bool) -> list[Sample]:
+    sums, counts = tally.kl_per_window()
+    made = []
+    for i, (window, nats) in enumerate(zip(tally.windows, tally.per_window(tally.nats), strict=True)):
+        more: dict[str, bool | int | float | str | None] = {"nats": float(nats.sum()), "tokens": len(nats)}
+        if compared:
+            more |= {"kl": float(sums[i]), "kl_positions": int(counts[i])}
+        prompt = " ".join(map(str, (*window.context, *window.continuation)))
+        made.append(Sample(f"{kind}-{i:05d}", prompt, score=math.exp(float(nats.mean())), more=more))
+    return made
+
+
+def token_perplexity(samples: Sequence[Sample]) -> Estimate:
+    """exp(nats per token) over all windows, with a bootstrap over windows."""
+    nats, tokens = np.array(column(samples, "nats")), np.array(column(samples, "tokens"))
+    value = ratio(nats.sum(), tokens.sum())
+    return estimate(np.exp(value), np.exp(ratio_replicates(nats, tokens)), len(samples))
+
+
+def _metrics(samples: Sequence[Sample], texts: Sequence[str]) -> dict[str, Estimate]:
+    token = token_perplexity(samples)
+    tokens = sum(column(samples, "tokens"))
+    words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
+    return {
+        "token_perplexity": token,
+        "word_perplexity": _per(token, tokens / max(words, 1)),
+        "byte_perplexity": _per(token, tokens / size),
+    }
+
+
+def _per(token: Estimate, tokens: float) -> Estimate:
+    """Perplexity of a unit of so many `tokens` on average: the same nats over another count of the same text."""
+    if token.stderr is None or token.low is None or token.high is None:
+        return Estimate(value=token.value**tokens, n=token.n)
+    value = token.value**tokens
+    # d(p^k) = k p^(k-1) dp
+    return Estimate(
+        value=value,
+        stderr=tokens * value / token.value * token.stderr,
+        low=token.low**tokens,
+        high=token.high**tokens,
+        n=token.n,
+    )

@@ -1,0 +1,80 @@
+"""Summaries of a passage that stands in the prompt: exact match and ROUGE against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from earnest.almanac import questions
+from earnest.decoding.generation import Generation
+from earnest.evaluation.answers import Item, complete, share_correct
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.metrics import exact_match
+from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
+from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among, question_rows
+from earnest.evaluation.samples import Measured, Sample, column
+from earnest.records import Estimate
+from earnest.specs import Summarisation, UserError
+from earnest.statistics.intervals import bootstrap_mean
+
+ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+NANO_STOPS, USER_STOPS = ("\n",), ("\n\n",)
+
+
+def measure(engine: Engine, spec: Summarisation, data: str, progress: Progress | None = None) -> Measured:
+    """ROUGE-1, -2 and -L (F, no stemming) and exact match on the almanac or a user's rows (article, highlights)."""
+    items, stops = (nano_items(spec), NANO_STOPS) if data == NANO else (user_items(spec, data), USER_STOPS)
+    scorer = rouge_scorer()
+    generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress)
+    samples = [_sample(item, generation, scorer) for item, generation in zip(items, generations, strict=True)]
+    rouge = {name: bootstrap_mean(column(samples, name)) for name in ROUGE}
+    return Measured(samples, {**rouge, "exact_match": share_correct(samples)}, mean_score)
+
+
+def nano_items(spec: Summarisation) -> list[Item]:
+    """One-line summaries of passages about people that no model has met."""
+    made = questions.summaries(shipped_world(), spec.limit or QUESTIONS, spec.seed)
+    return [Item(q.id, q.prompt, (q.answer,), q.domain, q.stratum) for q in made]
+
+
+def needed(spec: Summarisation, data: str) -> list[str]:
+    """The columns of a user's data that are read: passage and summary, in this order."""
+    return [column_among(data, spec.split, names) for names in (PASSAGE_COLUMNS, SUMMARY_COLUMNS)]
+
+
+def user_items(spec: Summarisation, data: str) -> list[Item]:
+    """A user's passages with their reference summaries; lines of highlights are joined by newlines."""
+    passage, summary = needed(spec, data)
+    rows = question_rows(data, spec.split, [passage, summary])[: spec.limit]
+    return [
+        Item(
+            f"{spec.split}-{i:05d}", f"Passage: {row[passage].strip()}\nSummary:",
+            ("\n".join(aliases_of(row[summary])),), row.get("domain", ""), row.get("stratum", ""),
+        )
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def rouge_scorer() -> Any:
+    """The scorer of the package rouge-score. Raises UserError where it is not installed."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ModuleNotFoundError as error:
+        raise UserError("summarisation: ROUGE needs the package rouge-score; pip install rouge-score") from error
+    return RougeScorer(list(ROUGE.values()), use_stemmer=False)
+
+
+def mean_score(samples: Sequence[Sample]) -> Estimate:
+    """The mean of the samples' scores."""
+    return bootstrap_mean([sample.score or 0.0 for sample in samples])
+
+
+def _sample(item: Item, generation: Generation, scorer: Any) -> Sample:
+    prediction, gold = generation.text.strip(), item.aliases[0]
+    found = scorer.score(gold, prediction)
+    more = {name: float(found[key].fmeasure) for name, key in ROUGE.items()}
+    return Sample(
+        item.id, item.prompt, prediction, gold, exact_match(prediction, item.aliases), more["rouge_l"],
+        truncated=generation.cut > 0, domain=item.domain, stratum=item.stratum,
+        more={**more, "tokens": len(generation.ids), "finish": generation.finish},
+    )  # fmt: skip

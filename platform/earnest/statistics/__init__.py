@@ -1,0 +1,1 @@
+"""How sure we are: intervals of single scores, and paired comparisons on the same samples."""
