@@ -51,9 +51,13 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     for block in blocks:
         if not block.linears:
-            raise UserError(f"model type {family}: {block.name} has no Linear layers; use a family such as llama, qwen or opt")
+            raise UserError(
+                f"model type {family}: {block.name} has no Linear layers; use a family such as llama, qwen or opt"
+            )
         if any(parameter.dim() > 2 for parameter in block.module.parameters()):
-            raise UserError(f"model type {family}: {block.name} fuses experts in one tensor; use a model without experts")
+            raise UserError(
+                f"model type {family}: {block.name} fuses experts in one tensor; use a model without experts"
+            )
     return blocks
 
 
@@ -111,8 +115,7 @@ def open_stream(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> Strea
     size = max(1, BATCH_TOKENS // ids.shape[1])
     device = next(model.parameters()).device
     stream = Stream(hidden=[])
-    for batch in ids.split(size):
-        batch = batch.to(device)
+    for batch in torch.split(ids.to(device), size):
         stream.hidden.append(_first_inputs(model, blocks[0], batch))
         if len(batch) not in stream.arguments:
             stream.arguments[len(batch)] = _arguments(model, blocks, batch)
@@ -211,7 +214,9 @@ def groups_by_input(block: Block, stream: Stream) -> list[list[str]]:
         stream.run(block, stream.hidden[0])
     unreached = block.linears.keys() - {name for name, _ in calls}
     if unreached:
-        raise UserError(f"{min(unreached)}: no forward pass reaches it, so it cannot be calibrated; use random, magnitude or rtn")
+        raise UserError(
+            f"{min(unreached)}: no forward pass reaches it, so it cannot be calibrated; use random, magnitude or rtn"
+        )
     groups: list[tuple[Tensor, list[str]]] = []
     for name, seen in calls:
         if groups and groups[-1][0] is seen:

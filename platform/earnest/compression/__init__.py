@@ -1,0 +1,1 @@
+"""Compression: one file per method, the block-by-block walk, calibration, and checkpoints that say what they are."""

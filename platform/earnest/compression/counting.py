@@ -1,0 +1,109 @@
+"""What a saved file really holds: zeros, bits and bytes of each weight, counted by reading it again.
+
+A count that is not what the method promises is an error, not a footnote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earnest.compression.checkpoint import decode_one, open_tensors, parts_of
+from earnest.compression.encoding import form_of
+from earnest.compression.methods import nominal_zeros
+from earnest.compression.probe import UnfaithfulCheckpointError
+from earnest.compression.walk import CompressedTensor, CompressedWeights
+from earnest.records import Size, TensorRecord
+from earnest.specs import Pruning, UserError
+
+DENSE_BYTES_PER_WEIGHT = 2  # bf16, whatever the model's dtype, so that all models share one x-axis
+ZEROS_BESIDE = 0.01  # share of weights that may be zero beside the pruned ones before the nominal ratio misleads
+
+
+def count_tensors(
+    folder: Path, files: Sequence[str], weights: CompressedWeights, dtype: torch.dtype
+) -> tuple[TensorRecord, ...]:
+    """Count each compressed weight in the files just written.
+
+    Raises:
+        UnfaithfulCheckpointError: a weight holds another number of zeros than in memory, or than the pattern asks for.
+        UserError: the dense model was sparser than what was asked.
+    """
+    method = str(weights.method.model_dump()["method"])
+    with open_tensors(folder, files) as stored:
+        records = tuple(
+            _count(folder, name, one, stored, dtype, method) for name, one in sorted(weights.tensors.items())
+        )
+    for record in records:
+        _check(record, weights)
+    _check_ratio(records, weights)
+    return records
+
+
+def _count(
+    folder: Path, name: str, tensor: CompressedTensor, stored: Mapping[str, Any], dtype: torch.dtype, method: str
+) -> TensorRecord:
+    quantised = tensor.quantised
+    parts = parts_of(name, stored)
+    numel = tensor.shape[0] * tensor.shape[1]
+    record = TensorRecord(
+        name=name,
+        shape=tensor.shape,
+        form=form_of(tensor.pruned, quantised),
+        zeros=0,
+        sparsity=0.0,
+        bits=None if quantised is None else quantised.bits,
+        group_size=None if quantised is None else quantised.group_size,
+        stored_bytes=sum(_bytes(part) for part in parts.values()),
+        dense_bytes=numel * DENSE_BYTES_PER_WEIGHT,
+        method=method,
+    )
+    zeros = int((decode_one(folder, record, stored, dtype) == 0).sum())
+    return record.model_copy(update={"zeros": zeros, "sparsity": zeros / numel})
+
+
+def _check(record: TensorRecord, weights: CompressedWeights) -> None:
+    tensor = weights.tensors[record.name]
+    asked = nominal_zeros(weights.method, *tensor.shape)
+    if tensor.pruned != asked or record.zeros != tensor.zeros or record.zeros < asked:
+        raise UnfaithfulCheckpointError(
+            f"{record.name}: {record.zeros} zeros in the file, {tensor.zeros} in memory, "
+            f"{tensor.pruned} pruned where the pattern asks for {asked}"
+        )
+
+
+def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) -> None:
+    """A dense model that is already sparse would make the nominal ratio a lie; rounding to few bits adds its own zeros."""
+    method = weights.method
+    if not isinstance(method, Pruning) or any(record.bits is not None for record in records):
+        return
+    total = sum(rows * cols for rows, cols in (record.shape for record in records))
+    zeros = sum(record.zeros for record in records)
+    pruned = sum(tensor.pruned for tensor in weights.tensors.values())
+    if zeros - pruned > ZEROS_BESIDE * total:
+        raise UserError(
+            f"{records[0].method} {method.nominal}: the saved weights are {zeros / total:.1%} zeros, because the "
+            "dense model was sparse already; ask for more than that"
+        )
+
+
+def size_of(records: Sequence[TensorRecord], state: Mapping[str, Tensor], file_bytes: int) -> Size:
+    """The size of a checkpoint from its counted weights; `state` holds all of the model's weights."""
+    weights = sum(rows * cols for rows, cols in (record.shape for record in records))
+    stored = sum(record.stored_bytes for record in records)
+    return Size(
+        dense_bytes=sum(record.dense_bytes for record in records),
+        stored_bytes=stored,
+        file_bytes=file_bytes,
+        dense_file_bytes=sum(_bytes(tensor) for tensor in state.values()),
+        sparsity=sum(record.zeros for record in records) / weights,
+        bits_per_weight=8 * stored / weights,
+    )
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

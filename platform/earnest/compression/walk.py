@@ -1,0 +1,173 @@
+"""The walk: compress a model in place, block by block, each calibrated on what the compressed blocks before it put out.
+
+Inside a block, Linears that read the same tensor (q, k, v; gate, up) share one statistic. It is accumulated in float32
+batch by batch; of the activations only the inputs of the block at hand are kept. Without `true_sequential` all
+statistics of a block come from the block as it was; with it, each group of Linears sees those before it compressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from earnest.compression.activations import Statistic
+from earnest.compression.checks import check_fits, name_of
+from earnest.compression.matrices import Compressed, Matrix
+from earnest.compression.methods import DataDriven, DataFree, procedure_for
+from earnest.compression.quantiser import Quantised
+from earnest.models.blocks import Block, Stream, decoder_blocks, empty_cache, groups_by_input, open_stream, watching
+from earnest.models.loading import LoadedModel
+from earnest.specs import Method, UserError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CompressedTensor:
+    """What is known of one compressed weight beside its values, which are in the model.
+
+    `pruned` weights were chosen to become zero; `zeros` are zero in the dtype of the model, for whatever reason.
+    `quantised` lies on the CPU.
+    """
+
+    shape: tuple[int, int]
+    pruned: int
+    zeros: int
+    quantised: Quantised | None = None
+
+
+@dataclass(frozen=True)
+class CompressedWeights:
+    """A compression that was carried out: the method and each touched weight by its name in the state dict."""
+
+    method: Method
+    tensors: Mapping[str, CompressedTensor]
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@torch.no_grad()
+def compress(
+    loaded: LoadedModel, method: Method, calibration: Tensor | None = None, progress: Progress = silent
+) -> CompressedWeights:
+    """Compress all Linears in the decoder blocks of `loaded.model`, in place; the rest stays as it is.
+
+    Args:
+        loaded: the model; its weights are overwritten, rounded to its dtype.
+        method: what to do.
+        calibration: token ids [samples, length] for methods that need them.
+        progress: called with (blocks done, blocks) after each block.
+
+    Raises:
+        UserError: groups do not fit a layer, calibration is missing or not finite, or a Hessian cannot be inverted.
+    """
+    procedure = procedure_for(method)
+    check_fits(loaded.model, method)
+    blocks = decoder_blocks(loaded.model)
+    if isinstance(procedure, DataFree):
+        outcomes = _by_weights(blocks, procedure, method)
+    else:
+        stream = open_stream(loaded.model, blocks, _checked(calibration, loaded, method))
+        outcomes = _by_inputs(blocks, stream, procedure, method)
+    tensors: dict[str, CompressedTensor] = {}
+    for done, outcome in enumerate(outcomes, start=1):
+        tensors |= outcome
+        empty_cache(loaded.device)
+        progress(done, len(blocks))
+    return CompressedWeights(method, tensors)
+
+
+def _checked(calibration: Tensor | None, loaded: LoadedModel, method: Method) -> Tensor:
+    if calibration is None or calibration.dim() != 2 or not calibration.numel():
+        raise UserError(
+            f"{name_of(method)}: needs calibration; give token ids [samples, length], as calibration_ids makes them"
+        )
+    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+    worst = int(calibration.max())
+    if int(calibration.min()) < 0 or worst >= vocabulary:
+        raise UserError(
+            f"calibration: token id {worst} is outside the model's vocabulary of {vocabulary}; use its own tokenizer"
+        )
+    return calibration
+
+
+Outcome = dict[str, CompressedTensor]
+
+
+def _by_weights(blocks: Sequence[Block], procedure: DataFree, method: Method) -> Iterator[Outcome]:
+    for block in blocks:
+        yield _write(block, list(block.linears), lambda matrices: procedure.compress(matrices, method))
+
+
+def _by_inputs(blocks: Sequence[Block], stream: Stream, procedure: DataDriven, method: Method) -> Iterator[Outcome]:
+    """Compress block by block; the next block's inputs are made by the block as it is now."""
+    for block in blocks:
+        yield _calibrated(block, stream, procedure, method)
+        if block is not blocks[-1]:
+            stream.advance(block)
+
+
+def _calibrated(block: Block, stream: Stream, procedure: DataDriven, method: Method) -> Outcome:
+    groups = groups_by_input(block, stream)
+    stages = [[group] for group in groups] if getattr(method, "true_sequential", False) else [groups]
+    outcome: Outcome = {}
+    for stage in stages:
+        statistics = _gather(block, stage, stream, procedure)
+        for names in stage:
+            statistic = statistics.pop(names[0]).value()
+            outcome |= _by_statistic(block, names, statistic, procedure, method)
+    return outcome
+
+
+def _by_statistic(
+    block: Block, names: Sequence[str], statistic: Tensor, procedure: DataDriven, method: Method
+) -> Outcome:
+    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method))
+
+
+def _gather(
+    block: Block, groups: Sequence[Sequence[str]], stream: Stream, procedure: DataDriven
+) -> dict[str, Statistic]:
+    """The statistic of each group's inputs over all sequences, by the group's first Linear."""
+    statistics = {}
+    for first, *_ in groups:
+        linear = block.linears[first]
+        statistics[first] = procedure.statistic(linear.in_features, linear.weight.device)
+    with watching(block, list(statistics), lambda name, inputs: statistics[name].add(inputs)):
+        stream.pass_through(block)
+    return statistics
+
+
+def _write(block: Block, names: Sequence[str], compress: Callable[[list[Matrix]], list[Compressed]]) -> Outcome:
+    """Compress the named Linears and put the outcome into the model."""
+    weights = {f"{name}.weight": block.linears[name].weight for name in names}
+    done = compress([_matrix(name, weight) for name, weight in weights.items()])
+    return {name: _put(weights[name], outcome) for name, outcome in zip(weights, done, strict=True)}
+
+
+def _matrix(name: str, weight: Tensor) -> Matrix:
+    if not bool(weight.isfinite().all()):
+        raise UserError(f"{name}: the dense weight holds NaN or infinity; the model is damaged, fetch it again")
+    return Matrix(name, weight.float(), weight.dtype)
+
+
+def _put(weight: Tensor, outcome: Compressed) -> CompressedTensor:
+    """Put the outcome into the model, rounded to its dtype."""
+    weight.copy_(outcome.weight + 0.0)  # −0 becomes +0: a bitmask of non-zeros then tells the whole truth
+    rows, cols = weight.shape
+    return CompressedTensor(
+        shape=(rows, cols),
+        pruned=0 if outcome.mask is None else int(outcome.mask.sum()),
+        zeros=int((weight == 0).sum()),
+        quantised=None if outcome.quantised is None else _on_cpu(outcome.quantised),
+    )
+
+
+def _on_cpu(quantised: Quantised) -> Quantised:
+    tensors = {name: getattr(quantised, name).cpu() for name in ("codes", "scale", "zero", "group_of")}
+    return replace(quantised, **tensors)
