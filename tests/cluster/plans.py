@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.runners import work
 from earnest.cluster.driver import Outcome, run_plan
 from earnest.cluster.events import Event
 from earnest.plan import COMPRESS, EVALUATE, Plan, Step
@@ -59,6 +60,12 @@ class Traced:
         located = [replace(step, location={**step.location, "trace": str(self.trace)}) for step in steps]
         return run_plan(plan_of(located), self.store, Cluster(**spec), on_event=self.events.append, runner=RUNNER)
 
+    def run_alone(self, steps: Iterable[Step]) -> None:
+        """Run the steps in this process, one after the other."""
+        for step in steps:
+            located = replace(step, location={**step.location, "trace": str(self.trace)})
+            work(located, self.store, "cpu", lambda _: None)
+
     def of(self, kind: type[Any]) -> list[Any]:
         """The events of a kind."""
         return [event for event in self.events if isinstance(event, kind)]
@@ -69,10 +76,7 @@ class Traced:
         return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
 
     def contents(self) -> dict[str, str]:
-        """What the store promises: sha256 of every file of every finished step; run.json is circumstance."""
+        """All files of the steps' folders by sha256, also what should not lie there; run.json is circumstance."""
         root = Path(self.store.root)
-        finished = [path.parent for path in root.glob("*/[!.]*/step.json")]
-        files = [
-            path for folder in finished for path in folder.rglob("*") if path.is_file() and path.name != "run.json"
-        ]
-        return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+        files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != "run.json"]
+        return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -40,20 +40,26 @@ def test_asked_counts_are_limits_of_their_kind() -> None:
         (
             Cluster(gpus_per_worker=1, evaluators=2),
             LAPTOP,
-            "asked for 2 workers x 1 GPU; the cluster at here has 0 GPUs, 2 CPUs on 1 node\n"
-            "set gpus_per_worker = 0 to compute on CPUs, or give the address of a cluster with GPUs",
+            (
+                "asked for 2 workers x 1 GPU; the cluster at here has 0 GPUs, 2 CPUs on 1 node\n"
+                "set gpus_per_worker = 0 to compute on CPUs, or give the address of a cluster with GPUs"
+            ),
         ),
         (
             Cluster(gpus_per_worker=4),
             [Node(8, 2), Node(8, 2)],
-            "asked for 1 worker x 4 GPU; the cluster at here has 4 GPUs, 16 CPUs on 2 nodes\n"
-            "no node has that many: ask for fewer gpus_per_worker or cpus_per_worker",
+            (
+                "asked for 1 worker x 4 GPU; the cluster at here has 4 GPUs, 16 CPUs on 2 nodes\n"
+                "no node has that many: ask for fewer gpus_per_worker or cpus_per_worker"
+            ),
         ),
         (
             Cluster(evaluators=3),
             LAPTOP,
-            "asked for 3 workers x 1 CPU; the cluster at here has 0 GPUs, 2 CPUs on 1 node\n"
-            "there is room for 2: set compressors and evaluators to at most that",
+            (
+                "asked for 3 workers x 1 CPU; the cluster at here has 0 GPUs, 2 CPUs on 1 node\n"
+                "there is room for 2: set compressors and evaluators to at most that"
+            ),
         ),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_second_run_executes_nothing(traced: Traced) -> None:
 
 
 def test_both_cpus_work_whatever_kind_is_left(traced: Traced) -> None:
-    """Nothing but two evaluations can run, then nothing but two compressions: they meet only on two workers at a time."""
+    """Two steps of one kind wait for each other: they end only if two workers of that kind run at a time."""
     dense = [evaluate(f"task-{n}", meet="2") for n in range(2)]
     assert traced.run(dense, **CPUS).complete
     made = [compress(f"method-{n}", meet="4") for n in range(2)]

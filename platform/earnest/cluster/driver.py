@@ -42,10 +42,12 @@ def run_plan(
     Raises:
         UserError: no cluster at the address, or one without room for the workers asked for.
     """
+    _clear_abandoned(plan, store)
     ledger = Ledger(plan, stored(plan, store), spec.attempts)
     on_event(events.Planned(ledger.total, frozenset(ledger.outcome.cached)))
     if ledger.remaining():
         _run_remaining(ledger, store, spec, address, on_event, runner)
+        _clear_abandoned(plan, store)
     return ledger.outcome
 
 
@@ -54,6 +56,11 @@ def stored(plan: Plan, store: Store) -> set[str]:
     kinds = {step.kind for step in plan.steps.values()}
     found = {kind: store.digests(kind) for kind in kinds}
     return {step.digest for step in plan.steps.values() if step.digest in found[step.kind]}
+
+
+def _clear_abandoned(plan: Plan, store: Store) -> None:
+    for kind in {step.kind for step in plan.steps.values()}:
+        store.clear_abandoned(kind)
 
 
 def _run_remaining(
