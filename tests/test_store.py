@@ -63,6 +63,18 @@ def test_a_discarded_step_is_gone(store: Store) -> None:
     assert not store.has("compress", "d1")
 
 
+def test_what_a_killed_writer_left_is_cleared_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    abandoned = tmp_path / "compress" / ".d0-killed"
+    abandoned.mkdir(parents=True)
+    (abandoned / "half.bin").write_bytes(b"half")
+    with store.publish("compress", "d1", {}) as folder:
+        (folder / "file.txt").write_text("whole")
+        Store(str(tmp_path)).clear_abandoned("compress")
+    assert not abandoned.exists()
+    assert store.has("compress", "d1")
+
+
 def test_changed_bytes_are_noticed_on_reading(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     publish(store, "d1")

@@ -9,6 +9,7 @@ not part of what the step promises and is not hashed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -85,12 +86,27 @@ class Store:
         """
         parent = self._scratch(kind)
         folder = Path(tempfile.mkdtemp(prefix=f".{digest[:12]}-", dir=parent))
+        held = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # a file system without locks: what is abandoned there stays
+            fcntl.flock(held, fcntl.LOCK_EX)
         try:
             yield folder
             self._seal(folder, kind, digest, spec, run)
             self._move_into_place(folder, kind, digest)
         finally:
+            os.close(held)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def clear_abandoned(self, kind: str) -> None:
+        """Remove what writers that were killed left behind. A living one holds a lock, which ends with its process."""
+        for folder in self._scratch(kind).glob(".*-*"):
+            with contextlib.suppress(OSError):
+                held = os.open(folder, os.O_RDONLY)
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(held)
 
     def _scratch(self, kind: str) -> Path:
         parent = self._cache / "writing" if self.remote else Path(self._base) / kind
