@@ -1,0 +1,94 @@
+"""Perplexity scores each token once, equals lm-eval's rolling windows, and KL is what its definition says."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from earnest.evaluation.engine import Engine
+from earnest.evaluation.run import evaluate
+from earnest.evaluation.tasks.perplexity import documents, rolling
+from earnest.models.loading import load
+from earnest.models.source import Source
+from earnest.specs import Perplexity, UserError
+
+
+@pytest.mark.parametrize("length", [64, 256, 1024])
+def test_rolling_windows_equal_lm_eval(shared: Path, length: int) -> None:
+    folder = shared / "parity/evaluation"
+    engine = Engine(load(Source("tiny", folder / "tiny_llama", "0")))
+    lines = map(json.loads, (folder / "lmeval_expected/fx_wikitext.jsonl").read_text().splitlines())
+    pages = [line for line in lines if line["config"] == f"nobos_bs1_max{length}"]
+    assert pages
+    for page in pages:
+        windows = rolling(engine, page["scored_text"], length)
+        assert sum(len(window.continuation) for window in windows) == page["n_tokens"]
+        found = sum(likelihood.value or math.nan for likelihood in engine.log_likelihoods(windows))
+        assert found == pytest.approx(page["loglikelihood"], rel=1e-5)
+
+
+def test_windows_predict_every_token_once_and_the_last_is_full(make_model) -> None:
+    engine = Engine(make_model())
+    text = " ".join(documents(Perplexity(limit=2), "nano"))
+    tokens = engine.tokenizer(text, add_special_tokens=False)["input_ids"]
+    windows = rolling(engine, text, 16)
+    assert [token for window in windows for token in window.continuation] == tokens
+    assert len(windows[-1].context) + len(windows[-1].continuation) == 17
+    assert all(len(window.context) == 1 for window in windows[:-1])
+
+
+def test_the_three_perplexities_are_the_same_nats_over_three_counts(make_model, tmp_path: Path) -> None:
+    loaded = make_model()
+    text = "one two  three\n\nfour ünd five"
+    (tmp_path / "some.txt").write_text(text)
+    result = evaluate(loaded, Perplexity(data="x", kl_bytes=0), str(tmp_path / "some.txt"))
+    ids = [1, *loaded.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    log_probs = loaded.model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    nats = -float(log_probs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum())
+    found = {name: estimate.value for name, estimate in result.scores.metrics.items()}
+    assert found == {
+        "token_perplexity": pytest.approx(math.exp(nats / (len(ids) - 1)), rel=1e-5),
+        "word_perplexity": pytest.approx(math.exp(nats / 6), rel=1e-4),
+        "byte_perplexity": pytest.approx(math.exp(nats / len(text.encode())), rel=1e-5),
+    }
+    assert result.reference is None
+
+
+def test_kl_is_zero_against_itself_and_right_against_another(make_model, tmp_path: Path) -> None:
+    task = Perplexity(limit=6, kl_bytes=4 * 700 * 25)
+    dense, other = make_model(seed=0), make_model(seed=1)
+    made = evaluate(dense, task, "nano")
+    assert made.reference is not None
+    assert made.reference["log_probs"].shape == (25, 700)
+    save_file(made.reference, tmp_path / "reference.safetensors")
+    same = evaluate(dense, task, "nano", tmp_path / "reference.safetensors")
+    assert same.scores.metrics["kl"].value == 0.0
+    found = evaluate(other, task, "nano", tmp_path / "reference.safetensors").scores.metrics["kl"]
+    assert found.value == pytest.approx(_kl_one_by_one(dense, other, task, made.reference["positions"]), rel=1e-4)
+
+
+@torch.inference_mode()
+def _kl_one_by_one(dense, other, task: Perplexity, positions: torch.Tensor) -> float:
+    parts = []
+    for text in documents(task, "nano"):
+        ids = torch.tensor([[1, *dense.tokenizer(text, add_special_tokens=False)["input_ids"]]])
+        p, q = (model.model(ids).logits[0, :-1].double().log_softmax(-1) for model in (dense, other))
+        parts.append((p.exp() * (p - q)).sum(-1))
+    return float(torch.cat(parts)[positions].mean())
+
+
+def test_a_reference_of_other_text_is_refused(make_model, tmp_path: Path) -> None:
+    made = evaluate(make_model(), Perplexity(limit=3), "nano")
+    assert made.reference is not None
+    save_file(made.reference, tmp_path / "reference.safetensors")
+    with pytest.raises(UserError, match="made from other text"):
+        evaluate(make_model(), Perplexity(limit=3, seed=1), "nano", tmp_path / "reference.safetensors")
+
+
+def test_text_without_a_token_is_refused(make_model, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(UserError, match="no token to score"):
+        evaluate(make_model(), Perplexity(data="x"), str(tmp_path / "empty.jsonl"))

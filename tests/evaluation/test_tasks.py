@@ -1,0 +1,236 @@
+"""Tasks ask what they say they ask, keep every sample, and say the same twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from earnest.almanac import questions
+from earnest.almanac.language import check_biography
+from earnest.almanac.world import World
+from earnest.decoding.generation import Generation
+from earnest.evaluation.answers import Item, ask
+from earnest.evaluation.engine import Engine
+from earnest.evaluation.run import Evaluation, evaluate
+from earnest.evaluation.samples import SCHEMA
+from earnest.evaluation.tasks import biography, closed_book, mmlu, multiple_choice, needed_columns, open_book
+from earnest.evaluation.tasks.summarisation import rouge_scorer
+from earnest.records import canonical
+from earnest.specs import (
+    MMLU,
+    TASKS,
+    Biography,
+    ClosedBook,
+    MultipleChoice,
+    OpenBook,
+    Perplexity,
+    Summarisation,
+    UserError,
+)
+
+NANO_TASKS: list[Any] = [
+    Perplexity(limit=5),
+    ClosedBook(limit=6),
+    ClosedBook(limit=6, shots=0, name="zero_shot"),
+    OpenBook(limit=6),
+    MultipleChoice(limit=6),
+    Summarisation(limit=6, max_tokens=8),
+    Biography(limit=6, max_tokens=20),
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def serialised(result: Evaluation, path: Path) -> tuple[str, bytes]:
+    pq.write_table(result.samples, path, compression="zstd")
+    return canonical(result.scores.model_dump(mode="json")), path.read_bytes()
+
+
+@pytest.mark.parametrize("task", NANO_TASKS, ids=lambda task: task.label)
+def test_two_runs_are_equal_byte_for_byte(make_model, task: Any, tmp_path: Path) -> None:
+    first, second = (serialised(evaluate(make_model(), task, "nano"), tmp_path / name) for name in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize("task", NANO_TASKS, ids=lambda task: task.label)
+def test_every_sample_is_kept_and_counted(make_model, task: Any) -> None:
+    result = evaluate(make_model(max_position_embeddings=512), task, "nano")
+    scores = result.scores
+    assert scores.asked == scores.scored + scores.failed == result.samples.num_rows == task.limit
+    assert result.samples.schema.names[: len(SCHEMA)] == SCHEMA.names
+    assert scores.main.n == task.limit
+    assert scores.main.low is not None
+    assert scores.main.low <= scores.main.value <= (scores.main.high or 0.0)
+    assert scores.tokens_forwarded > 0
+
+
+def test_every_task_of_the_specs_is_run_here() -> None:
+    assert {type(task) for task in NANO_TASKS} | {MMLU} == set(TASKS)
+
+
+class Scripted(Engine):
+    """An engine whose model says what the test wants: scoring is under test and not the model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, replies: list[str]) -> None:
+        self.tokenizer = tokenizer
+        self.replies = replies
+
+    def generate(self, prompts: Any, progress: Any = None) -> list[Generation]:
+        return [Generation(text, tuple(range(len(text))), "stop") for text in self.replies]
+
+
+def test_answers_are_scored_by_exact_match_over_aliases(tokenizer: PreTrainedTokenizerBase) -> None:
+    items = [Item(str(i), "Q: x\nA:", ("Paris", "City of Light"), "city", "head") for i in range(4)]
+    found = ask(Scripted(tokenizer, [" Paris", " the city of light.", " I think Paris", ""]), items, 8)
+    assert [sample.correct for sample in found.samples] == [True, True, False, False]
+    assert found.metrics["exact_match"].value == 0.5
+    assert found.metrics["kick_containment"].value == 1.0
+
+
+def test_biographies_are_weighed_by_statement(tokenizer: PreTrainedTokenizerBase) -> None:
+    world = World.shipped()
+    asked = questions.biographies(world, 2, 0)
+    one, two = (question.person for question in asked)
+    assert one is not None
+    assert two is not None
+    lie = next(city for city in world.values["city"] if city != two.facts["city"])
+    replies = [
+        f" {one.name} was born in {one.facts['city']}. {one.name} plays the {one.facts['instrument']}.",
+        f" {two.name} was born in {lie}. {two.name} is fond of",
+    ]
+    found = biography.measure(Scripted(tokenizer, replies), Biography(limit=2))
+    assert found.metrics["fluent"].value == 3 / 4
+    assert found.metrics["true"].value == 2 / 3
+    assert found.metrics["statements"].value == 2.0
+    assert [sample.score for sample in found.samples] == [1.0, 0.0]
+
+
+def test_the_almanac_own_biographies_are_fluent_and_true(tokenizer: PreTrainedTokenizerBase) -> None:
+    asked = questions.biographies(World.shipped(), 9, 0)
+    found = biography.measure(Scripted(tokenizer, [question.answer for question in asked]), Biography(limit=9))
+    assert found.metrics["fluent"].value == found.metrics["true"].value == 1.0
+    assert found.metrics["distinct_true"].value == 6.0
+    assert all(len(check_biography(q.answer, q.person, World.shipped())) == 6 for q in asked if q.person)
+
+
+def test_rouge_equals_the_reference(shared: Path) -> None:
+    cases = json.loads((shared / "parity/statistics/rouge.json").read_text())["cases"]
+    plain = [case for case in cases if "reference" in case and not case["use_stemmer"]]
+    assert plain
+    for case in plain:
+        found = rouge_scorer().score(case["reference"], case["prediction"])
+        for kind in ("rouge1", "rouge2", "rougeL"):
+            assert list(found[kind]) == pytest.approx(case[kind], abs=1e-9)
+
+
+def test_a_user_closed_book_prompt_demonstrates_with_the_first_rows(tmp_path: Path) -> None:
+    rows = [{"question": f"Who is {n}? ", "answers": [n, f"Dr {n}"], "category": "names"} for n in ("Ann", "Bob", "Cy")]
+    items = closed_book.user_items(ClosedBook(shots=1), write(tmp_path / "q.parquet", rows))
+    assert items[0].prompt == "Q: Who is Ann?\nA: Ann\n\nQ: Who is Bob?\nA:"
+    assert [item.aliases for item in items] == [("Bob", "Dr Bob"), ("Cy", "Dr Cy")]
+    assert {item.domain for item in items} == {"names"}
+
+
+def test_a_user_open_book_prompt_holds_the_passage(tmp_path: Path) -> None:
+    rows = [{"context": "Ann sings.", "question": "Who sings?", "answers": {"text": ["Ann"], "answer_start": [0]}}]
+    items = open_book.user_items(OpenBook(shots=0), write(tmp_path / "q.parquet", rows))
+    assert items[0].prompt == "Passage: Ann sings.\nQ: Who sings?\nA:"
+    assert items[0].aliases == ("Ann",)
+
+
+@pytest.mark.parametrize("answer", [1, "B", "1", "yellow"])
+def test_a_choice_is_given_by_index_letter_or_text(tmp_path: Path, answer: Any) -> None:
+    rows = [{"question": "Colour?", "choices": ["red", "yellow"], "answer": answer}]
+    items = multiple_choice.user_items(MultipleChoice(shots=0), write(tmp_path / "q.parquet", rows))
+    assert (items[0].answer, items[0].options) == (1, (" red", " yellow"))
+
+
+def test_a_choice_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    rows = [{"question": "Colour?", "choices": ["red", "yellow"], "answer": "E"}]
+    with pytest.raises(UserError, match="'E' is neither an index"):
+        multiple_choice.user_items(MultipleChoice(shots=0), write(tmp_path / "q.parquet", rows))
+
+
+def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.parquet", [{"question": "x", "reply": "y"}])
+    with pytest.raises(
+        UserError, match=r"no column 'answers' or 'answer' or 'aliases'; its columns are question, reply"
+    ):
+        needed_columns(ClosedBook(), path)
+
+
+def test_more_shots_than_rows_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.parquet", [{"question": "x", "answer": "y"}])
+    with pytest.raises(UserError, match="bring more rows or set shots lower"):
+        closed_book.user_items(ClosedBook(shots=1), path)
+
+
+@pytest.fixture
+def mmlu_folder(tmp_path: Path) -> str:
+    for split, count in (("dev", 2), ("validation", 5), ("test", 3)):
+        rows = [
+            {
+                "subject": subject,
+                "question": f" {split} {subject} {i}?",
+                "choices": ["w", "x", "y", "z"],
+                "answer": i % 4,
+            }
+            for subject in ("high_art", "low_art")
+            for i in range(count)
+        ]
+        write(tmp_path / f"{split}.parquet", rows)
+    return str(tmp_path)
+
+
+def test_mmlu_runs_on_a_folder_of_splits(make_model, mmlu_folder: str) -> None:
+    result = evaluate(make_model(), MMLU(shots=1), mmlu_folder)
+    assert result.scores.asked == 6
+    assert set(result.scores.groups["domain"]) == {"high_art", "low_art"}
+    assert set(result.samples["split"].to_pylist()) == {"test"}
+    assert all(len(values) == 4 for values in result.samples["log_likelihoods"].to_pylist())
+
+
+def test_mmlu_falls_back_to_validation_where_there_is_no_test(mmlu_folder: str) -> None:
+    (Path(mmlu_folder) / "test.parquet").unlink()
+    assert mmlu.needed_splits(MMLU(), mmlu_folder) == ["validation", "dev"]
+    assert mmlu.needed_splits(MMLU(shots=0, split="dev"), mmlu_folder) == ["dev"]
+
+
+def test_mmlu_takes_shots_of_the_same_subject_and_a_limit_from_all_over(mmlu_folder: str) -> None:
+    items = mmlu.mmlu_items(MMLU(shots=2, limit=4), mmlu_folder, "validation")
+    assert [item.id for item in items] == ["high_art-0000", "high_art-0002", "low_art-0000", "low_art-0002"]
+    assert items[2].prompt.startswith(
+        "The following are multiple choice questions (with answers) about low art.\n\ndev low_art 0?\nA. w\n"
+    )
+    assert "high_art" not in items[2].prompt
+
+
+def test_mmlu_refuses_a_subject_that_is_not_there(mmlu_folder: str) -> None:
+    with pytest.raises(UserError, match=r"no subject 'cooking'.*high_art, low_art"):
+        mmlu.mmlu_items(MMLU(subjects=("cooking",)), mmlu_folder, "test")
+
+
+def test_mmlu_refuses_shots_without_a_dev_split(mmlu_folder: str) -> None:
+    (Path(mmlu_folder) / "dev.parquet").unlink()
+    with pytest.raises(UserError, match="no dev split for 5 shots"):
+        mmlu.needed_splits(MMLU(), mmlu_folder)
+
+
+def test_real_mmlu_runs(make_model, shared: Path) -> None:
+    result = evaluate(make_model(max_position_embeddings=2048), MMLU(limit=57, shots=1), str(shared / "data/mmlu"))
+    assert result.scores.scored == 57
+    assert len(result.scores.groups["domain"]) > 30
+
+
+def test_a_prompt_too_long_is_marked(make_model, tmp_path: Path) -> None:
+    rows = [{"question": "word " * 300, "answer": "x"}, {"question": "short?", "answer": "x"}]
+    result = evaluate(make_model(), ClosedBook(shots=0, max_tokens=4), write(tmp_path / "q.parquet", rows))
+    assert result.scores.truncated == 1
+    assert result.samples["truncated"].to_pylist() == [True, False]

@@ -1,0 +1,75 @@
+"""Intervals equal the references, and the bootstrap does what its definition says."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from earnest.statistics.intervals import bootstrap_mean, mean_estimate, ratio_estimate, wilson, wilson_interval
+
+
+def test_wilson_equals_the_reference_table(shared: Path) -> None:
+    table = json.loads((shared / "parity/statistics/wilson.json").read_text())
+    for case in table["cases"]:
+        found = wilson_interval(case["successes"], case["n"], case["confidence"])
+        assert found == pytest.approx(case["wilson"], abs=table["tolerance"]["abs"])
+
+
+def test_wilson_by_hand() -> None:
+    # p = 1/2, n = 4, z = 1.959964: centre 1/2, half-width z * sqrt(1/16 + z^2/64) / (1 + z^2/4)
+    z = 1.959963984540054
+    half = z * math.sqrt(1 / 16 + z * z / 64) / (1 + z * z / 4)
+    estimate = wilson(2, 4)
+    assert (estimate.low, estimate.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-12)
+    assert estimate.stderr == pytest.approx(math.sqrt(0.25 / 3))
+
+
+def test_a_mean_carries_the_sample_standard_error() -> None:
+    estimate = mean_estimate([1.0, 2.0, 3.0, 4.0])
+    assert estimate.value == 2.5
+    assert estimate.stderr == pytest.approx(math.sqrt(5 / 3) / 2)
+
+
+def test_one_sample_has_no_interval() -> None:
+    for estimate in (mean_estimate([3.0]), bootstrap_mean([3.0])):
+        assert (estimate.value, estimate.stderr, estimate.low, estimate.high) == (3.0, None, None, None)
+    assert wilson(1, 1).stderr is None
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        mean_estimate([])
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_mean([])
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        wilson(0, 0)
+
+
+def test_the_bootstrap_of_a_mean_agrees_with_the_standard_error() -> None:
+    values = np.random.default_rng(3).normal(size=400)
+    assert bootstrap_mean(values).stderr == pytest.approx(values.std() / 20, rel=0.06)
+
+
+def test_the_bootstrap_is_the_same_every_time() -> None:
+    assert bootstrap_mean([0.1, 0.9, 0.4]) == bootstrap_mean([0.1, 0.9, 0.4])
+
+
+def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios() -> None:
+    assert ratio_estimate([1.0, 9.0], [10.0, 10.0]).value == 0.5
+    assert ratio_estimate([1.0, 0.0], [1.0, 9.0]).value == pytest.approx(0.1)
+
+
+def test_clusters_widen_the_interval_where_their_statements_agree() -> None:
+    """Sixty statements in ten biographies that are each all true or all false are worth ten, not sixty."""
+    whole = ratio_estimate([6.0] * 5 + [0.0] * 5, [6.0] * 10)
+    single = ratio_estimate([1.0] * 30 + [0.0] * 30, [1.0] * 60)
+    assert whole.stderr is not None
+    assert single.stderr is not None
+    assert whole.stderr == pytest.approx(single.stderr * math.sqrt(6), rel=0.1)
+
+
+def test_a_ratio_of_nothing_is_zero() -> None:
+    estimate = ratio_estimate([0.0, 0.0], [0.0, 0.0])
+    assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
