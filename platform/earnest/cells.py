@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,26 +17,33 @@ import pyarrow.parquet as pq
 
 from earnest.plan import COMPRESS, EVALUATE, Cell, Plan, Step, method_fields
 from earnest.records import CellRecord, Comparison, Estimate, Manifest, Scores
-from earnest.statistics.intervals import wilson
+from earnest.statistics import paired
 from earnest.store import Store
 
-MATCHING_TOLERANCE = 0.05
 NOT_FINISHED = "not finished"
-_ROUNDING = 1e-9
 _COLUMNS = ("id", "prompt_hash", "prediction", "correct")
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One task's answers on one subject: sample id -> (prompt, prediction, correct or None)."""
+class Answer:
+    """What a subject said to one sample, and whether it was right where right and wrong exist."""
 
-    by_id: Mapping[str, tuple[str, str, bool | None]]
+    prompt_hash: str
+    prediction: str
+    correct: bool | None
 
 
 @dataclass(frozen=True)
-class _Evaluated:
+class Evaluated:
+    """One finished evaluation: its scores, and its answers by sample id."""
+
     scores: Scores
-    answers: Answers
+    answers: Mapping[str, Answer]
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Sample id -> the hash of what was asked."""
+        return {key: answer.prompt_hash for key, answer in self.answers.items()}
 
 
 def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellRecord]:
@@ -55,17 +62,17 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
     return [_record(cell, dense, plan, store, evaluated, failures) for cell in plan.cells]
 
 
-def _read_evaluations(plan: Plan, store: Store) -> dict[str, _Evaluated]:
+def _read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
     wanted = {digest for cell in plan.cells for digest in cell.evaluate.values()}
     return {digest: _read_evaluation(store, digest) for digest in sorted(wanted & store.digests(EVALUATE))}
 
 
-def _read_evaluation(store: Store, digest: str) -> _Evaluated:
+def _read_evaluation(store: Store, digest: str) -> Evaluated:
     scores = Scores.model_validate_json(store.read_file(EVALUATE, digest, "scores.json"))
     table = pq.read_table(io.BytesIO(store.read_file(EVALUATE, digest, "samples.parquet")), columns=list(_COLUMNS))
-    ids, prompts, predictions, correct = (table[column].to_pylist() for column in _COLUMNS)
-    answers = zip(prompts, predictions, correct, strict=True)
-    return _Evaluated(scores, Answers(dict(zip(ids, answers, strict=True))))
+    ids, *columns = (table[column].to_pylist() for column in _COLUMNS)
+    answers = (Answer(*row) for row in zip(*columns, strict=True))
+    return Evaluated(scores, dict(zip(ids, answers, strict=True)))
 
 
 def _record(
@@ -73,7 +80,7 @@ def _record(
     dense: Cell,
     plan: Plan,
     store: Store,
-    evaluated: Mapping[str, _Evaluated],
+    evaluated: Mapping[str, Evaluated],
     failures: Mapping[str, str],
 ) -> CellRecord:
     mine = {task: evaluated[digest] for task, digest in cell.evaluate.items() if digest in evaluated}
@@ -126,55 +133,46 @@ def _dataset(step: Step) -> str:
 # --- against dense --------------------------------------------------------------------------------------------------
 
 
-def _comparisons(mine: Mapping[str, _Evaluated], theirs: Mapping[str, _Evaluated]) -> dict[str, Comparison]:
-    return {task: compare(mine[task], theirs[task]) for task in mine if task in theirs}
+def _comparisons(mine: Mapping[str, Evaluated], theirs: Mapping[str, Evaluated]) -> dict[str, Comparison]:
+    return {task: compare(theirs[task], mine[task]) for task in mine if task in theirs}
 
 
-def compare(subject: _Evaluated, dense: _Evaluated) -> Comparison:
+def compare(dense: Evaluated, subject: Evaluated) -> Comparison:
     """One task of a subject against the dense model, on the samples that both answered.
 
-    The relative change is of the headline, and only given where both scored the very same prompts: a change of
+    The relative change is of the headline, and only given where both were asked the very same prompts: a change of
     samples is not a change of the model.
     """
-    relative = relative_change(subject, dense) if _same_samples(subject.answers, dense.answers) else None
+    relative = relative_change(dense, subject) if dense.prompts == subject.prompts else None
+    pairs = _pairs(dense, subject)
     return Comparison(
         relative=relative,
-        matches=None if relative is None else is_match(relative, subject.scores.higher_is_better),
-        retention=retention(subject.answers, dense.answers),
-        flips=flips(subject.answers, dense.answers),
+        matches=None if relative is None else paired.matches(relative, subject.scores.higher_is_better),
+        retention=paired.retention([bool(a.correct) for a, _ in pairs], [bool(b.correct) for _, b in pairs]),
+        flips=_flips(pairs),
         kl=subject.scores.metrics.get("kl_to_dense"),
     )
 
 
-def relative_change(subject: _Evaluated, dense: _Evaluated) -> float | None:
-    """(subject − dense) ÷ dense of the headline; None where dense scored zero."""
-    before, after = dense.scores.main.value, subject.scores.main.value
-    return (after - before) / before if before else None
+def relative_change(dense: Evaluated, subject: Evaluated) -> float | None:
+    """(subject − dense) ÷ dense of the headline; None where dense scored zero.
 
-
-def is_match(relative: float, higher_is_better: bool) -> bool:
-    """Whether a relative change is no worse than 5 % (LLM-KICK's criterion, arXiv 2310.01382), by its direction.
-
-    >>> is_match(-0.05, higher_is_better=True), is_match(0.06, higher_is_better=False)
-    (True, False)
+    Rounded to twelve digits, so that a score of exactly 95 % of dense still matches.
     """
-    loss = -relative if higher_is_better else relative
-    return loss <= MATCHING_TOLERANCE + _ROUNDING
+    before, after = dense.scores.main.value, subject.scores.main.value
+    return round((after - before) / before, 12) if before else None
 
 
-def retention(subject: Answers, dense: Answers) -> Estimate | None:
-    """Of the answers dense had right, the share that the subject has right too; None without right answers."""
-    right = [key for key, (_, _, correct) in dense.by_id.items() if correct and key in subject.by_id]
-    return wilson(sum(bool(subject.by_id[key][2]) for key in right), len(right)) if right else None
+def _pairs(dense: Evaluated, subject: Evaluated) -> list[tuple[Answer, Answer]]:
+    """The answers to what both were asked and either got right or wrong, aligned by sample id."""
+    shared = [key for key, answer in dense.answers.items() if answer.correct is not None and key in subject.answers]
+    return [(dense.answers[key], subject.answers[key]) for key in shared]
 
 
-def flips(subject: Answers, dense: Answers) -> Estimate | None:
-    """The share of shared samples whose answer's text or correctness changed; None for tasks without right and wrong."""
-    shared = [key for key, (_, _, correct) in dense.by_id.items() if correct is not None and key in subject.by_id]
-    changed = sum(subject.by_id[key][1:] != dense.by_id[key][1:] for key in shared)
-    return wilson(changed, len(shared)) if shared else None
-
-
-def _same_samples(subject: Answers, dense: Answers) -> bool:
-    prompts = ({key: prompt for key, (prompt, _, _) in answers.by_id.items()} for answers in (subject, dense))
-    return next(prompts) == next(prompts)
+def _flips(pairs: Sequence[tuple[Answer, Answer]]) -> Estimate | None:
+    if not pairs:
+        return None
+    before, after = zip(*pairs, strict=True)
+    correct = [[answer.correct for answer in answers] for answers in (before, after)]
+    texts = [[answer.prediction for answer in answers] for answers in (before, after)]
+    return paired.flips(*correct, *texts)

@@ -53,7 +53,9 @@ def sweep_cells() -> list[CellRecord]:
     return [*cells, cell("dense", "", medium, model="nano:medium"), cell("dense", "", small, model="nano:small")]
 
 
-def cell(method: str, ratio: str, figures: tuple[float, ...], *, model: str = "nano:large", seed: int = 0) -> CellRecord:
+def cell(
+    method: str, ratio: str, figures: tuple[float, ...], *, model: str = "nano:large", seed: int = 0
+) -> CellRecord:
     spec, sparsity, bits, nominal = asked(method, ratio)
     scores = dict(zip(TASKS, [*map(accuracy, figures[:3], TASKS[:3]), perplexity(figures[3])], strict=True))
     is_base = method == "dense" and model == "nano:large"
@@ -82,7 +84,12 @@ def asked(method: str, ratio: str) -> tuple[dict[str, object], float | None, int
     if method == "dense":
         return {"method": method, "version": 1}, None, None, "dense"
     if method in ("rtn", "gptq"):
-        return {"method": method, "version": 1, "bits": int(ratio), "group_size": 32}, None, int(ratio), f"{ratio} bits g32"
+        return (
+            {"method": method, "version": 1, "bits": int(ratio), "group_size": 32},
+            None,
+            int(ratio),
+            f"{ratio} bits g32",
+        )
     if ":" in ratio:
         n, m = map(int, ratio.split(":"))
         return {"method": method, "version": 1, "pattern": {"kind": "n:m", "n": n, "m": m}}, 1 - n / m, None, ratio
@@ -103,7 +110,10 @@ def size(sparsity: float | None, bits: int | None) -> Size | None:
 
 def accuracy(percent: float, task: str, n: int = 300) -> Scores:
     share = percent / 100
-    domains = {name: proportion(min(1.0, max(0.0, share + 0.02 * (i - 2.5) * (1 - share) * 4)), 50) for i, name in enumerate(DOMAINS)}
+    domains = {
+        name: proportion(min(1.0, max(0.0, share + 0.02 * (i - 2.5) * (1 - share) * 4)), 50)
+        for i, name in enumerate(DOMAINS)
+    }
     strata = {"head": proportion(min(1.0, share * 1.1), 100), "tail": proportion(share * share, 100)}
     headline = "accuracy" if task == "multiple_choice" else "exact_match"
     return Scores(
@@ -115,7 +125,10 @@ def accuracy(percent: float, task: str, n: int = 300) -> Scores:
 def proportion(share: float, n: int) -> Estimate:
     """Wilson's interval, by its formula."""
     z = 1.96
-    middle, half = (share + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    middle, half = (
+        (share + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
+    )
     return Estimate(value=share, stderr=sqrt(share * (1 - share) / n), low=middle - half, high=middle + half, n=n)
 
 

@@ -89,7 +89,9 @@ def test_files_become_artifacts_and_data_becomes_inputs(tracked: Path) -> None:
 
 def test_a_new_task_is_added_to_the_run_that_is_there(tmp_path: Path) -> None:
     whole = cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))
-    part = whole.model_copy(update={"scores": {"open_book": whole.scores["open_book"]}, "failures": {"perplexity": "out of memory"}})
+    part = whole.model_copy(
+        update={"scores": {"open_book": whole.scores["open_book"]}, "failures": {"perplexity": "out of memory"}}
+    )
     tracker(tmp_path).record([part])
     first = rows(tmp_path, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
     tracker(tmp_path).record([whole])
@@ -104,8 +106,11 @@ def test_a_score_that_changed_replaces_the_run_instead_of_standing_beside_the_ol
     tracker(tmp_path).record([cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))])
     tracker(tmp_path).record([cell("wanda", "0.5", (66.0, 98.7, 95.3, 2.032))])
     assert rows(tmp_path, CELL_RUNS) == [(1, 1)]
-    values = rows(tmp_path, "select m.value from metrics m join runs using (run_uuid) join tags t using (run_uuid) "
-                            "where m.key = 'score/closed_book' and lifecycle_stage = 'active' and t.key = 'earnest.cell'")
+    values = rows(
+        tmp_path,
+        "select m.value from metrics m join runs using (run_uuid) join tags t using (run_uuid) "
+        "where m.key = 'score/closed_book' and lifecycle_stage = 'active' and t.key = 'earnest.cell'",
+    )
     assert values == [(0.66,)]
 
 
@@ -170,7 +175,12 @@ def free_port() -> int:
 def server(folder: Path, port: int) -> Iterator[None]:
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:

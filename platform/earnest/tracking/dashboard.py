@@ -20,7 +20,9 @@ HOST = "127.0.0.1"
 START_SECONDS = 90.0
 
 
-def serve_dashboard(experiment: str, *, store_root: str, uri: str | None, port: int, tell: Callable[[str], None]) -> None:
+def serve_dashboard(
+    experiment: str, *, store_root: str, uri: str | None, port: int, tell: Callable[[str], None]
+) -> None:
     """Serve the saved charts until Ctrl-C. Where MLflow is a server already, only tell its address.
 
     Raises:
@@ -69,7 +71,9 @@ def _experiment_id(uri: str, experiment: str) -> str:
         found = client.get_experiment_by_name(experiment)
         names = [e.name for e in client.search_experiments(max_results=100) if e.name != "Default"]
     except MlflowException:
-        raise UserError(f"{shown(uri)}: MLflow does not answer there; start the server or check --tracking-uri") from None
+        raise UserError(
+            f"{shown(uri)}: MLflow does not answer there; start the server or check --tracking-uri"
+        ) from None
     if found is None:
         raise UserError(f"experiment {experiment!r}: not among those tracked ({', '.join(names) or 'none'})")
     return str(found.experiment_id)
@@ -97,7 +101,9 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up:
         if server.poll() is not None:
-            raise UserError(f"port {port}: MLflow's server ended at once; the port may be taken, choose another with --port")
+            raise UserError(
+                f"port {port}: MLflow's server ended at once; the port may be taken, choose another with --port"
+            )
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
                 return

@@ -72,12 +72,14 @@ class Entry:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Entry:
         """The entry that `dataclasses.asdict` and JSON made into `fields`."""
-        return cls(**{
-            **fields,
-            "points": tuple(Point(**point) for point in fields["points"]),
-            "datasets": tuple(Dataset(**dataset) for dataset in fields["datasets"]),
-            "artifacts": tuple(Artifact(**artifact) for artifact in fields["artifacts"]),
-        })
+        return cls(
+            **{
+                **fields,
+                "points": tuple(Point(**point) for point in fields["points"]),
+                "datasets": tuple(Dataset(**dataset) for dataset in fields["datasets"]),
+                "artifacts": tuple(Artifact(**artifact) for artifact in fields["artifacts"]),
+            }
+        )
 
 
 def step_of(saved: float) -> int:
@@ -103,7 +105,9 @@ def cell_entry(cell: CellRecord, files: Sequence[tuple[Path, str]] = ()) -> Entr
         params=_params(cell),
         points=tuple(Point(key, value, step) for key, value in sorted(metrics.items()) if math.isfinite(value)),
         datasets=tuple(_datasets(cell)),
-        artifacts=tuple(Artifact(str(p.absolute()), f"{folder}/{p.name}", sha256_of(p)) for p, folder in files if p.is_file()),
+        artifacts=tuple(
+            Artifact(str(p.absolute()), f"{folder}/{p.name}", sha256_of(p)) for p, folder in files if p.is_file()
+        ),
         failed=bool(cell.failures),
         seconds=sum(cell.seconds.values()),
     )
@@ -212,7 +216,9 @@ def curve_entries(cells: Sequence[CellRecord]) -> list[Entry]:
     model = compressed[0].model
     dense = [cell for cell in cells if cell.family == "dense" and cell.model == model and cell.scores]
     curves = sorted({cell.curve for cell in compressed})
-    return [_curve_entry(curve, dense[:1] + [c for c in compressed if c.curve == curve], compressed) for curve in curves]
+    return [
+        _curve_entry(curve, dense[:1] + [c for c in compressed if c.curve == curve], compressed) for curve in curves
+    ]
 
 
 def _curve_entry(curve: str, cells: Sequence[CellRecord], compressed: Sequence[CellRecord]) -> Entry:
@@ -221,7 +227,7 @@ def _curve_entry(curve: str, cells: Sequence[CellRecord], compressed: Sequence[C
     lower = {task for cell in cells for task, scores in cell.scores.items() if not scores.higher_is_better}
     return Entry(
         name=f"curve-{digest([first.sweep, first.model_digest, curve])}",
-        run_name=f"{curve} (curve)",
+        run_name=curve,
         tags={
             CURVE_TAG: "1",
             "method": curve,
@@ -246,7 +252,9 @@ def _curve_points(cells: Sequence[CellRecord], dense_bytes: int) -> Iterable[Poi
         saved = fmean(cell.saved for cell in same)
         step = max(step_of(saved), step + 1)
         means = _means(same) | {"saved": saved, "size_mib": (1 - saved) * dense_bytes / 2**20}
-        yield from (Point(f"curve/{key}", value, int(step)) for key, value in sorted(means.items()) if math.isfinite(value))
+        yield from (
+            Point(f"curve/{key}", value, int(step)) for key, value in sorted(means.items()) if math.isfinite(value)
+        )
 
 
 def _means(same: Sequence[CellRecord]) -> dict[str, float]:

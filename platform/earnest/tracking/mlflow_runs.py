@@ -18,7 +18,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from earnest.records import CellRecord
-from earnest.tracking.entries import CONTENT_TAG, CURVE_TAG, ENTRY_TAG, FAILURE_PREFIX, LOWER_TAG, Entry, cell_entry, curve_entries
+from earnest.tracking.entries import (
+    CONTENT_TAG,
+    CURVE_TAG,
+    ENTRY_TAG,
+    FAILURE_PREFIX,
+    LOWER_TAG,
+    Entry,
+    cell_entry,
+    curve_entries,
+)
 from earnest.tracking.outbox import Outbox, Pending
 from earnest.tracking.views import AXES, view_tags
 
@@ -32,7 +41,13 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
-_UNREACHABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED")
+_UNREACHABLE = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+)
 
 
 class Tracker:
@@ -59,7 +74,9 @@ class Tracker:
         """The tracking URI without user, password and query."""
         return shown(self.uri)
 
-    def record(self, cells: Sequence[CellRecord], artifacts: Mapping[str, Sequence[tuple[Path, str]]] | None = None) -> int:
+    def record(
+        self, cells: Sequence[CellRecord], artifacts: Mapping[str, Sequence[tuple[Path, str]]] | None = None
+    ) -> int:
         """Note every cell and curve in the outbox, then send what MLflow does not know yet.
 
         Args:
@@ -93,7 +110,9 @@ class Tracker:
             for session in sessions.values():
                 session.save_views()
         except _unreachable_errors() as error:
-            self._warn(f"{self.shown_uri}: {self._reason(error)}; {len(self._outbox.pending())} runs wait in the outbox")
+            self._warn(
+                f"{self.shown_uri}: {self._reason(error)}; {len(self._outbox.pending())} runs wait in the outbox"
+            )
         return sent
 
     def _send(self, session: _Session, pending: Pending) -> int:
@@ -179,7 +198,11 @@ class _Session:
         token = None
         while True:
             page = self._client.search_runs(
-                [self._id], f"tags.`{ENTRY_TAG}` LIKE '%'", max_results=BATCH, order_by=["attributes.start_time ASC"], page_token=token
+                [self._id],
+                f"tags.`{ENTRY_TAG}` LIKE '%'",
+                max_results=BATCH,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
             )
             for run in page:
                 if runs.setdefault(run.data.tags[ENTRY_TAG], run) is not run:
@@ -225,7 +248,9 @@ class _Session:
         return run_id
 
     def _close(self, run_id: str, pending: Pending) -> None:
-        self._client.set_terminated(run_id, "FAILED" if pending.entry.failed else "FINISHED", end_time=pending.timestamp)
+        self._client.set_terminated(
+            run_id, "FAILED" if pending.entry.failed else "FINISHED", end_time=pending.timestamp
+        )
 
     def _fill(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float]) -> None:
         from mlflow.entities import Metric, Param, RunTag

@@ -29,7 +29,17 @@ def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[
         "size": ("By size in MiB", ordered),
     }
     kept = {key: section for key, section in sections.items() if section[1]}
-    charts = [_line(f"{key}-{task}", key, task, SIZE if key == "size" else SAVED) for key, (_, tasks_) in kept.items() for task in tasks_]
+    charts = [
+        _line(
+            f"{key}-{task}",
+            key,
+            task,
+            axis=SIZE if key == "size" else SAVED,
+            scale="log" if task in lower_is_better else "linear",
+        )
+        for key, (_, shown) in kept.items()
+        for task in shown
+    ]
     state = _state([_section(key, title) for key, (title, _) in kept.items()], [*charts, *map(_hidden, AXES)])
     return {
         f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(state, separators=(",", ":"), sort_keys=True),
@@ -43,14 +53,22 @@ def view_path(experiment_id: str) -> str:
 
 
 def _section(key: str, title: str) -> dict[str, Any]:
-    return {"uuid": key, "name": title, "display": True, "isReordered": False, "deleted": False, "isGenerated": False, "columns": 2}
+    return {
+        "uuid": key,
+        "name": title,
+        "display": True,
+        "isReordered": False,
+        "deleted": False,
+        "isGenerated": False,
+        "columns": 2,
+    }
 
 
-def _line(uuid: str, section: str, task: str, axis: str) -> dict[str, Any]:
+def _line(uuid: str, section: str, task: str, *, axis: str, scale: str) -> dict[str, Any]:
     return {
         "uuid": uuid, "type": "LINE", "runsCountToCompare": 40, "metricSectionId": section, "deleted": False,
         "isGenerated": False, "metricKey": f"curve/{task}", "selectedMetricKeys": [f"curve/{task}"],
-        "lineSmoothness": 0, "xAxisScaleType": "linear", "scaleType": "linear", "range": {}, "xAxisKey": "metric",
+        "lineSmoothness": 0, "xAxisScaleType": "linear", "scaleType": scale, "range": {}, "xAxisKey": "metric",
         "selectedXAxisMetricKey": axis, "displayPoints": True, "yAxisKey": "metric", "yAxisExpressions": [],
         "ignoreOutliers": False, "useGlobalXaxisKey": False, "useGlobalLineSmoothing": False,
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a sweep found, for people: the terminal table, exports, figures and one self-contained page."""

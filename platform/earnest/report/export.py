@@ -1,0 +1,99 @@
+"""All cells as flat data, Parquet and CSV: one row per cell, task and metric, for whoever wants to draw it their way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from earnest.records import CellRecord, Estimate, Scores
+
+SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("cell", "sweep", "model", "method", "curve", "family", "nominal")],
+        ("nominal_sparsity", pa.float64()),
+        ("nominal_bits", pa.int64()),
+        ("seed", pa.int64()),
+        ("saved", pa.float64()),
+        ("sparsity", pa.float64()),
+        ("bits_per_weight", pa.float64()),
+        ("stored_bytes", pa.int64()),
+        ("dense_bytes", pa.int64()),
+        ("file_bytes", pa.int64()),
+        ("task", pa.string()),
+        ("group", pa.string()),
+        ("metric", pa.string()),
+        ("is_headline", pa.bool_()),
+        ("higher_is_better", pa.bool_()),
+        *[(name, pa.float64()) for name in ("value", "stderr", "low", "high")],
+        ("n", pa.int64()),
+        *[(name, pa.int64()) for name in ("asked", "scored", "truncated", "failed")],
+        ("relative", pa.float64()),
+        ("matches", pa.bool_()),
+        *[(name, pa.float64()) for name in ("retention", "flips", "kl")],
+        ("seconds", pa.float64()),
+        ("failure", pa.string()),
+    ]
+)
+
+
+def export_cells(cells: Sequence[CellRecord], folder: Path) -> None:
+    """Write cells.parquet and cells.csv. A task that failed has a row with the reason and no value."""
+    table = pa.Table.from_pylist([row for cell in cells for row in cell_rows(cell)], schema=SCHEMA)
+    pa.parquet.write_table(table, folder / "cells.parquet", compression="zstd")
+    pa.csv.write_csv(table, folder / "cells.csv")
+
+
+def cell_rows(cell: CellRecord) -> Iterator[dict[str, Any]]:
+    """One row per metric, one per group of the headline, and one per failure; a cell without any still has one."""
+    about = _about(cell)
+    rows = [{**about, **row} for task, scores in cell.scores.items() for row in _task_rows(cell, task, scores)]
+    rows += [{**about, "task": step, "failure": reason} for step, reason in cell.failures.items()]
+    yield from rows or [about]
+
+
+def _about(cell: CellRecord) -> dict[str, Any]:
+    names = ("sweep", "model", "method", "curve", "family", "nominal", "nominal_sparsity", "nominal_bits", "seed")
+    sizes = ("sparsity", "bits_per_weight", "stored_bytes", "dense_bytes", "file_bytes")
+    known = cell.size is not None or cell.family == "dense"
+    return {
+        "cell": cell.key,
+        **{name: getattr(cell, name) for name in names},
+        "saved": cell.saved if known else None,
+        **{name: getattr(cell.size, name, None) for name in sizes},
+    }
+
+
+def _task_rows(cell: CellRecord, task: str, scores: Scores) -> Iterator[dict[str, Any]]:
+    counts = {name: getattr(scores, name) for name in ("asked", "scored", "truncated", "failed")}
+    common = {"task": task, "higher_is_better": scores.higher_is_better}
+    for metric, estimate in scores.metrics.items():
+        headline = metric == scores.headline
+        more = {**counts, **_against_dense(cell, task), "seconds": cell.seconds.get(task)} if headline else {}
+        yield {**common, "metric": metric, "is_headline": headline, **_spread(estimate), **more}
+    for grouping, groups in scores.groups.items():
+        for group, estimate in groups.items():
+            yield {
+                **common,
+                "metric": scores.headline,
+                "is_headline": False,
+                "group": f"{grouping}: {group}",
+                **_spread(estimate),
+            }
+
+
+def _spread(estimate: Estimate) -> dict[str, Any]:
+    return {name: getattr(estimate, name) for name in ("value", "stderr", "low", "high", "n")}
+
+
+def _against_dense(cell: CellRecord, task: str) -> dict[str, Any]:
+    comparison = cell.comparisons.get(task)
+    if comparison is None:
+        return {}
+    estimates = {name: getattr(comparison, name) for name in ("retention", "flips", "kl")}
+    values = {name: None if estimate is None else estimate.value for name, estimate in estimates.items()}
+    return {"relative": comparison.relative, "matches": comparison.matches, **values}

@@ -1,0 +1,189 @@
+"""The report: one self-contained page, with the exports and figures beside it.
+
+Nothing on the page is fetched from anywhere, and nothing on it is typed by hand: the headline, the captions and the
+list of what was measured come from the cells. The same cells give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from earnest.palette import ink
+from earnest.plan import EVALUATE
+from earnest.records import CellRecord, digest
+from earnest.report.export import export_cells
+from earnest.report.figures import Drawn, draw_figures
+from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
+from earnest.report.samples import FluentButWrong, fluent_but_wrong
+from earnest.report.survey import Survey, figure_text, half_width, percent_change, spoken
+from earnest.store import Store
+
+PAGE = "report.html"
+_HERE = Path(__file__).parent
+
+
+def write_report(cells: Sequence[CellRecord], folder: Path, *, title: str, store: Store | None = None) -> Path:
+    """Write report.html, cells.parquet, cells.csv and figures/ into a folder, and return the page's path.
+
+    A report of the same cells, written by the same code, is left as it is.
+
+    Args:
+        cells: as `earnest.cells.collect` gives them; failed and missing ones are shown as such.
+        folder: made if it is not there.
+        title: the sweep's name.
+        store: where sample texts and library versions are read from; the page does without them where None.
+    """
+    page, content = folder / PAGE, _content(cells, title)
+    if page.is_file() and f'content="{content}"' in page.read_text(encoding="utf-8")[:1000]:
+        return page
+    folder.mkdir(parents=True, exist_ok=True)
+    survey = Survey(tuple(cells))
+    export_cells(cells, folder)
+    figures = draw_figures(survey, folder / "figures")
+    samples = fluent_but_wrong(survey, store) if store else None
+    text = _render(survey, figures, title=title, content=content, samples=samples, versions=_versions(survey, store))
+    writing = page.with_suffix(".tmp")
+    writing.write_text(text, encoding="utf-8")
+    writing.replace(page)
+    return page
+
+
+def _content(cells: Sequence[CellRecord], title: str) -> str:
+    """The digest of all that decides the page: the cells, and the code that draws them."""
+    code = [sha256(path.read_bytes()).hexdigest() for path in sorted(_HERE.glob("*.*"))]
+    return digest([title, code, [cell.model_dump_json() for cell in cells]])
+
+
+def _versions(survey: Survey, store: Store | None) -> dict[str, str]:
+    if store is None or survey.dense is None:
+        return {}
+    finished = (survey.dense.steps[task] for task in survey.dense.scores)
+    steps = [store.read_step(EVALUATE, step)["spec"] for step in finished if store.has(EVALUATE, step)]
+    return dict(steps[0].get("versions", {})) if steps else {}
+
+
+def _render(
+    survey: Survey,
+    figures: Sequence[Drawn],
+    *,
+    title: str,
+    content: str,
+    samples: FluentButWrong | None,
+    versions: Mapping[str, str],
+) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("template.html").render(
+        title=title,
+        content=content,
+        survey=survey,
+        spoken=spoken,
+        figures={kind: list(_figures(figures, kind)) for kind in ("claims", "saved", "asked", "domains")},
+        rows=[_row(survey, cell) for cell in survey.cells],
+        measured=[_measured(survey, task) for task in survey.tasks],
+        datasets=_datasets(survey),
+        models=dict.fromkeys((cell.model, cell.model_digest) for cell in survey.cells),
+        seconds=_seconds(survey),
+        samples=samples,
+        versions=versions,
+        inks=_css_colours(survey),
+    )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A figure as the template needs it."""
+
+    name: str
+    svg: Markup
+    caption: str
+
+
+def _figures(figures: Iterable[Drawn], kind: str) -> Iterable[_Shown]:
+    for figure in figures:
+        if figure.name.split("-")[0] == kind:
+            # The SVG is drawn by this program from numbers and names that matplotlib escapes.
+            yield _Shown(figure.name, Markup(figure.svg), figure.caption)  # noqa: S704
+
+
+def _css_colours(survey: Survey) -> list[tuple[str, str, str]]:
+    """CSS variables: (name, colour on light pages, colour on dark pages)."""
+    page = {"text": TEXT, "muted": MUTED, "line": LINE, "paper": PAPER, "band": BAND}
+    methods = {f"m-{name}": ink(name) for name in dict.fromkeys(["dense", "gptq", *(c.method for c in survey.cells)])}
+    return [(name, each.light, each.dark) for name, each in {**page, **methods}.items()]
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def _row(survey: Survey, cell: CellRecord) -> dict[str, Any]:
+    size = cell.size
+    return {
+        "method": cell.method,
+        "name": cell.model if cell.family == "dense" else cell.curve,
+        "asked": cell.nominal + (f", seed {cell.seed}" if cell.seed else ""),
+        "saved": None if size is None else size.saved,
+        "sparsity": None if size is None else size.sparsity,
+        "bits": None if size is None else size.bits_per_weight,
+        "stored": None if size is None else size.stored_bytes,
+        "scores": [_score(survey, cell, task) for task in survey.tasks],
+    }
+
+
+def _score(survey: Survey, cell: CellRecord, task: str) -> dict[str, Any]:
+    if task not in cell.scores:
+        reason = cell.failures.get(task) or cell.failures.get("compress")
+        return {"sort": None, "text": "failed" if reason else "–", "reason": reason or "not asked of this cell"}
+    scores, comparison = cell.scores[task], cell.comparisons.get(task)
+    half = half_width(scores.main)
+    retention = comparison.retention if comparison else None
+    return {
+        "sort": scores.main.value,
+        "text": figure_text(scores.main.value, scores.headline),
+        "half": "" if half is None else figure_text(half, scores.headline),
+        "change": percent_change(comparison.relative) if comparison else "",
+        "lost": bool(comparison and comparison.matches is False),
+        "kept": f"{retention.value:.1%} of dense's right answers kept" if retention else "",
+        "reason": "",
+    }
+
+
+# --- how it was measured --------------------------------------------------------------------------------------------
+
+
+def _measured(survey: Survey, task: str) -> dict[str, Any]:
+    """One task's counts over all cells: the fewest asked and scored, the most truncated and failed."""
+    every = [cell.scores[task] for cell in survey.cells if task in cell.scores]
+    return {
+        "task": spoken(task),
+        "metric": every[0].headline.replace("_", " "),
+        "version": every[0].version,
+        "asked": min(scores.asked for scores in every),
+        "scored": min(scores.scored for scores in every),
+        "truncated": max(scores.truncated for scores in every),
+        "failed": max(scores.failed for scores in every),
+        "cells": len(every),
+    }
+
+
+def _datasets(survey: Survey) -> list[tuple[str, str, str]]:
+    """Every dataset once: (name, digest, what for)."""
+    uses: dict[str, dict[str, None]] = {}
+    for cell in survey.cells:
+        for use, where in cell.datasets.items():
+            uses.setdefault(where, {})[spoken(use)] = None
+    return [(*where.rsplit("@", 1), ", ".join(names)) for where, names in sorted(uses.items())]  # type: ignore[misc]
+
+
+def _seconds(survey: Survey) -> float:
+    """Seconds of all steps, each counted once."""
+    steps = {cell.steps.get(name, name): value for cell in survey.cells for name, value in cell.seconds.items()}
+    return sum(steps.values())

@@ -1,0 +1,250 @@
+"""A sweep's cells seen as a whole: the dense model, the curves, what each metric claims, and the finding in words.
+
+Pure: figures, table and page all draw what is computed here, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from statistics import fmean
+
+from earnest.records import CellRecord, Estimate, digest
+
+CONTROLS = ("random",)
+MATCHING = 0.05
+MINUS = "−"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One ratio of one curve: its cells differ in nothing but the seed."""
+
+    cells: tuple[CellRecord, ...]
+
+    @property
+    def nominal(self) -> str:
+        """What was asked, as in "50%"."""
+        return self.cells[0].nominal
+
+    @property
+    def saved(self) -> float:
+        """Share of bytes saved, the mean of the seeds."""
+        return fmean(cell.saved for cell in self.cells)
+
+    @property
+    def harshness(self) -> float:
+        """What was asked as a number that grows with compression: sparsity, or bits below 16."""
+        cell = self.cells[0]
+        return cell.nominal_sparsity if cell.nominal_sparsity is not None else 16.0 - (cell.nominal_bits or 16)
+
+    def score(self, task: str) -> Estimate | None:
+        """The task's headline; of several seeds the mean value, with the mean of their intervals' ends."""
+        found = [cell.scores[task].main for cell in self.cells if task in cell.scores]
+        return _mean_estimate(found) if found else None
+
+    def relative(self, task: str) -> float | None:
+        """The headline's relative change against dense, the mean of the seeds."""
+        comparisons = [cell.comparisons[task].relative for cell in self.cells if task in cell.comparisons]
+        found = [relative for relative in comparisons if relative is not None]
+        return fmean(found) if found else None
+
+    def matches(self, task: str) -> bool:
+        """Whether every seed still matches dense."""
+        found = [cell.comparisons[task].matches for cell in self.cells if task in cell.comparisons]
+        return bool(found) and all(found)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one method and its options, in order of bytes saved."""
+
+    name: str
+    method: str
+    family: str
+    is_pattern: bool
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The last point of a curve at which a metric still matches dense; None when it does not at the first."""
+
+    task: str
+    last: Point | None
+
+    @property
+    def saved(self) -> float:
+        """Share of bytes saved at that point; 0 when there is none."""
+        return self.last.saved if self.last else 0.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All cells of a sweep, and the questions that the report asks of them."""
+
+    cells: tuple[CellRecord, ...]
+
+    @cached_property
+    def compressed(self) -> list[CellRecord]:
+        """The cells that are not a model as it is."""
+        return [cell for cell in self.cells if cell.family != "dense"]
+
+    @cached_property
+    def dense(self) -> CellRecord | None:
+        """The model that all others are compared with."""
+        models = [cell.model for cell in [*self.compressed, *self.cells]]
+        return next((cell for cell in self.cells if cell.family == "dense" and cell.model == models[0]), None)
+
+    @cached_property
+    def references(self) -> list[CellRecord]:
+        """Other models as they are, to stand beside."""
+        return [cell for cell in self.cells if cell.family == "dense" and cell is not self.dense]
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Every task that any cell scored: those where lower is better (perplexity) first, then in the sweep's order."""
+        found = dict.fromkeys(task for cell in self.cells for task in [*cell.steps, *cell.scores])
+        scored = [task for task in found if any(task in cell.scores for cell in self.cells)]
+        return sorted(scored, key=self.higher_is_better)
+
+    def higher_is_better(self, task: str) -> bool:
+        """The task's direction."""
+        return next(cell.scores[task].higher_is_better for cell in self.cells if task in cell.scores)
+
+    def headline(self, task: str) -> str:
+        """The name of the task's headline metric."""
+        return next(cell.scores[task].headline for cell in self.cells if task in cell.scores)
+
+    def dense_score(self, task: str) -> Estimate | None:
+        """The dense model's headline."""
+        return self.dense.scores[task].main if self.dense and task in self.dense.scores else None
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """Every method's curve, in the sweep's order; N:M patterns are curves of one point."""
+        sized = [cell for cell in self.compressed if cell.size is not None]
+        return [_curve(name, [c for c in sized if c.curve == name]) for name in dict.fromkeys(c.curve for c in sized)]
+
+    def claims(self, curve: Curve) -> list[Claim]:
+        """Per task, how far along a curve it says that nothing was lost: up to the first point that does not match."""
+        judged = [task for task in self.tasks if any(point.relative(task) is not None for point in curve.points)]
+        return [Claim(task, _last(takewhile(_matching(task), curve.points))) for task in judged]
+
+    def loss(self, cell: CellRecord, task: str) -> float | None:
+        """How much worse than dense, relative: 0.24 is 24 % worse, whatever the task's direction."""
+        relative = cell.comparisons[task].relative if task in cell.comparisons else None
+        return relative if relative is None or not self.higher_is_better(task) else -relative
+
+    @cached_property
+    def blind_spot(self) -> tuple[CellRecord, str, str] | None:
+        """The cell where a perplexity still matches and a task lost most: (cell, perplexity, task). Controls left out."""
+        lower = [task for task in self.tasks if not self.higher_is_better(task)]
+        found = [
+            (loss, cell, claimed, task)
+            for cell in self.compressed
+            for claimed in lower
+            if cell.method not in CONTROLS and claimed in cell.comparisons and cell.comparisons[claimed].matches
+            for task in self.tasks
+            if task not in lower and (loss := self.loss(cell, task)) is not None and loss > MATCHING
+        ]
+        worst = max(found, key=lambda item: item[0], default=None)
+        return None if worst is None else worst[1:]
+
+    @cached_property
+    def most_lost(self) -> str | None:
+        """The task that tells most: that of the blind spot, or else the one with the largest loss anywhere."""
+        if self.blind_spot:
+            return self.blind_spot[2]
+        tasks = [task for task in self.tasks if self.higher_is_better(task)]
+        return max(tasks, key=self._largest_loss, default=None)
+
+    def _largest_loss(self, task: str) -> float:
+        return max((self.loss(cell, task) or 0.0 for cell in self.compressed), default=0.0)
+
+    @cached_property
+    def finding(self) -> str:
+        """The sweep's finding in one line, computed from its cells."""
+        if self.blind_spot:
+            cell, claimed, task = self.blind_spot
+            changes = (f"{spoken(name)} {percent_change(cell.comparisons[name].relative)}" for name in (claimed, task))
+            return f"{cell.label}: " + ", ".join(changes)
+        judged = [
+            (cell, task, loss)
+            for cell in self.compressed
+            for task in self.tasks
+            if (loss := self.loss(cell, task)) is not None
+        ]
+        if not judged:
+            return "Nothing was compared with a dense model" if self.compressed else "The dense model alone"
+        cell, task, loss = max(judged, key=lambda item: item[2])
+        if loss <= MATCHING:
+            return f"Nothing lost more than {MATCHING:.0%}: every score still matches dense"
+        return f"{cell.label}: {spoken(task)} {percent_change(cell.comparisons[task].relative)}"
+
+    @cached_property
+    def failures(self) -> list[tuple[CellRecord, str, str]]:
+        """Every step that failed or did not finish: (cell, step, reason)."""
+        return [(cell, step, reason) for cell in self.cells for step, reason in cell.failures.items()]
+
+    def domains(self, task: str) -> list[str]:
+        """The domains that the dense model was scored in."""
+        groups = self.dense.scores[task].groups if self.dense and task in self.dense.scores else {}
+        return list(groups.get("domain", {}))
+
+
+def spoken(task: str) -> str:
+    """A task's name as read: "closed book"."""
+    return task.replace("_", " ")
+
+
+def percent_change(relative: float | None) -> str:
+    """A relative change with its sign, short enough for a table: "−24%", "+4.1%", "0%"."""
+    if relative is None:
+        return ""
+    percent = 100 * relative
+    if abs(percent) >= 1000:
+        return f"{'+' if percent > 0 else MINUS}{abs(percent) / 100:.0f}×"
+    digits = 0 if abs(percent) >= 9.95 or abs(percent) < 0.05 else 1
+    text = f"{abs(percent):.{digits}f}%"
+    return text if float(text[:-1]) == 0 else ("+" if percent > 0 else MINUS) + text
+
+
+def figure_text(value: float, headline: str) -> str:
+    """A score as people write it: shares as percent with one decimal, perplexities with three digits after the point."""
+    return f"{value:.3f}" if "perplexity" in headline else f"{100 * value:.1f}"
+
+
+def half_width(estimate: Estimate) -> float | None:
+    """Half of the 95 % interval; None where there is none."""
+    return None if estimate.low is None or estimate.high is None else (estimate.high - estimate.low) / 2
+
+
+def _curve(name: str, cells: Sequence[CellRecord]) -> Curve:
+    ratios: dict[str, list[CellRecord]] = {}
+    for cell in cells:
+        asked = {key: value for key, value in cell.method_spec.items() if key not in ("seed", "calibration")}
+        ratios.setdefault(digest(asked), []).append(cell)
+    points = sorted((Point(tuple(same)) for same in ratios.values()), key=lambda point: point.saved)
+    is_pattern = (cells[0].method_spec.get("pattern") or {}).get("kind") == "n:m"
+    return Curve(name, cells[0].method, cells[0].family, is_pattern, tuple(points))
+
+
+def _matching(task: str) -> Callable[[Point], bool]:
+    return lambda point: point.matches(task)
+
+
+def _last(points: Iterable[Point]) -> Point | None:
+    return next(reversed(list(points)), None)
+
+
+def _mean_estimate(found: Sequence[Estimate]) -> Estimate:
+    lows, highs = ([end for e in found if (end := getattr(e, name)) is not None] for name in ("low", "high"))
+    return Estimate(
+        value=fmean(e.value for e in found),
+        low=fmean(lows) if lows else None,
+        high=fmean(highs) if highs else None,
+        n=found[0].n,
+    )

@@ -1,0 +1,116 @@
+"""The terminal table: one row per cell, grouped by method, and what perplexity claims beside what the tasks say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from earnest.palette import ink
+from earnest.records import CellRecord
+from earnest.report.survey import Claim, Curve, Survey, figure_text, half_width, percent_change, spoken
+
+LOST = "✗"
+_LEGEND = f"Percentages stand for change against dense; {LOST} is more than 5% worse."
+_WIDE_COLUMN, _FIRST_COLUMNS = 24, 42
+
+
+def print_table(cells: Sequence[CellRecord], console: Console) -> None:
+    """Print every cell and what each metric claims. A narrow console gets no intervals and no achieved sizes."""
+    survey = Survey(tuple(cells))
+    wide = console.width >= _FIRST_COLUMNS + _WIDE_COLUMN * len(survey.tasks)
+    console.print(_wide_table(survey) if wide else _narrow_table(survey))
+    console.print(Text(_LEGEND + (" ± is half of the 95% interval." if wide else ""), style="dim"))
+    for line in claim_lines(survey):
+        console.print(line)
+    if survey.compressed:
+        console.print(Text(survey.finding, style="bold"))
+
+
+def _wide_table(survey: Survey) -> Table:
+    table = _columns(survey, ("asked", "saved", "zeros", "bits"), gap=2)
+    for cell in _spaced(survey, table):
+        table.add_row(
+            *_names(cell), *_sizes(cell), *(_score(survey, cell, task, with_interval=True) for task in survey.tasks)
+        )
+    return table
+
+
+def _narrow_table(survey: Survey) -> Table:
+    table = _columns(survey, ("asked", "saved"), gap=1)
+    for cell in _spaced(survey, table):
+        scores = (_score(survey, cell, task, with_interval=False) for task in survey.tasks)
+        table.add_row(*_names(cell), _sizes(cell)[0], *scores)
+    return table
+
+
+def _columns(survey: Survey, ratios: Sequence[str], *, gap: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    table.add_column("method", no_wrap=True)
+    for name in ratios:
+        table.add_column(name, justify="right", no_wrap=True)
+    for task in survey.tasks:
+        table.add_column(spoken(task), justify="right", min_width=11)
+    return table
+
+
+def _spaced(survey: Survey, table: Table) -> Iterator[CellRecord]:
+    """The cells, with an empty row in the table wherever the method changes."""
+    previous = None
+    for cell in survey.cells:
+        if previous not in (None, cell.method):
+            table.add_row()
+        yield cell
+        previous = cell.method
+
+
+def _names(cell: CellRecord) -> list[Text]:
+    name = cell.model if cell.family == "dense" else cell.method
+    return [Text(name, style=ink(cell.method).dark), Text(cell.nominal + (f" seed {cell.seed}" if cell.seed else ""))]
+
+
+def _sizes(cell: CellRecord) -> list[Text]:
+    size = cell.size
+    if size is None:
+        return [Text(""), Text(""), Text("")]
+    return [Text(f"{size.saved:.1%}"), Text(f"{size.sparsity:.1%}"), Text(f"{size.bits_per_weight:.2f}")]
+
+
+def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) -> Text:
+    if task not in cell.scores:
+        failed = task in cell.failures or "compress" in cell.failures
+        return Text("failed" if failed else "–", style="red" if failed else "dim")
+    estimate = cell.scores[task].main
+    text = Text(figure_text(estimate.value, survey.headline(task)))
+    half = half_width(estimate)
+    if with_interval and half is not None:
+        text.append(f" ±{figure_text(half, survey.headline(task))}", style="dim")
+    comparison = cell.comparisons.get(task)
+    if comparison is None or comparison.relative is None:
+        return text
+    lost = comparison.matches is False
+    return text.append(
+        f" {percent_change(comparison.relative):>5}{LOST if lost else ' '}", style="red" if lost else "green"
+    )
+
+
+def claim_lines(survey: Survey) -> list[Text]:
+    """Per curve, one line: how far each metric says that nothing was lost."""
+    lines = [_claim_line(survey, curve) for curve in survey.curves if not curve.is_pattern]
+    head = Text("\nThe largest ratio at which each metric still matches dense:", style="bold")
+    return [head, *lines] if lines else []
+
+
+def _claim_line(survey: Survey, curve: Curve) -> Text:
+    groups: dict[str, list[str]] = {}
+    for claim in survey.claims(curve):
+        groups.setdefault(_where(claim), []).append(spoken(claim.task))
+    said = "; ".join(f"{', '.join(tasks)} {where}" for where, tasks in groups.items())
+    return Text.from_markup(f"  [{ink(curve.method).dark}]{escape(curve.name):<14}[/] {escape(said)}")
+
+
+def _where(claim: Claim) -> str:
+    return f"to {claim.last.nominal}" if claim.last else "at no ratio"
