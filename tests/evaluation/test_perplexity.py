@@ -65,8 +65,8 @@ def test_kl_is_zero_against_itself_and_right_against_another(make_model, tmp_pat
     assert made.reference["log_probs"].shape == (25, 700)
     save_file(made.reference, tmp_path / "reference.safetensors")
     same = evaluate(dense, task, "nano", tmp_path / "reference.safetensors")
-    assert same.scores.metrics["kl"].value == 0.0
-    found = evaluate(other, task, "nano", tmp_path / "reference.safetensors").scores.metrics["kl"]
+    assert same.scores.metrics["kl_to_dense"].value == 0.0
+    found = evaluate(other, task, "nano", tmp_path / "reference.safetensors").scores.metrics["kl_to_dense"]
     assert found.value == pytest.approx(_kl_one_by_one(dense, other, task, made.reference["positions"]), rel=1e-4)
 
 

@@ -158,6 +158,24 @@ def test_a_choice_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         multiple_choice.user_items(MultipleChoice(shots=0), write(tmp_path / "q.parquet", rows))
 
 
+def test_a_row_without_an_answer_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.parquet", [{"question": "x", "answers": ["y"]}, {"question": "x", "answers": []}])
+    with pytest.raises(UserError, match="a row has no answer"):
+        closed_book.user_items(ClosedBook(shots=1), path)
+
+
+def test_an_option_that_cannot_be_scored_fails_its_sample_and_is_counted(make_model, tmp_path: Path) -> None:
+    rows = [
+        {"question": "x", "choices": ["word " * 200, "y"], "answer": 1},
+        {"question": "x", "choices": ["x", "y"], "answer": 1},
+    ]
+    result = evaluate(make_model(), MultipleChoice(shots=0), write(tmp_path / "q.parquet", rows))
+    assert (result.scores.asked, result.scores.scored, result.scores.failed) == (2, 1, 1)
+    assert result.samples["correct"].to_pylist()[0] is None
+    with pytest.raises(UserError, match="none of 1 samples could be scored"):
+        evaluate(make_model(), MultipleChoice(shots=0, limit=1), write(tmp_path / "q.parquet", rows))
+
+
 def test_a_missing_column_is_named_with_those_there(tmp_path: Path) -> None:
     path = write(tmp_path / "q.parquet", [{"question": "x", "reply": "y"}])
     with pytest.raises(

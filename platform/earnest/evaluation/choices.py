@@ -48,7 +48,7 @@ def best(log_likelihoods: Sequence[float], texts: Sequence[str], length: Lengths
 
 
 def choice_sample(item: ChoiceItem, found: Sequence[LogLikelihood], **more: bool | int | float | str | None) -> Sample:
-    """What became of an item; it has no score where an option is longer than the model allows."""
+    """What became of an item; it has no score where an option has no log-likelihood."""
     values = tuple(likelihood.value for likelihood in found)
     known = [value for value in values if value is not None]
     whole = len(known) == len(values)

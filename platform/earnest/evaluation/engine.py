@@ -32,7 +32,7 @@ class LogLikelihood:
     """The log-probability of a continuation after its context, in nats.
 
     `greedy`: each of its tokens was the likeliest; `cut`: how many context tokens were left out.
-    `value` is None where the continuation alone is longer than the model allows.
+    `value` is None where the continuation is empty, or alone longer than the model allows.
     """
 
     value: float | None
@@ -104,7 +104,7 @@ class Engine:
             sums.index_add_(0, request, predicted.target_log_probs().cpu().double())
             best = predicted.log_probs.argmax(-1)[predicted.place]
             misses.index_add_(0, request, (best != predicted.target).cpu().long())
-        fits = [len(request.continuation) <= self.max_length for request in requests]
+        fits = [self._fits(request) for request in requests]
         return [
             LogLikelihood(value if fit else None, fit and missed == 0, self._cut(request))
             for request, fit, value, missed in zip(requests, fits, sums.tolist(), misses.tolist(), strict=True)
@@ -113,7 +113,7 @@ class Engine:
     def predictions(self, requests: Sequence[Request], progress: Progress | None = None) -> Iterator[Predicted]:
         """Every prediction that `requests` ask for, batch by batch in an order that suits the machine.
 
-        Requests whose continuation alone is longer than the model allows are left out. `progress` hears how many
+        Requests whose continuation is empty or alone too long for the model are left out. `progress` hears how many
         predictions are done and how many there are.
         """
         rows, asked = self._rows(requests)
@@ -126,6 +126,9 @@ class Engine:
             if progress is not None:
                 progress(done, whole)
 
+    def _fits(self, request: Request) -> bool:
+        return 0 < len(request.continuation) <= self.max_length
+
     def _cut(self, request: Request) -> int:
         return max(0, len(request.context) + len(request.continuation) - self.max_length - 1)
 
@@ -137,7 +140,7 @@ class Engine:
         rows: dict[Tokens, int] = {}
         asked: list[list[tuple[int, int, Tokens]]] = []
         for number, request in enumerate(requests):
-            if not request.continuation or len(request.continuation) > self.max_length:
+            if not self._fits(request):
                 continue
             tokens = (request.context + request.continuation)[-(self.max_length + 1) :][:-1]
             row = rows.setdefault(tokens, len(rows))

@@ -55,31 +55,48 @@ def demonstrations(
 
 
 def aliases_of(value: Any) -> tuple[str, ...]:
-    """The right answers in a cell: a string, a list of strings, or the records of SQuAD and TriviaQA."""
+    """The right answers in a cell: a string, a list of strings, or the records of SQuAD and TriviaQA.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = tuple(dict.fromkeys(_strings(value)))
+    if not found:
+        raise UserError(f"data: a row has no answer ({value!r}); give every row at least one")
+    return found
+
+
+def _strings(value: Any) -> list[str]:
+    if value is None:
+        return []
     if isinstance(value, Mapping):
-        parts = [value.get(key) for key in ("text", "value", "aliases", "normalized_aliases")]
-        return tuple(dict.fromkeys(alias for part in parts if part is not None for alias in aliases_of(part)))
-    if isinstance(value, str):
-        return (value,)
-    return tuple(str(alias) for alias in value) if isinstance(value, Sequence) else (str(value),)
+        keys = ("text", "value", "aliases", "normalized_aliases")
+        return [text for key in keys for text in _strings(value.get(key))]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [text for part in value for text in _strings(part)]
+    return [str(value)]
 
 
 def choice_index(answer: Any, choices: Sequence[str], row: str) -> int:
-    """Which choice an answer means: its index, its letter, or its text.
+    """Which choice an answer means: its text, its index, or its letter.
 
     Raises:
         UserError: it is none of them.
     """
-    if isinstance(answer, str):
-        if answer in choices:
-            return list(choices).index(answer)
-        letter = answer.strip().upper()
-        index = ord(letter) - ord("A") if len(letter) == 1 else int(letter) if letter.isdigit() else -1
-        index = int(letter) if letter.isdigit() else index
-    else:
-        index = int(answer)
+    index = _index(answer, choices)
     if not 0 <= index < len(choices):
         raise UserError(
             f"{row}: answer {answer!r} is neither an index, a letter nor the text of one of its {len(choices)} choices"
         )
     return index
+
+
+def _index(answer: Any, choices: Sequence[str]) -> int:
+    if isinstance(answer, str):
+        if answer in choices:
+            return list(choices).index(answer)
+        letter = answer.strip().upper()
+        if letter.isdigit():
+            return int(letter)
+        return ord(letter) - ord("A") if len(letter) == 1 else -1
+    return int(answer) if isinstance(answer, int | float) else -1

@@ -11,6 +11,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from earnest.records import Estimate
+from earnest.specs import UserError
 
 SCHEMA = pa.schema(
     [
@@ -63,8 +64,18 @@ class Measured:
 
 
 def scored(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples that have a score."""
-    return [sample for sample in samples if sample.score is not None]
+    """The samples that have a score.
+
+    Raises:
+        UserError: none has.
+    """
+    known = [sample for sample in samples if sample.score is not None]
+    if not known:
+        raise UserError(
+            f"none of {len(samples)} samples could be scored: each has an option that is empty or too long; "
+            "look at the choices, or use a model with a longer context"
+        )
+    return known
 
 
 def column(samples: Sequence[Sample], name: str) -> list[float]:

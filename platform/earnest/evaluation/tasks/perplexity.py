@@ -50,7 +50,7 @@ def measure(
     samples = _samples(tally, "document" if data == NANO else "window", kept is not None)
     metrics = _metrics(samples, texts)
     if kept is not None and len(tally.positions):
-        metrics["kl"] = ratio_estimate(column(samples, "kl"), column(samples, "kl_positions"))
+        metrics["kl_to_dense"] = ratio_estimate(column(samples, "kl"), column(samples, "kl_positions"))
     return Measured(samples, metrics, token_perplexity, tally.reference() if kept is None else None)
 
 
