@@ -26,7 +26,7 @@ def reference_model() -> LoadedModel:
 
 
 def spec_of(name: str, variant: dict[str, Any]) -> Method:
-    fields: dict[str, Any] = {"method": name.split("_")[0]}
+    fields: dict[str, Any] = {"method": name.partition("_")[0]}
     if variant.get("n_m"):
         fields["pattern"] = f"{variant['n_m'][1] - variant['n_m'][0]}:{variant['n_m'][1]}"
     elif "sparsity" in variant:

@@ -77,7 +77,7 @@ def _check(record: TensorRecord, weights: CompressedWeights) -> None:
 
 
 def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) -> None:
-    """A dense model that is already sparse would make the nominal ratio a lie; rounding to few bits adds its own zeros."""
+    """A dense model that is sparse already would make the nominal ratio a lie. Rounding to few bits may add zeros."""
     method = weights.method
     if not isinstance(method, Pruning) or any(record.bits is not None for record in records):
         return
@@ -86,8 +86,8 @@ def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) ->
     pruned = sum(tensor.pruned for tensor in weights.tensors.values())
     if zeros - pruned > ZEROS_BESIDE * total:
         raise UserError(
-            f"{records[0].method} {method.nominal}: the saved weights are {zeros / total:.1%} zeros, because the "
-            "dense model was sparse already; ask for more than that"
+            f"{records[0].method} {method.nominal}: the saved weights are {zeros / total:.1%} zeros, "
+            "because the dense model was sparse already; ask for more than that"
         )
 
 

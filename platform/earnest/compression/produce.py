@@ -16,7 +16,7 @@ from torch import Tensor
 from earnest.compression.checkpoint import MANIFEST_FILE, copy_beside, load, sha256_of, write_manifest
 from earnest.compression.counting import count_tensors, size_of
 from earnest.compression.encoding import encode, form_of
-from earnest.compression.probe import check_same_logits, logits_digest
+from earnest.compression.probe import UnfaithfulCheckpointError, check_same_logits, logits_digest
 from earnest.compression.walk import CompressedWeights, Progress, compress, silent
 from earnest.models.loading import DTYPES, LoadedModel
 from earnest.records import Manifest
@@ -55,7 +55,11 @@ def compress_to_folder(
     weights = compress(loaded, method, ids, progress)
     folder.mkdir(parents=True, exist_ok=True)
     manifest = save(loaded, weights, folder, calibration=calibration, ids=ids)
-    check_same_logits(loaded, load(folder, device=str(loaded.device)), str(folder))
+    try:
+        check_same_logits(loaded, load(folder, device=str(loaded.device)), str(folder))
+    except UnfaithfulCheckpointError:
+        (folder / MANIFEST_FILE).unlink()  # what is left is no checkpoint to any reader
+        raise
     return manifest
 
 

@@ -7,7 +7,7 @@ needs to be in memory; between blocks nothing but hidden states is kept. What ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +69,8 @@ def _block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     raise UserError(f"model {type(model).__name__}: no list of {layers} decoder blocks was found in it")
 
 
-class _ReachedFirstBlockError(Exception):
-    """Ends a forward pass as soon as the first block's input is known."""
+class _ReachedError(Exception):
+    """Ends a forward pass as soon as a block's input is known."""
 
 
 @dataclass
@@ -123,45 +123,58 @@ def open_stream(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> Strea
 
 
 def _first_inputs(model: nn.Module, first: Block, ids: Tensor) -> Tensor:
-    seen: list[Tensor] = []
-
-    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(_split(args, kwargs)[0])
-        raise _ReachedFirstBlockError
-
-    handle = first.module.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
+    seen: list[tuple[Tensor, Arguments]] = []
+    with _stopping(first, seen.append):
         model(input_ids=ids, use_cache=False)
-    except _ReachedFirstBlockError:
-        pass
-    finally:
-        handle.remove()
-    return seen[0]
+    return seen[0][0]
 
 
 def _arguments(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> list[Arguments]:
-    """What each block gets beside hidden states; blocks after the first only note it and pass their input on.
+    """What each block gets beside hidden states; layers may differ here, by sliding and full attention.
 
-    Layers may differ here: sliding and full attention have their own masks and positions.
+    The first block computes, those between it and the last note it and pass their input on, at the last it ends.
     """
-    seen: dict[int, Arguments] = {}
+    seen: list[tuple[Tensor, Arguments]] = []
+    tuples: list[bool] = []
     with ExitStack() as stack:
-        stack.enter_context(_noting(blocks[0], seen))
-        form: list[type] = []
-        handle = blocks[0].module.register_forward_hook(lambda _module, _args, output: form.append(type(output)))
-        stack.callback(handle.remove)
-        for block in blocks[1:]:
-            stack.enter_context(_bypassed(block, seen, form))
+        stack.enter_context(_stopping(blocks[-1], seen.append))
+        if len(blocks) > 1:
+            stack.enter_context(_noting(blocks[0], seen.append, tuples.append))
+        for block in blocks[1:-1]:
+            stack.enter_context(_bypassing(block, seen.append, tuples))
         model(input_ids=ids, use_cache=False)
-    return [seen[block.index] for block in blocks]
+    return [arguments for _, arguments in seen]
+
+
+Note = Callable[[tuple[Tensor, Arguments]], None]
 
 
 @contextmanager
-def _noting(block: Block, seen: dict[int, Arguments]) -> Iterator[None]:
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen[block.index] = _split(args, kwargs)[1]
+def _stopping(block: Block, note: Note) -> Iterator[None]:
+    """Note a block's inputs and end the forward pass, and with it the `with` block, before it computes."""
 
-    handle = block.module.register_forward_pre_hook(note, with_kwargs=True)
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        note(_split(args, kwargs))
+        raise _ReachedError
+
+    handle = block.module.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield
+    except _ReachedError:
+        return
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _noting(block: Block, note: Note, note_tuple: Callable[[bool], None]) -> Iterator[None]:
+    """Note a block's inputs, and whether it puts out a tuple."""
+
+    def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        note(_split(args, kwargs))
+        note_tuple(isinstance(output, tuple))
+
+    handle = block.module.register_forward_hook(after, with_kwargs=True)
     try:
         yield
     finally:
@@ -169,10 +182,13 @@ def _noting(block: Block, seen: dict[int, Arguments]) -> Iterator[None]:
 
 
 @contextmanager
-def _bypassed(block: Block, seen: dict[int, Arguments], form: list[type]) -> Iterator[None]:
+def _bypassing(block: Block, note: Note, tuples: Sequence[bool]) -> Iterator[None]:
+    """Note a block's inputs and put them out again, in the form of the first block, without computing."""
+
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden, seen[block.index] = _split(args, kwargs)
-        return (hidden,) if issubclass(form[0], tuple) else hidden
+        inputs = _split(args, kwargs)
+        note(inputs)
+        return (inputs[0],) if tuples[0] else inputs[0]
 
     block.module.forward = forward
     try:

@@ -1,0 +1,285 @@
+"""A compressed checkpoint is what was compressed, byte for byte and logit for logit, and says what it is."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from earnest.compression import produce
+from earnest.compression.checkpoint import export_dense, load, verify
+from earnest.compression.counting import count_tensors
+from earnest.compression.probe import UnfaithfulCheckpointError
+from earnest.compression.produce import compress_to_folder
+from earnest.compression.walk import compress
+from earnest.models.loading import LoadedModel
+from earnest.records import Manifest
+from earnest.specs import UserError, read_method
+
+Make = Callable[..., LoadedModel]
+
+METHODS = {
+    "random": {"method": "random", "sparsity": 0.3},
+    "magnitude": {"method": "magnitude", "sparsity": 0.5},
+    "wanda": {"method": "wanda", "sparsity": 0.7},
+    "wanda-2:4": {"method": "wanda", "pattern": "2:4"},
+    "sparsegpt": {"method": "sparsegpt", "sparsity": 0.5},
+    "sparsegpt-joint": {"method": "sparsegpt", "sparsity": 0.5, "bits": 4},
+    "sparsegpt-joint-groups": {"method": "sparsegpt", "pattern": "2:4", "bits": 3, "group_size": 16, "symmetric": True},
+    "sparsegpt-joint-order": {"method": "sparsegpt", "sparsity": 0.5, "bits": 3, "group_size": 16, "act_order": True},
+    "rtn": {"method": "rtn", "bits": 3, "group_size": 16},
+    "rtn-rows": {"method": "rtn", "bits": 8, "group_size": -1, "symmetric": True},
+    "gptq": {"method": "gptq", "bits": 4, "group_size": 32, "symmetric": True},
+    "gptq-order": {"method": "gptq", "bits": 2, "group_size": 16, "act_order": True},
+}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float16"])
+def test_every_weight_reads_back_bit_for_bit(
+    name: str, dtype: str, make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    loaded = make_model(dtype=dtype)
+    compress_to_folder(loaded, read_method(METHODS[name]), ids, tmp_path / "out")
+    again = load(tmp_path / "out")
+    assert again.dtype == getattr(torch, dtype)
+    expected, found = loaded.model.state_dict(), again.model.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key].view(torch.uint8), found[key].view(torch.uint8)) for key in expected)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [("Qwen3", {}), ("Llama", {"tie_word_embeddings": True}), ("Llama", {"attention_bias": True})],
+)
+def test_other_families_and_tied_embeddings_read_back(
+    family: str, changes: dict[str, object], make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    loaded = make_model(family, "bfloat16", **changes)
+    manifest = compress_to_folder(loaded, read_method(METHODS["gptq"]), ids, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "compressed.safetensors")
+    assert ("lm_head.weight" in stored) != bool(changes.get("tie_word_embeddings"))
+    again = load(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(loaded.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
+    assert manifest.size.dense_file_bytes == sum(t.numel() * 2 for t in unique(again.model.state_dict()))
+
+
+def unique(state: dict[str, Tensor]) -> list[Tensor]:
+    return list({tensor.data_ptr(): tensor for tensor in state.values()}.values())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_same_work_writes_the_same_bytes(name: str, make_model: Make, ids: Tensor, tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        compress_to_folder(make_model(dtype="bfloat16"), read_method(METHODS[name]), ids, tmp_path / out)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert {"compressed.safetensors", "manifest.json", "config.json", "tokenizer.json"} <= set(files)
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for file in files:
+        a, b = (json_without_names(tmp_path / out / file) for out in "ab")
+        assert a == b
+
+
+def json_without_names(path: Path) -> object:
+    """Each model comes from a folder of its own, so the manifest's `base` differs; all else may not."""
+    if path.name != "manifest.json":
+        return path.read_bytes()
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "base"}
+
+
+def manifest_of(name: str, make_model: Make, ids: Tensor, folder: Path) -> Manifest:
+    return compress_to_folder(make_model(dtype="bfloat16"), read_method(METHODS[name]), ids, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("magnitude", 1 + 16 / 2),  # one mask bit, half of the values in bf16
+        ("wanda-2:4", 1 + 16 / 2),
+        ("rtn", 3 + (16 + 3) / 16),  # codes; a bf16 scale and a 3-bit zero per group of 16
+        ("gptq", 4 + 16 / 32),  # symmetric: no zeros
+        ("gptq-order", None),
+    ],
+)
+def test_bits_per_weight_are_what_the_form_takes(
+    name: str, bits: float | None, make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    size = manifest_of(name, make_model, ids, tmp_path / "out").size
+    if bits is None:  # 2-bit codes, bf16 scales and 2-bit zeros per 16, and the group of each input in 32 bits
+        inputs = 2 * (6 * 32 + 64)
+        bits = 2 + (16 + 2) / 16 + 32 * inputs / weights_of(make_model)
+    assert size.bits_per_weight == pytest.approx(bits)
+    assert size.saved == pytest.approx(1 - bits / 16)
+
+
+def weights_of(make_model: Make) -> int:
+    return sum(t.numel() for name, t in make_model().model.state_dict().items() if "_proj" in name)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_manifest_counts_what_the_file_holds(name: str, make_model: Make, ids: Tensor, tmp_path: Path) -> None:
+    manifest = manifest_of(name, make_model, ids, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "compressed.safetensors")
+    again = load(tmp_path / "out").model.state_dict()
+    for record in manifest.tensors:
+        parts = [tensor for key, tensor in stored.items() if key.startswith(record.name + ".")]
+        assert record.stored_bytes == sum(part.numel() * part.element_size() for part in parts)
+        assert record.zeros == int((again[record.name] == 0).sum())
+        assert record.dense_bytes == 2 * again[record.name].numel()
+    assert manifest.size.file_bytes == (tmp_path / "out" / "compressed.safetensors").stat().st_size
+    assert manifest.size.stored_bytes < manifest.size.file_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "sparsity"), [("magnitude", 0.5), ("random", 0.3), ("wanda-2:4", 0.5), ("sparsegpt", 0.5)]
+)
+def test_the_achieved_sparsity_is_the_one_asked(
+    name: str, sparsity: float, make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    manifest = manifest_of(name, make_model, ids, tmp_path / "out")
+    assert all(record.zeros == int(record.shape[0] * record.shape[1] * sparsity) for record in manifest.tensors)
+
+
+def test_the_manifest_says_what_the_checkpoint_is(make_model: Make, ids: Tensor, tmp_path: Path) -> None:
+    loaded = make_model()
+    fields = {"samples": 12, "length": 32, "seed": 5}
+    manifest = compress_to_folder(loaded, read_method(METHODS["gptq"]), ids, tmp_path / "out", calibration=fields)
+    assert (manifest.base, manifest.base_digest) == (loaded.name, loaded.digest)
+    assert manifest.method["bits"] == 4
+    assert manifest.calibration == fields
+    assert manifest.calibration_digest is not None
+    assert (manifest.seed, manifest.dtype) == (5, "float32")
+    assert {record.form for record in manifest.tensors} == {"packed"}
+    assert set(manifest.files) == {path.name for path in (tmp_path / "out").iterdir()} - {"manifest.json"}
+    assert verify(tmp_path / "out") == manifest
+
+
+def test_a_model_that_was_sparse_already_cannot_claim_a_lower_sparsity(make_model: Make, tmp_path: Path) -> None:
+    loaded = make_model()
+    compress(loaded, read_method({"method": "magnitude", "sparsity": 0.6}))
+    with pytest.raises(UserError, match=r"magnitude 50%: the saved weights are 60\.0% zeros"):
+        compress_to_folder(loaded, read_method({"method": "magnitude", "sparsity": 0.5}), None, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_file_with_other_zeros_than_in_memory_is_an_error(make_model: Make, tmp_path: Path) -> None:
+    """The count is taken from the file: here the file belongs to another compression."""
+    lighter, heavier = make_model(), make_model()
+    weights = compress(heavier, read_method({"method": "magnitude", "sparsity": 0.5}))
+    compress_to_folder(lighter, read_method({"method": "magnitude", "sparsity": 0.4}), None, tmp_path / "out")
+    with pytest.raises(UnfaithfulCheckpointError, match="zeros in the file"):
+        count_tensors(tmp_path / "out", ["compressed.safetensors"], weights, torch.float32)
+
+
+def test_a_checkpoint_that_reads_back_differently_is_an_error(make_model: Make, ids: Tensor, tmp_path: Path) -> None:
+    """One weight of the model in memory moves after saving: the comparison of logits must notice."""
+    loaded = make_model()
+    weights = compress(loaded, read_method(METHODS["wanda"]), ids)
+    produce.save(loaded, weights, tmp_path)
+    with torch.no_grad():
+        loaded.model.lm_head.weight[7, 3] += 0.01
+    with pytest.raises(UnfaithfulCheckpointError, match="read back, its logits differ"):
+        produce.check_same_logits(loaded, load(tmp_path), "checkpoint")
+
+
+def test_a_folder_that_is_not_empty_is_refused(make_model: Make, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        compress_to_folder(make_model(), read_method(METHODS["magnitude"]), None, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_large_checkpoints_are_written_in_several_files(
+    make_model: Make, ids: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(produce, "SHARD_BYTES", 20_000)
+    loaded = make_model(dtype="bfloat16")
+    manifest = compress_to_folder(loaded, read_method(METHODS["gptq"]), ids, tmp_path / "out")
+    shards = sorted(name for name in manifest.files if name.endswith(".safetensors"))
+    assert len(shards) > 1
+    assert shards[0] == f"compressed-00001-of-{len(shards):05d}.safetensors"
+    verify(tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_model: Make, ids: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "gptq"
+    compress_to_folder(make_model(dtype="bfloat16"), read_method(METHODS["gptq"]), ids, folder)
+    return folder
+
+
+@pytest.mark.parametrize("file", ["compressed.safetensors", "config.json", "tokenizer.json"])
+def test_one_flipped_bit_is_found_and_the_file_named(file: str, checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    for read in (verify, load):
+        with pytest.raises(UserError, match=rf"{file}: its bytes are not those of the manifest"):
+            read(copy)
+
+
+def test_missing_added_and_unreadable_files_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / "stray.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"stray\.safetensors: is not in the manifest"):
+        verify(copy)
+    (copy / "stray.safetensors").unlink()
+    (copy / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json: is missing"):
+        verify(copy)
+    (copy / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"manifest\.json: is damaged"):
+        verify(copy)
+    with pytest.raises(UserError, match=r"holds no manifest\.json"):
+        verify(tmp_path)
+
+
+def test_a_safetensors_file_that_is_cut_short_is_one_clear_line(checkpoint: Path, tmp_path: Path) -> None:
+    """Even where the manifest was made to agree with it."""
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    file = copy / "compressed.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    manifest = json.loads((copy / "manifest.json").read_text())
+    from earnest.compression.checkpoint import sha256_of
+
+    manifest["files"][file.name] = sha256_of(file)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"compressed\.safetensors: is corrupted"):
+        load(copy)
+
+
+def test_programs_that_do_not_know_the_form_do_not_load_random_weights(checkpoint: Path) -> None:
+    with pytest.raises(OSError, match="no file named"):
+        AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True)
+
+
+@pytest.mark.parametrize("name", ["wanda", "gptq-order", "sparsegpt-joint"])
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}])
+def test_an_export_is_a_plain_folder_with_equal_logits(
+    name: str, changes: dict[str, object], make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    loaded = make_model(dtype="bfloat16", **changes)
+    compress_to_folder(loaded, read_method(METHODS[name]), ids, tmp_path / "out")
+    export_dense(tmp_path / "out", tmp_path / "dense")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", local_files_only=True, dtype="auto").eval()
+    with torch.no_grad():
+        assert torch.equal(plain(input_ids=ids).logits, loaded.model(input_ids=ids).logits)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "out"]
+    with pytest.raises(UserError, match="exists already"):
+        export_dense(tmp_path / "out", tmp_path / "dense")
+
+
+def test_another_dtype_is_cast_from_the_one_that_was_compressed(checkpoint: Path) -> None:
+    narrow, wide = load(checkpoint), load(checkpoint, dtype="float32")
+    assert wide.dtype == torch.float32
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(narrow.model.state_dict()[name].float(), wide.model.state_dict()[name])
