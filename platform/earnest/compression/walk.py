@@ -64,7 +64,7 @@ def compress(
         progress: called with (blocks done, blocks) after each block.
 
     Raises:
-        UserError: groups do not fit a layer, calibration is missing or not finite, or a Hessian cannot be inverted.
+        UserError: groups do not fit a layer, calibration is missing, too long or not finite, or a Hessian is singular.
     """
     procedure = procedure_for(method)
     check_fits(loaded.model, method)
@@ -86,6 +86,11 @@ def _checked(calibration: Tensor | None, loaded: LoadedModel, method: Method) ->
     if calibration is None or calibration.dim() != 2 or not calibration.numel():
         raise UserError(
             f"{name_of(method)}: needs calibration; give token ids [samples, length], as calibration_ids makes them"
+        )
+    if calibration.shape[1] > loaded.max_length:
+        raise UserError(
+            f"calibration: length {calibration.shape[1]} is beyond the model's {loaded.max_length} positions; "
+            f"lower length to at most {loaded.max_length}"
         )
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
     worst = int(calibration.max())
