@@ -25,6 +25,13 @@ def test_base_as_antiexpert_with_alpha_one_is_the_expert(make_model) -> None:
     assert [g.ids for g in found] == [g.ids for g in continue_prompts(ModelDistribution(expert), PROMPTS, 1000)]
 
 
+def test_tokens_of_all_models_are_counted(make_model) -> None:
+    base, expert = make_model(seed=0), make_model(seed=1)
+    ensemble = Ensemble(base, expert)
+    continue_prompts(ensemble, [Prompt((1, 20, 30), (), 2)], 1000)
+    assert ensemble.tokens_forwarded == 2 * (3 + 1)
+
+
 @torch.inference_mode()
 def test_every_token_is_the_best_of_the_combined_logits(make_model) -> None:
     models = [make_model(seed=seed) for seed in range(3)]

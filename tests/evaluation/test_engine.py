@@ -94,6 +94,15 @@ def test_a_continuation_longer_than_the_model_has_no_value(make_model) -> None:
     assert found[1].value is not None
 
 
+def test_progress_ends_with_all_that_was_asked(make_model) -> None:
+    heard: list[tuple[int, int]] = []
+    requests = some_requests()
+    Engine(make_model(), 100).log_likelihoods(requests, lambda done, whole: heard.append((done, whole)))
+    whole = sum(len(request.continuation) for request in requests)
+    assert heard == sorted(heard)
+    assert heard[-1] == (whole, whole)
+
+
 def test_no_requests_give_no_results(make_model) -> None:
     assert Engine(make_model()).log_likelihoods([]) == []
 

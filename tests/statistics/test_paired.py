@@ -10,6 +10,7 @@ from earnest.statistics.paired import (
     Sums,
     difference,
     flips,
+    gap_closed,
     matches,
     mcnemar,
     mcnemar_counts,
@@ -77,6 +78,20 @@ def test_relative_change_of_perplexity_is_of_the_exponentials() -> None:
 def test_relative_change_refuses_a_dense_score_of_zero() -> None:
     with pytest.raises(ValueError, match="dense score is 0"):
         relative_change(Sums.of_scores([0, 0]), Sums.of_scores([1, 0]))
+
+
+def test_the_gap_closed_is_the_way_from_base_to_tuned() -> None:
+    found = gap_closed([0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1])
+    assert found.value == pytest.approx(2 / 3)
+    assert found.low is not None
+    assert found.low < 2 / 3
+    same = gap_closed([0, 0, 0, 1], [1, 1, 0, 1], [1, 1, 0, 1])
+    assert (same.value, same.high) == (1.0, 1.0)
+
+
+def test_no_gap_cannot_be_closed() -> None:
+    with pytest.raises(ValueError, match="no gap to close"):
+        gap_closed([0, 1], [1, 1], [1, 0])
 
 
 def test_matching_is_no_worse_than_five_percent() -> None:

@@ -49,6 +49,10 @@ class NextTokens(Protocol):
     def budget(self) -> int:
         """How many tokens a batch may hold."""
 
+    @property
+    def tokens_forwarded(self) -> int:
+        """How many tokens have been read so far, by all models together, padding not counted."""
+
     def open(self, prompts: Sequence[Sequence[int]]) -> Session:
         """Read prompts, one per row."""
 
@@ -62,6 +66,11 @@ class ModelDistribution:
         self.forward = forward or CausalForward(loaded.model)
         self.ends = end_tokens(loaded)
         self.budget = token_budget(loaded.model)
+
+    @property
+    def tokens_forwarded(self) -> int:
+        """How many tokens the model has read so far, padding not counted."""
+        return self.forward.tokens_forwarded
 
     def open(self, prompts: Sequence[Sequence[int]]) -> Session:
         """Read prompts, one per row; what all begin with is read once."""

@@ -40,6 +40,11 @@ class Ensemble:
         # Output heads may be padded to different widths; the rows behind the vocabulary mean nothing.
         self.width = min(model.vocabulary for model in models)
 
+    @property
+    def tokens_forwarded(self) -> int:
+        """How many tokens the models have read so far, together."""
+        return sum(member.tokens_forwarded for member in self.members)
+
     def open(self, prompts: Sequence[Sequence[int]]) -> Session:
         """Read prompts in all models."""
         return EnsembleSession([member.open(prompts) for member in self.members], self.alpha, self.width)

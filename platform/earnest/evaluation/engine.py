@@ -82,14 +82,16 @@ class Engine:
         self.tokenizer = loaded.tokenizer
         self.max_length = loaded.max_length
         self.forward = CausalForward(loaded.model)
+        self._generates_itself = distribution is None
         self.distribution = distribution or ModelDistribution(loaded, self.forward)
         self.budget = budget or self.distribution.budget
         self.scoring_budget = min(self.budget, CPU_SCORING) if loaded.device.type == "cpu" else self.budget
 
     @property
     def tokens_forwarded(self) -> int:
-        """How many tokens the model has read so far, padding not counted."""
-        return self.forward.tokens_forwarded
+        """How many tokens the model, or those that generate in its place, have read so far, padding not counted."""
+        generated = 0 if self._generates_itself else self.distribution.tokens_forwarded
+        return self.forward.tokens_forwarded + generated
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
         """Greedy continuations of `prompts`, in order."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import RESAMPLES, SEED, Floats, estimate, ratio, resamples, wilson
+from earnest.statistics.intervals import RESAMPLES, SEED, Floats, estimate, ratio, ratio_replicates, resamples, wilson
 
 MATCHING = 0.05
 
@@ -73,6 +73,23 @@ def difference(dense: Sequence[float], subject: Sequence[float], seed: int = SEE
     gaps = np.asarray(subject, dtype=np.float64) - np.asarray(dense, dtype=np.float64)
     replicates = np.concatenate([gaps[draw].mean(-1) for draw in resamples(len(gaps), seed, count)])
     return estimate(gaps.mean(), replicates, len(gaps))
+
+
+def gap_closed(base: Sequence[float], proxy: Sequence[float], tuned: Sequence[float], seed: int = SEED) -> Estimate:
+    """(proxy − base) ÷ (tuned − base) of the mean scores, with a bootstrap that draws the same samples for all three.
+
+    Where base and tuned score the same in a draw, no gap is there to close and the draw counts as 0.
+
+    Raises:
+        ValueError: the three have different numbers of samples, or base and tuned score the same.
+    """
+    _check_pairs(len(base), len(proxy))
+    _check_pairs(len(base), len(tuned))
+    start, reached, goal = (np.asarray(scores, dtype=np.float64) for scores in (base, proxy, tuned))
+    if start.mean() == goal.mean():
+        raise ValueError(f"gap closed: base and tuned both score {start.mean():.4g}, so there is no gap to close")
+    value = ratio((reached - start).sum(), (goal - start).sum())
+    return estimate(value, ratio_replicates(reached - start, goal - start, seed), len(start))
 
 
 def matches(relative: float, higher_is_better: bool = True, tolerance: float = MATCHING) -> bool:

@@ -6,6 +6,7 @@ character instead of likelihoods, whole shots dropped where a prompt is too long
 
 from __future__ import annotations
 
+import string
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from earnest.evaluation.samples import Measured, scored
 from earnest.specs import MMLU, UserError
 
 COLUMNS = ("subject", "question", "choices", "answer")
-LETTERS = "ABCDEFGHIJ"
+LETTERS = string.ascii_uppercase
 SHOTS_SPLIT = "dev"
 
 Row = dict[str, Any]
@@ -60,6 +61,10 @@ def _numbered(rows: Sequence[Row], data: str) -> list[Row]:
     numbered = []
     for i, row in enumerate(rows):
         subject = row["subject"]
+        if len(row["choices"]) > len(LETTERS):
+            raise UserError(
+                f"data {data}: row {i}: {len(row['choices'])} choices; there are letters for {len(LETTERS)}"
+            )
         answer = choice_index(row["answer"], row["choices"], f"data {data}: row {i}")
         numbered.append({**row, "answer": answer, "id": f"{subject}-{seen[subject]:04d}"})
         seen[subject] += 1
