@@ -7,7 +7,6 @@ that failed or did not run stands in `failures` with the reason.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath

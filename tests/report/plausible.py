@@ -125,10 +125,8 @@ def accuracy(percent: float, task: str, n: int = 300) -> Scores:
 def proportion(share: float, n: int) -> Estimate:
     """Wilson's interval, by its formula."""
     z = 1.96
-    middle, half = (
-        (share + z * z / (2 * n)) / (1 + z * z / n),
-        z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n)),
-    )
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Estimate(value=share, stderr=sqrt(share * (1 - share) / n), low=middle - half, high=middle + half, n=n)
 
 
@@ -137,7 +135,7 @@ def perplexity(value: float) -> Scores:
         task="perplexity", version=1, headline="token_perplexity", higher_is_better=False, asked=400, scored=400,
         truncated=0, failed=0,
         metrics={
-            "token_perplexity": Estimate(value=value, stderr=value * 0.004, low=value * 0.992, high=value * 1.008, n=400),
+            "token_perplexity": Estimate(value=value, low=value * 0.992, high=value * 1.008, n=400),
             "word_perplexity": Estimate(value=value**1.6, n=400),
             "kl_to_dense": Estimate(value=max(0.0, value / 1.939 - 1), stderr=0.001, n=400),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -15,9 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from report.plausible import cell, sweep_cells
+from mlflow import MlflowClient
 
 from earnest.tracking.mlflow_runs import Tracker, shown
+from report.plausible import cell, sweep_cells
 
 WARNINGS: list[str] = []
 
@@ -33,8 +35,23 @@ def rows(store: Path, query: str) -> list[tuple[object, ...]]:
 
 
 RUNS = "select count(*) from runs where lifecycle_stage = 'active'"
-CELL_RUNS = "select count(*), count(distinct value) from tags t join runs r using (run_uuid) where key = 'earnest.cell' and lifecycle_stage = 'active'"
+CELL_RUNS = """select count(*), count(distinct value) from tags t join runs r using (run_uuid)
+               where key = 'earnest.cell' and lifecycle_stage = 'active'"""
 METRICS = "select count(*) from metrics m join runs r using (run_uuid) where lifecycle_stage = 'active'"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making its tables takes MLflow seconds."""
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(database: Path, tmp_path: Path) -> Path:
+    shutil.copyfile(database, tmp_path / "mlflow.db")
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +84,8 @@ def test_a_cells_metrics_stand_at_the_percent_of_bytes_saved(tracked: Path) -> N
 
 def test_every_methods_curve_starts_at_the_dense_point(tracked: Path) -> None:
     query = """select count(distinct run_uuid) from metrics m join tags t using (run_uuid)
-               where t.key = 'earnest.curve' and m.key = 'curve/closed_book' and m.step = 0 and abs(m.value - 0.913) < 1e-9"""
+               where t.key = 'earnest.curve' and m.key = 'curve/closed_book' and m.step = 0
+               and abs(m.value - 0.913) < 1e-9"""
     curves = rows(tracked, "select count(*) from tags where key = 'earnest.curve'")
     assert rows(tracked, query) == curves == [(9,)]
 
@@ -87,34 +105,34 @@ def test_files_become_artifacts_and_data_becomes_inputs(tracked: Path) -> None:
     assert rows(tracked, "select count(*) from inputs") == [(30,)]
 
 
-def test_a_new_task_is_added_to_the_run_that_is_there(tmp_path: Path) -> None:
+def test_a_new_task_is_added_to_the_run_that_is_there(store: Path) -> None:
     whole = cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))
     part = whole.model_copy(
         update={"scores": {"open_book": whole.scores["open_book"]}, "failures": {"perplexity": "out of memory"}}
     )
-    tracker(tmp_path).record([part])
-    first = rows(tmp_path, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
-    tracker(tmp_path).record([whole])
-    second = rows(tmp_path, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
+    tracker(store).record([part])
+    first = rows(store, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
+    tracker(store).record([whole])
+    second = rows(store, "select run_uuid, status from runs join tags using (run_uuid) where key = 'earnest.cell'")
     assert [status for _, status in first + second] == ["FAILED", "FINISHED"]
     assert first[0][0] == second[0][0]
-    assert rows(tmp_path, "select key from tags where key like 'earnest.failure%'") == []
-    assert rows(tmp_path, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+    assert rows(store, "select key from tags where key like 'earnest.failure%'") == []
+    assert rows(store, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
 
 
-def test_a_score_that_changed_replaces_the_run_instead_of_standing_beside_the_old_one(tmp_path: Path) -> None:
-    tracker(tmp_path).record([cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))])
-    tracker(tmp_path).record([cell("wanda", "0.5", (66.0, 98.7, 95.3, 2.032))])
-    assert rows(tmp_path, CELL_RUNS) == [(1, 1)]
+def test_a_score_that_changed_replaces_the_run_instead_of_standing_beside_the_old_one(store: Path) -> None:
+    tracker(store).record([cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))])
+    tracker(store).record([cell("wanda", "0.5", (66.0, 98.7, 95.3, 2.032))])
+    assert rows(store, CELL_RUNS) == [(1, 1)]
     values = rows(
-        tmp_path,
+        store,
         "select m.value from metrics m join runs using (run_uuid) join tags t using (run_uuid) "
         "where m.key = 'score/closed_book' and lifecycle_stage = 'active' and t.key = 'earnest.cell'",
     )
     assert values == [(0.66,)]
 
 
-def test_a_sender_that_died_half_way_leaves_no_second_run_and_no_running_one(tmp_path: Path) -> None:
+def test_a_sender_that_died_half_way_leaves_no_second_run_and_no_running_one(store: Path) -> None:
     cells = [cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032)), cell("rtn", "4", (88.0, 100.0, 99.7, 1.946))]
     program = """
 import os, sys
@@ -133,31 +151,31 @@ cells = [cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032)), cell("rtn", "4", (88.0
 Tracker(None, "demo", sys.argv[1], print).record(cells)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    died = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=False)
+    died = subprocess.run([sys.executable, "-c", program, str(store)], env=environment, check=False)
     assert died.returncode == 9
-    assert rows(tmp_path, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
-    assert tracker(tmp_path).flush() == 3  # one cell was whole; the torn one and both curves were not
-    assert tracker(tmp_path).record(cells) == 0
-    assert rows(tmp_path, CELL_RUNS) == [(2, 2)]
-    assert rows(tmp_path, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+    assert rows(store, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    assert tracker(store).flush() == 3  # one cell was whole; the torn one and both curves were not
+    assert tracker(store).record(cells) == 0
+    assert rows(store, CELL_RUNS) == [(2, 2)]
+    assert rows(store, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
 
 
-def test_a_server_that_is_down_costs_seconds_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_server_that_is_down_costs_seconds_and_loses_nothing(store: Path) -> None:
     port = free_port()
     uri = f"http://ada:secret@127.0.0.1:{port}"
     cells = [cell("dense", "", (91.3, 100.0, 100.0, 1.939)), cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))]
     began = time.monotonic()
-    assert tracker(tmp_path, uri).record(cells) == 0
+    assert tracker(store, uri).record(cells) == 0
     assert time.monotonic() - began < 20
     assert len(WARNINGS) == 1
     assert "wait in the outbox" in WARNINGS[0]
     assert "secret" not in WARNINGS[0]
-    with server(tmp_path, port):
-        assert tracker(tmp_path, uri, experiment="the next sweep").flush() == 3
-        assert tracker(tmp_path, uri).record(cells) == 0
-    assert rows(tmp_path, CELL_RUNS) == [(2, 2)]
-    assert rows(tmp_path, "select distinct status from runs") == [("FINISHED",)]
-    assert rows(tmp_path, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
+    with server(store, port):
+        assert tracker(store, uri, experiment="the next sweep").flush() == 3
+        assert tracker(store, uri).record(cells) == 0
+    assert rows(store, CELL_RUNS) == [(2, 2)]
+    assert rows(store, "select distinct status from runs") == [("FINISHED",)]
+    assert rows(store, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
 
 
 def test_no_secret_of_a_uri_is_shown() -> None:

@@ -1,4 +1,4 @@
-"""All cells as flat data, Parquet and CSV: one row per cell, task and metric, for whoever wants to draw it their way."""
+"""All cells as flat data, Parquet and CSV: one row per cell, task and metric."""
 
 from __future__ import annotations
 

@@ -134,11 +134,11 @@ def _row(survey: Survey, cell: CellRecord) -> dict[str, Any]:
         "sparsity": None if size is None else size.sparsity,
         "bits": None if size is None else size.bits_per_weight,
         "stored": None if size is None else size.stored_bytes,
-        "scores": [_score(survey, cell, task) for task in survey.tasks],
+        "scores": [_score(cell, task) for task in survey.tasks],
     }
 
 
-def _score(survey: Survey, cell: CellRecord, task: str) -> dict[str, Any]:
+def _score(cell: CellRecord, task: str) -> dict[str, Any]:
     if task not in cell.scores:
         reason = cell.failures.get(task) or cell.failures.get("compress")
         return {"sort": None, "text": "failed" if reason else "–", "reason": reason or "not asked of this cell"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -14,6 +15,7 @@ from earnest.store import Store
 
 LONG_FORM = "biography"
 SHOWN = 3
+_Row = dict[str, Any]
 _COLUMNS = ["id", "prediction", "gold", "statements", "well_formed", "true"]
 
 
@@ -72,12 +74,12 @@ def _telling_cell(survey: Survey, task: str) -> CellRecord | None:
     return max(matching or cells, key=lambda cell: survey.loss(cell, task) or 0.0, default=None)
 
 
-def _rows(store: Store, digest: str) -> list[dict[str, str | int | float]]:
+def _rows(store: Store, digest: str) -> list[_Row]:
     content = store.read_file(EVALUATE, digest, "samples.parquet")
-    rows: list[dict[str, str | int | float]] = pq.read_table(io.BytesIO(content), columns=_COLUMNS).to_pylist()
+    rows: list[_Row] = pq.read_table(io.BytesIO(content), columns=_COLUMNS).to_pylist()
     return rows
 
 
-def _pair(dense: dict[str, str | int | float], compressed: dict[str, str | int | float]) -> Pair:
+def _pair(dense: _Row, compressed: _Row) -> Pair:
     counts = [f"{row['true']} of {row['statements']} statements true" for row in (dense, compressed)]
     return Pair(str(dense["id"]), str(dense["prediction"]), str(compressed["prediction"]), counts[0], counts[1])

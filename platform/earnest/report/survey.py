@@ -105,7 +105,7 @@ class Survey:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Every task that any cell scored: those where lower is better (perplexity) first, then in the sweep's order."""
+        """Every task that any cell scored, in the sweep's order, those where lower is better (perplexity) first."""
         found = dict.fromkeys(task for cell in self.cells for task in [*cell.steps, *cell.scores])
         scored = [task for task in found if any(task in cell.scores for cell in self.cells)]
         return sorted(scored, key=self.higher_is_better)
@@ -140,7 +140,7 @@ class Survey:
 
     @cached_property
     def blind_spot(self) -> tuple[CellRecord, str, str] | None:
-        """The cell where a perplexity still matches and a task lost most: (cell, perplexity, task). Controls left out."""
+        """Where a perplexity still matches and a task lost most: (cell, perplexity, task). Controls are left out."""
         lower = [task for task in self.tasks if not self.higher_is_better(task)]
         found = [
             (loss, cell, claimed, task)
@@ -213,7 +213,7 @@ def percent_change(relative: float | None) -> str:
 
 
 def figure_text(value: float, headline: str) -> str:
-    """A score as people write it: shares as percent with one decimal, perplexities with three digits after the point."""
+    """A score as people write it: shares as percent with one decimal, perplexities with three."""
     return f"{value:.3f}" if "perplexity" in headline else f"{100 * value:.1f}"
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from earnest.specs import UserError
-from earnest.tracking.mlflow_runs import quiet_environment, shown
+from earnest.tracking.mlflow_runs import shown
+from earnest.tracking.session import quiet_environment
 from earnest.tracking.views import view_path
 
 HOST = "127.0.0.1"
@@ -89,7 +90,10 @@ def _server(backend: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     }
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     quiet = subprocess.DEVNULL
-    server = subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+    # Only this program's own words are in the command.
+    server = subprocess.Popen(  # noqa: S603
+        command, env=environment, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+    )
     try:
         _wait_until_up(server, port)
         yield server
@@ -104,11 +108,18 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
             raise UserError(
                 f"port {port}: MLflow's server ended at once; the port may be taken, choose another with --port"
             )
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
-                return
+        if _is_up(port):
+            return
         time.sleep(0.3)
     raise UserError(f"port {port}: MLflow's server did not come up in {START_SECONDS:.0f} s")
+
+
+def _is_up(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
+            return True
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

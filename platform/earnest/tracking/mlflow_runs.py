@@ -1,46 +1,16 @@
-"""The tracker: says each cell once to MLflow, and keeps what could not be said for later.
-
-Every run is found again by a tag, so nothing depends on remembering what was sent: a run whose content tag equals the
-entry's is left alone, one that lacks points gets them, one that says something else is replaced. A run is closed in
-the same breath in which it is made, and filled afterwards: whatever dies, no run stays RUNNING.
-"""
+"""The tracker: says each cell once to MLflow, and keeps what could not be said for later."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from earnest.records import CellRecord
-from earnest.tracking.entries import (
-    CONTENT_TAG,
-    CURVE_TAG,
-    ENTRY_TAG,
-    FAILURE_PREFIX,
-    LOWER_TAG,
-    Entry,
-    cell_entry,
-    curve_entries,
-)
+from earnest.tracking.entries import cell_entry, curve_entries
 from earnest.tracking.outbox import Outbox, Pending
-from earnest.tracking.views import AXES, view_tags
+from earnest.tracking.session import Session
 
-BATCH = 1000
-_PARAM_BATCH = 100
-# A dead server must cost seconds: MLflow's own defaults would try for four minutes per call.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 _UNREACHABLE = (
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
@@ -104,7 +74,7 @@ class Tracker:
     def _send_all(self, waiting: Sequence[Pending]) -> int:
         sent = 0
         try:
-            sessions = {name: _Session(self.uri, name, self._artifacts) for name in {p.experiment for p in waiting}}
+            sessions = {name: Session(self.uri, name, self._artifacts) for name in {p.experiment for p in waiting}}
             for pending in waiting:
                 sent += self._send(sessions[pending.experiment], pending)
             for session in sessions.values():
@@ -115,7 +85,7 @@ class Tracker:
             )
         return sent
 
-    def _send(self, session: _Session, pending: Pending) -> int:
+    def _send(self, session: Session, pending: Pending) -> int:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -148,14 +118,6 @@ def shown(uri: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" if parts.scheme else uri
 
 
-def quiet_environment() -> None:
-    """Set what keeps MLflow quiet and quick to give up, where the user has not set it."""
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 def _unreachable_errors() -> tuple[type[Exception], ...]:
     """What talking to a tracking server or its database may raise when it is not there."""
     from mlflow.exceptions import MlflowException
@@ -163,165 +125,3 @@ def _unreachable_errors() -> tuple[type[Exception], ...]:
     from sqlalchemy.exc import SQLAlchemyError
 
     return (MlflowException, RequestException, SQLAlchemyError, OSError)
-
-
-class _Session:
-    """One experiment on a reachable MLflow: its id, and its runs by entry name."""
-
-    def __init__(self, uri: str, experiment: str, artifacts: str | None) -> None:
-        quiet_environment()
-        from mlflow import MlflowClient
-
-        self._client = MlflowClient(tracking_uri=uri)
-        self._id = self._experiment_id(experiment, artifacts)
-        self._runs = self._find_runs()
-        self._said: list[Entry] = []
-
-    def _experiment_id(self, name: str, artifacts: str | None) -> str:
-        from mlflow.exceptions import MlflowException
-
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            try:
-                return str(self._client.create_experiment(name, artifact_location=artifacts))
-            except MlflowException as error:  # somebody else was faster
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self._client.get_experiment_by_name(name)
-        if found.lifecycle_stage == "deleted":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-
-    def _find_runs(self) -> dict[str, Any]:
-        """The experiment's runs by entry name. A second run of one entry, were there one, is deleted."""
-        runs: dict[str, Any] = {}
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._id],
-                f"tags.`{ENTRY_TAG}` LIKE '%'",
-                max_results=BATCH,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            for run in page:
-                if runs.setdefault(run.data.tags[ENTRY_TAG], run) is not run:
-                    self._client.delete_run(run.info.run_id)
-            token = page.token
-            if not token:
-                return runs
-
-    def say(self, pending: Pending) -> bool:
-        """Make the entry's run, or complete it. Returns False when MLflow knows all of it already."""
-        entry, run = pending.entry, self._runs.get(pending.entry.name)
-        if run is not None and run.data.tags.get(CONTENT_TAG) == entry.content and run.info.status != "RUNNING":
-            return False
-        known = self._points_of(run) if run is not None else {}
-        wanted = {(point.key, point.step): point.value for point in entry.points}
-        if run is not None and not self._is_part_of(run, known, entry, wanted):
-            self._client.delete_run(run.info.run_id)
-            run, known = None, {}
-        run_id = self._open(pending) if run is None else str(run.info.run_id)
-        if run is not None:
-            self._forget_failures(run, entry)
-        self._fill(run_id, pending, {key: value for key, value in wanted.items() if key not in known})
-        self._said.append(entry)
-        return True
-
-    def _points_of(self, run: Any) -> dict[tuple[str, int], float]:
-        histories = (self._client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
-        return {(metric.key, metric.step): metric.value for history in histories for metric in history}
-
-    @staticmethod
-    def _is_part_of(run: Any, known: Mapping[Any, float], entry: Entry, wanted: Mapping[Any, float]) -> bool:
-        """Whether a run says nothing but what the entry says too: MLflow cannot take back a metric or a parameter."""
-        same_points = all(wanted.get(key) == value for key, value in known.items())
-        return same_points and all(entry.params.get(key) == value for key, value in run.data.params.items())
-
-    def _open(self, pending: Pending) -> str:
-        entry = pending.entry
-        began = pending.timestamp - round(1000 * entry.seconds)
-        tags = {**entry.tags, ENTRY_TAG: entry.name}
-        run = self._client.create_run(self._id, start_time=began, tags=tags, run_name=entry.run_name)
-        run_id = str(run.info.run_id)
-        self._close(run_id, pending)
-        return run_id
-
-    def _close(self, run_id: str, pending: Pending) -> None:
-        self._client.set_terminated(
-            run_id, "FAILED" if pending.entry.failed else "FINISHED", end_time=pending.timestamp
-        )
-
-    def _fill(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        entry = pending.entry
-        metrics = [Metric(key, value, pending.timestamp, step) for (key, step), value in points.items()]
-        params = [Param(key, value) for key, value in entry.params.items()]
-        tags = [RunTag(key, value) for key, value in entry.tags.items()]
-        for first in range(0, max(len(metrics), 1), BATCH - _PARAM_BATCH * 2):
-            batch = metrics[first : first + BATCH - _PARAM_BATCH * 2]
-            self._client.log_batch(run_id, batch, params if first == 0 else (), tags if first == 0 else ())
-        self._log_datasets(run_id, entry)
-        self._log_artifacts(run_id, entry)
-        self._close(run_id, pending)
-        self._client.set_tag(run_id, CONTENT_TAG, entry.content)
-
-    def _forget_failures(self, run: Any, entry: Entry) -> None:
-        """A task that failed before and is finished now is no failure any more."""
-        for key in run.data.tags:
-            if key.startswith(FAILURE_PREFIX) and key not in entry.tags:
-                self._client.delete_tag(run.info.run_id, key)
-
-    def _log_datasets(self, run_id: str, entry: Entry) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        inputs = [
-            DatasetInput(
-                Dataset(name=data.name, digest=data.digest[:36], source_type="code", source='{"tags": {}}'),
-                [InputTag("mlflow.data.context", data.context)],
-            )
-            for data in _one_per_dataset(entry)
-        ]
-        if inputs:
-            self._client.log_inputs(run_id, inputs)
-
-    def _log_artifacts(self, run_id: str, entry: Entry) -> None:
-        there = [(Path(artifact.path), artifact.name) for artifact in entry.artifacts if Path(artifact.path).is_file()]
-        if there:
-            with _laid_out(there) as folder:
-                self._client.log_artifacts(run_id, str(folder))
-
-    def save_views(self) -> None:
-        """Keep the saved charts as tags of the experiment, when something new was said."""
-        if not self._said:
-            return
-        curves = [run for run in self._find_runs().values() if CURVE_TAG in run.data.tags]
-        keys = {key.removeprefix("curve/") for run in curves for key in run.data.metrics}
-        lower = {task for run in curves for task in run.data.tags.get(LOWER_TAG, "").split()}
-        if tasks := keys - {axis.removeprefix("curve/") for axis in AXES}:
-            for key, value in view_tags(tasks, lower).items():
-                self._client.set_experiment_tag(self._id, key, value)
-
-
-def _one_per_dataset(entry: Entry) -> list[Any]:
-    """MLflow keeps a dataset once per run: its contexts are joined."""
-    from dataclasses import replace
-
-    grouped: dict[tuple[str, str], Any] = {}
-    for data in entry.datasets:
-        before = grouped.get((data.name, data.digest))
-        context = data.context if before is None else f"{before.context}, {data.context}"
-        grouped[data.name, data.digest] = replace(data, context=context)
-    return list(grouped.values())
-
-
-@contextlib.contextmanager
-def _laid_out(files: Sequence[tuple[Path, str]]) -> Iterator[Path]:
-    """The files under their artifact names in a folder for a while, so that one call sends them all."""
-    with tempfile.TemporaryDirectory(prefix="earnest-artifacts-") as name:
-        for path, artifact in files:
-            target = Path(name) / artifact
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        yield Path(name)

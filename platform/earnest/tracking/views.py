@@ -49,7 +49,8 @@ def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[
 
 def view_path(experiment_id: str) -> str:
     """The page of the saved view, relative to the server's address."""
-    return f"/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+    opened = f"viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"/#/experiments/{experiment_id}/runs?{opened}"
 
 
 def _section(key: str, title: str) -> dict[str, Any]:

@@ -1,0 +1,138 @@
+"""The report stands on any sweep, whole or broken, and reads well on a phone in the dark."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+from io import StringIO
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from earnest.records import CellRecord
+from earnest.report.html import write_report
+from earnest.report.table import print_table
+from report.plausible import cell, sweep_cells
+
+DENSE = cell("dense", "", (91.3, 100.0, 100.0, 1.939))
+WANDA = cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))
+
+
+def only(one: CellRecord, *tasks: str) -> CellRecord:
+    kept = {
+        name: {task: getattr(one, name)[task] for task in tasks if task in getattr(one, name)}
+        for name in ("scores", "comparisons", "steps")
+    }
+    return one.model_copy(update=kept)
+
+
+BROKEN = WANDA.model_copy(
+    update={"scores": {}, "comparisons": {}, "size": None, "failures": {"compress": "out of <memory>"}}
+)
+SWEEPS = {
+    "dense only": [DENSE],
+    "one task": [only(DENSE, "closed_book"), only(WANDA, "closed_book")],
+    "perplexity alone": [only(DENSE, "perplexity"), only(WANDA, "perplexity")],
+    "a pattern alone": [DENSE, cell("magnitude", "2:4", (43.3, 82.3, 90.0, 2.314))],
+    "everything failed": [BROKEN],
+    "dense failed": [DENSE.model_copy(update={"scores": {}, "failures": {"closed_book": "lost"}}), WANDA],
+    "one cell failed": [DENSE, BROKEN, cell("rtn", "4", (88.0, 100.0, 99.7, 1.946))],
+    "a new method": [DENSE, WANDA.model_copy(update={"method": "newcomer"})],
+    "nothing": [],
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(sweep_cells(), tmp_path_factory.mktemp("report"), title="demo")
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_any_sweep_has_a_report_and_a_table(name: str, tmp_path: Path) -> None:
+    page = write_report(SWEEPS[name], tmp_path, title=name).read_text()
+    assert "<h1>" in page
+    assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL).lower().replace("nano", "").replace(
+        "isnan", ""
+    )
+    print_table(SWEEPS[name], Console(file=StringIO(), width=120))
+
+
+def test_what_failed_stands_on_the_page_with_its_reason(tmp_path: Path) -> None:
+    page = write_report(SWEEPS["one cell failed"], tmp_path, title="t").read_text()
+    assert "out of &lt;memory&gt;" in page
+    assert "1 steps failed" in page
+
+
+def test_the_page_fetches_nothing(report: Path) -> None:
+    page = report.read_text()
+    assert not re.search(r"(?:src|href)=\"(?!#|cells\.)", page)
+    assert not re.search(r"url\((?!#)|@import", page)
+
+
+def test_the_same_cells_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
+    again = write_report(sweep_cells(), tmp_path, title="demo")
+    assert again.read_bytes() == report.read_bytes()
+    svg = "figures/saved-closed_book.svg"
+    assert (tmp_path / svg).read_bytes() == (report.parent / svg).read_bytes()
+
+
+def test_a_report_of_unchanged_cells_is_left_alone(report: Path) -> None:
+    before = report.stat().st_mtime_ns
+    write_report(sweep_cells(), report.parent, title="demo")
+    assert report.stat().st_mtime_ns == before
+
+
+def test_the_exports_hold_every_score_of_every_cell(report: Path) -> None:
+    rows = pq.read_table(report.parent / "cells.parquet").to_pylist()
+    headlines = [row for row in rows if row["is_headline"]]
+    assert len(headlines) == 30 * 4
+    wanda = next(r for r in headlines if (r["method"], r["nominal"], r["task"]) == ("wanda", "50%", "closed_book"))
+    assert (wanda["value"], wanda["n"], wanda["matches"]) == (0.653, 300, False)
+    with (report.parent / "cells.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(rows)
+
+
+def test_every_figure_is_there_in_light_dark_and_as_a_picture(report: Path) -> None:
+    names = {path.name for path in (report.parent / "figures").iterdir()}
+    for figure in ("claims", "saved-perplexity", "saved-closed_book", "asked-closed_book", "domains-closed_book"):
+        assert {f"{figure}.svg", f"{figure}-dark.svg", f"{figure}.png"} <= names
+
+
+@pytest.mark.parametrize("width", [120, 160])
+def test_the_table_fits_its_console(width: int) -> None:
+    console = Console(file=StringIO(), width=width, color_system=None)
+    print_table(sweep_cells(), console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    row = next(line for line in lines if line.startswith("wanda") and "50%" in line)
+    assert {"65.3", "−28%✗", "+4.8%"} <= set(row.split())
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_page_is_wider_than_its_window(report: Path, tmp_path: Path, width: int) -> None:
+    """The page is shown in a frame of the given width, because a headless window is never narrower than 500 pixels."""
+    probe = tmp_path / "probe.html"
+    probe.write_text(
+        f"""<iframe id=f style="width:{width}px;height:800px;border:0" src="{report.as_uri()}"></iframe><script>
+        f.onload = () => {{ const d = f.contentDocument.documentElement;
+          document.title = d.scrollWidth + " " + d.clientWidth; document.body.append(document.title) }}</script>"""
+    )
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --allow-file-access-from-files --force-dark-mode"
+    flags += " --virtual-time-budget=5000 --dump-dom"
+    command = [
+        "chromium",
+        *flags.split(),
+        "--force-dark-mode",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        probe.as_uri(),
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
+    found = re.search(r"<title>(\d+) (\d+)</title>", shown)
+    assert found is not None
+    assert int(found[1]) <= int(found[2])
