@@ -168,9 +168,9 @@ AnyMethod = Annotated[
     Field(discriminator="method"),
 ]
 METHODS: tuple[type[Method], ...] = (Dense, Random, Magnitude, Wanda, SparseGPT, RTN, GPTQ)
-METHOD_ADAPTER: TypeAdapter[Method] = TypeAdapter(AnyMethod)
+METHOD_ADAPTER: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
 
-def read_method(fields: Mapping[str, Any]) -> Method:
+def read_method(fields: Mapping[str, Any]) -> AnyMethod:
     """A method from its fields, or UserError with every rule broken."""
     return validated(METHOD_ADAPTER, fields, "method")

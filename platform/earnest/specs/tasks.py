@@ -105,9 +105,9 @@ AnyTask = Annotated[
     Field(discriminator="task"),
 ]
 TASKS: tuple[type[Task], ...] = (Perplexity, ClosedBook, OpenBook, MultipleChoice, MMLU, Summarisation, Biography)
-TASK_ADAPTER: TypeAdapter[Task] = TypeAdapter(AnyTask)
+TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 
 
-def read_task(fields: Mapping[str, Any]) -> Task:
+def read_task(fields: Mapping[str, Any]) -> AnyTask:
     """A task from its fields, or UserError with every rule broken."""
     return validated(TASK_ADAPTER, fields, "task")
