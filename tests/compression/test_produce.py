@@ -113,9 +113,9 @@ def test_bits_per_weight_are_what_the_form_takes(
     name: str, bits: float | None, make_model: Make, ids: Tensor, tmp_path: Path
 ) -> None:
     size = manifest_of(name, make_model, ids, tmp_path / "out").size
-    if bits is None:  # 2-bit codes, bf16 scales and 2-bit zeros per 16, and the group of each input in 32 bits
+    if bits is None:  # 2-bit codes, bf16 scales and 2-bit zeros per 16, and the group of each input in 16 bits
         inputs = 2 * (6 * 32 + 64)
-        bits = 2 + (16 + 2) / 16 + 32 * inputs / weights_of(make_model)
+        bits = 2 + (16 + 2) / 16 + 16 * inputs / weights_of(make_model)
     assert size.bits_per_weight == pytest.approx(bits)
     assert size.saved == pytest.approx(1 - bits / 16)
 
@@ -128,6 +128,7 @@ def weights_of(make_model: Make) -> int:
 def test_the_manifest_counts_what_the_file_holds(name: str, make_model: Make, ids: Tensor, tmp_path: Path) -> None:
     manifest = manifest_of(name, make_model, ids, tmp_path / "out")
     stored = load_file(tmp_path / "out" / "compressed.safetensors")
+    assert (tmp_path / "out" / "compressed.safetensors").stat().st_mode & 0o444 == 0o444
     again = load(tmp_path / "out").model.state_dict()
     for record in manifest.tensors:
         parts = [tensor for key, tensor in stored.items() if key.startswith(record.name + ".")]

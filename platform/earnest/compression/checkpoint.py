@@ -160,6 +160,8 @@ def export_dense(folder: Path, out: Path) -> None:
         writing.mkdir()
         copy_beside(folder, writing)
         loaded.model.save_pretrained(writing)
+        for file in writing.glob("*.safetensors"):
+            file.chmod(0o644)  # safetensors writes for the owner alone
         check_same_logits(loaded, load_model(resolve(str(writing))), str(out))
         writing.rename(out)
 

@@ -51,7 +51,7 @@ def encode(form: Form, weight: Tensor, quantised: Quantised | None) -> dict[str,
     if not quantised.symmetric:
         parts["zero"] = pack(quantised.zero.abs(), quantised.bits)  # −0 is 0
     if not torch.equal(quantised.group_of, plain_groups(weight.shape[1], quantised.group_size)):
-        parts["group_of"] = quantised.group_of.to(torch.int32)
+        parts["group_of"] = quantised.group_of.to(_narrowest(quantised.scale.shape[1]))
     codes = quantised.codes
     if form == "packed-bitmask":
         kept = codes != quantised.zero[:, quantised.group_of]  # a code at the zero point is a weight of zero
@@ -59,6 +59,10 @@ def encode(form: Form, weight: Tensor, quantised: Quantised | None) -> dict[str,
         codes = codes[kept]
     parts["codes"] = pack(codes, quantised.bits)
     return parts
+
+
+def _narrowest(groups: int) -> torch.dtype:
+    return torch.int16 if groups <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def decode(layout: Layout, parts: Mapping[str, Tensor]) -> Tensor:

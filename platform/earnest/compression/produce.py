@@ -144,6 +144,7 @@ def _write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
         save_file(shard, folder / name, metadata={"format": "earnest"})
+        (folder / name).chmod(0o644)  # safetensors writes for the owner alone, but a store is read by many
     return names
 
 
