@@ -115,7 +115,10 @@ class Store:
 
     def _seal(self, folder: Path, kind: str, digest: str, spec: dict[str, Any], run: dict[str, Any] | None) -> None:
         folder.chmod(0o755)
-        files = {str(p.relative_to(folder)): sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        for path in paths:
+            path.chmod(0o644)  # safetensors writes for the owner alone, but a store is shared
+        files = {str(path.relative_to(folder)): sha256_of(path) for path in paths}
         if run is not None:
             _write_json(folder / RUN_FILE, run)
         _write_json(folder / STEP_FILE, {"kind": kind, "digest": digest, "spec": spec, "files": files})

@@ -76,7 +76,9 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
         UserError: a file is corrupted, a key is missing or unexpected, or tokenizer and model do not fit.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             source.path,

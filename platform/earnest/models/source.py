@@ -15,7 +15,14 @@ from earnest.specs import UserError
 
 NANO = Path(__file__).parent / "nano"
 NANO_NAMES = ("large", "large-tuned", "medium", "small", "small-tuned")
-DECIDING_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt")
+DECIDING_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,9 @@ def _check_folder(name: str, path: Path) -> None:
     if not (path / "config.json").is_file():
         raise UserError(f"model {name}: {path} holds no config.json; name a folder saved by save_pretrained")
     if not any(path.glob("*.safetensors")):
-        raise UserError(f"model {name}: {path} holds no *.safetensors; pickled weights are not loaded, convert them first")
+        raise UserError(
+            f"model {name}: {path} holds no *.safetensors; pickled weights are not loaded, convert them first"
+        )
 
 
 def digest_of_model(path: Path) -> str:

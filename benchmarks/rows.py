@@ -1,0 +1,69 @@
+"""What every benchmark prints and writes: rows of work, ours, peer, ratio, unit, n and spread."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured piece of work; `ratio` is peer ÷ ours (above 1: ours is faster), None without a peer.
+
+    `spread` is (slowest − fastest) ÷ median of ours, over `n` repetitions.
+    """
+
+    work: str
+    ours: float
+    peer: float | None
+    ratio: float | None
+    unit: str
+    n: int
+    spread: float
+
+
+def seconds(work: Callable[[], object], repeat: int) -> list[float]:
+    """Wall seconds of each of `repeat` runs, after one that is not counted."""
+    work()
+    taken = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return taken
+
+
+def row(work: str, ours: Sequence[float], peer: Sequence[float] | None = None, unit: str = "s") -> Row:
+    """A row from repeated measurements: medians, their ratio, and the spread of ours."""
+    mine = statistics.median(ours)
+    theirs = statistics.median(peer) if peer else None
+    ratio = theirs / mine if theirs is not None else None
+    return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine)
+
+
+def report(rows: Sequence[Row], title: str, peer: str, file: Path | None) -> None:
+    """Print the table and, if asked, write the rows as JSON."""
+    table = Table("work", "ours", peer, "ratio", "unit", "n", "spread", title=title, title_justify="left", box=None)
+    for one in rows:
+        shown = "" if one.peer is None else f"{one.peer:.4f}"
+        ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
+        table.add_row(one.work, f"{one.ours:.4f}", shown, ratio, one.unit, str(one.n), f"{one.spread:.0%}")
+    Console(width=110).print(table)
+    if file is not None:
+        file.write_text(json.dumps([asdict(one) for one in rows], indent=1) + "\n", encoding="utf-8")
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--repeat", type=int, default=3, help="counted runs of each piece of work")
+    return parser.parse_args()
