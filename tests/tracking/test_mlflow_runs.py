@@ -141,9 +141,9 @@ whole = MlflowClient.log_batch
 calls = []
 def dies_at_the_second(self, *args, **kwargs):
     calls.append(args)
-    whole(self, *args, **kwargs)
     if len(calls) == 2:
         os._exit(9)
+    whole(self, *args, **kwargs)
 MlflowClient.log_batch = dies_at_the_second
 from report.plausible import cell
 from earnest.tracking.mlflow_runs import Tracker

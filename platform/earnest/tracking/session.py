@@ -96,9 +96,7 @@ class Session:
         if run is not None and not self._is_part_of(run, known, entry, wanted):
             self._client.delete_run(run.info.run_id)
             run, known = None, {}
-        run_id = self._open(pending) if run is None else str(run.info.run_id)
-        if run is not None:
-            self._forget_failures(run, entry)
+        run_id = self._open(pending) if run is None else self._reopen(run, pending)
         self._fill(run_id, pending, {key: value for key, value in wanted.items() if key not in known})
         self._said.append(entry)
         return True
@@ -127,27 +125,29 @@ class Session:
             run_id, "FAILED" if pending.entry.failed else "FINISHED", end_time=pending.timestamp
         )
 
+    def _reopen(self, run: Any, pending: Pending) -> str:
+        """A run to complete: its status follows the entry, and a task that failed before is no failure any more."""
+        run_id = str(run.info.run_id)
+        for key in run.data.tags:
+            if key.startswith(FAILURE_PREFIX) and key not in pending.entry.tags:
+                self._client.delete_tag(run_id, key)
+        self._close(run_id, pending)
+        return run_id
+
     def _fill(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float]) -> None:
+        """Say everything. The content tag comes last: only a run that holds all of an entry has it."""
         from mlflow.entities import Metric, Param, RunTag
 
         entry = pending.entry
-        metrics = [Metric(key, value, pending.timestamp, step) for (key, step), value in points.items()]
-        params = [Param(key, value) for key, value in entry.params.items()]
-        tags = [RunTag(key, value) for key, value in entry.tags.items()]
-        room = BATCH - len(params) - len(tags)
-        self._client.log_batch(run_id, metrics[:room], params, tags)
-        for first in range(room, len(metrics), BATCH):
-            self._client.log_batch(run_id, metrics[first : first + BATCH])
         self._log_datasets(run_id, entry)
         self._log_artifacts(run_id, entry)
-        self._close(run_id, pending)
-        self._client.set_tag(run_id, CONTENT_TAG, entry.content)
-
-    def _forget_failures(self, run: Any, entry: Entry) -> None:
-        """A task that failed before and is finished now is no failure any more."""
-        for key in run.data.tags:
-            if key.startswith(FAILURE_PREFIX) and key not in entry.tags:
-                self._client.delete_tag(run.info.run_id, key)
+        metrics = [Metric(key, value, pending.timestamp, step) for (key, step), value in points.items()]
+        params = [Param(key, value) for key, value in entry.params.items()]
+        tags = [RunTag(key, value) for key, value in {**entry.tags, CONTENT_TAG: entry.content}.items()]
+        room = BATCH - len(params) - len(tags)
+        for first in range(room, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics[first : first + BATCH])
+        self._client.log_batch(run_id, metrics[:room], params, tags)
 
     def _log_datasets(self, run_id: str, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
