@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.plans import Traced, compress, evaluate, small_sweep
+from cluster.plans import Traced, compress, evaluate, plan_of, small_sweep
+from earnest.cluster.driver import run_plan
 from earnest.cluster.events import (
     Event,
     Planned,
@@ -23,6 +24,7 @@ from earnest.cluster.events import (
     WorkerReady,
 )
 from earnest.plan import COMPRESS
+from earnest.specs import Cluster
 from earnest.store import Store
 
 CPUS = {"gpus_per_worker": 0}
@@ -138,3 +140,14 @@ def test_events_tell_the_story_in_order(traced: Traced) -> None:
     assert kinds.index(WorkerReady) < kinds.index(StepProgress) < kinds.index(StepRetried) < kinds.index(StepFinished)
     notes = [event.note for event in traced.of(StepProgress)]
     assert set(notes) == {"time 1", "time 2"}
+
+
+def test_workers_that_cannot_start_end_the_run_with_the_reason(traced: Traced) -> None:
+    made = compress("method")
+    steps = plan_of([made, evaluate("task", made)])
+    spec = Cluster(gpus_per_worker=0, cpus_per_worker=2)
+    outcome = run_plan(steps, traced.store, spec, runner="earnest.nowhere:work")
+    assert list(outcome.failed) == [made.digest]
+    assert "no worker could start" in outcome.failed[made.digest]
+    assert "No module named 'earnest.nowhere'" in outcome.failed[made.digest]
+    assert len(outcome.blocked) == 1

@@ -27,7 +27,9 @@ SLOW_START_S = 30.0
 START_LIMIT_S = 900.0
 # How long a cluster without room for a single worker is given to get its nodes back.
 NO_ROOM_S = 60.0
+# So many failed starts in a row per slot, with a pause after each wave, and the run ends with the reason.
 START_FAILURES = 3
+RESTART_PAUSE_S = 1.0
 
 
 class Loop:
@@ -80,8 +82,8 @@ class Loop:
             self._tell(events.StepStarted(step, self._title(step), name))
 
     def _staff(self) -> None:
-        if time.monotonic() - self._failed_start_at < self._failed_starts:
-            return  # the more starts failed in a row, the longer the next one waits
+        if self._failed_starts and time.monotonic() - self._failed_start_at < RESTART_PAUSE_S:
+            return
         while (kind := next_hire(*self._staffs())) is not None and self._make_room():
             self._crew.hire(kind)
 

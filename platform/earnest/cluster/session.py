@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from earnest.specs import UserError
 OBJECT_STORE_BYTES = 80 * 2**20
 # A Unix socket's path holds 107 bytes, and Ray appends about 65: /ray/session_<date>_<time>_<pid>/sockets/plasma_store
 LONGEST_TEMP_DIR = 40
+KNOCK_S = 10.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "1"}
 
 
@@ -74,14 +76,30 @@ def _temp_dir() -> Iterator[str | None]:
 def _join(address: str) -> None:
     import ray
 
+    _knock(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        raise UserError(
-            f"no Ray cluster lets us in at {address} ({str(error).splitlines()[0]})\n"
-            "without --address the sweep runs on this machine; a cluster with tokens wants RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN; `ray status --address` tells whether one is there"
-        ) from error
+        raise _refused(address, str(error)) from error
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try an address where nobody listens for ten minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+    except OSError as error:
+        raise _refused(address, str(error)) from error
+
+
+def _refused(address: str, reason: str) -> UserError:
+    return UserError(
+        f"no Ray cluster lets us in at {address} ({reason.splitlines()[0] if reason else 'no reason given'})\n"
+        "without --address the sweep runs on this machine; a cluster with tokens wants RAY_AUTH_MODE=token and "
+        "RAY_AUTH_TOKEN; `ray status --address` tells whether one is there"
+    )
 
 
 def _start(temp_dir: str | None) -> None:
