@@ -1,7 +1,7 @@
 """A small real step for workers: it reads what it needs from the store, publishes to it, and misbehaves where asked.
 
-`step.location` says how: `sleep` seconds, `meet` that many steps before going on, `crash` the worker or `raise` an
-error the first `times` times. As with real steps, what a location says does not change the output.
+`step.location` says how: `sleep` seconds, `meet` that many steps, wait `until` a file is there, `crash` the worker or
+`raise` an error the first `times` times. As with real steps, what a location says does not change the output.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ def work(step: Step, store: Store, device: str, progress: Callable[[str], None])
         (folder / "half.bin").write_bytes(b"half")
         time.sleep(float(how.get("sleep", "0")))
         _meet(int(how.get("meet", "0")), Path(how["trace"]))
+        while "until" in how and not Path(how["until"]).exists():
+            time.sleep(0.02)
         if misbehaves and "crash" in how:
             os._exit(1)
         if misbehaves and "raise" in how:

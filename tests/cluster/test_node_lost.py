@@ -14,13 +14,12 @@ from earnest.cluster.events import StepRetried, WorkerReady
 
 @pytest.fixture
 def two_nodes() -> Iterator[tuple[Any, Any]]:
-    """A cluster of a head without GPUs and two nodes with one each, as (cluster, the node to lose)."""
+    """A cluster of a head and a node with a GPU each, as (cluster, the node to lose)."""
     import ray
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
-    cluster.add_node(num_cpus=1, num_gpus=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
     doomed = cluster.add_node(num_cpus=1, num_gpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster, doomed
@@ -28,14 +27,15 @@ def two_nodes() -> Iterator[tuple[Any, Any]]:
     cluster.shutdown()
 
 
-def test_steps_of_a_lost_node_run_again_elsewhere(two_nodes: tuple[Any, Any], traced: Traced) -> None:
+def test_steps_of_a_lost_node_run_again_elsewhere(two_nodes: tuple[Any, Any], traced: Traced, tmp_path: Path) -> None:
     cluster, doomed = two_nodes
-    first = [evaluate(f"task-{n}", meet="2", sleep="1") for n in range(2)]
+    lost = tmp_path / "lost"
+    first = [evaluate(f"task-{n}", until=str(lost)) for n in range(2)]
     made = [compress(f"method-{n}") for n in range(3)]
     steps = [*first, *made, *(evaluate("task-0", step) for step in made)]
-    loser = threading.Thread(target=lose_the_node, args=(cluster, doomed, traced.trace))
+    loser = threading.Thread(target=lose_the_node, args=(cluster, doomed, traced.trace, lost))
     loser.start()
-    outcome = traced.run(steps)
+    outcome = traced.run(steps, compressors=1)
     loser.join()
     assert outcome.complete
     assert sorted(traced.times(step) for step in first) == [1, 2]
@@ -43,8 +43,25 @@ def test_steps_of_a_lost_node_run_again_elsewhere(two_nodes: tuple[Any, Any], tr
     assert len({event.device.node for event in traced.of(WorkerReady)}) == 2
 
 
-def lose_the_node(cluster: Any, doomed: Any, trace: Path) -> None:
-    """Take the node away as soon as both nodes run a step."""
-    while not trace.is_dir() or sum(1 for _ in trace.iterdir()) < 2:
+def lose_the_node(cluster: Any, doomed: Any, trace: Path, lost: Path) -> None:
+    """Take the node away while both nodes run a step, and say so when a worker died of it."""
+    while len(pids := running(trace)) < 2:
         time.sleep(0.05)
     cluster.remove_node(doomed, allow_graceful=False)
+    while all(map(is_alive, pids)):
+        time.sleep(0.05)
+    lost.touch()
+
+
+def running(trace: Path) -> set[int]:
+    """The workers that run the two steps which wait."""
+    waiting = [evaluate(f"task-{n}").digest for n in range(2)]
+    lines = [(trace / digest).read_text(encoding="utf-8") for digest in waiting if (trace / digest).is_file()]
+    return {int(line.split()[0]) for line in lines if line}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
