@@ -14,12 +14,13 @@ from earnest.cluster.events import StepRetried, WorkerReady
 
 @pytest.fixture
 def two_nodes() -> Iterator[tuple[Any, Any]]:
-    """A cluster of a head and a node with a GPU each, as (cluster, the node to lose)."""
+    """A cluster of a head without GPUs and two nodes with one each, as (cluster, the node to lose)."""
     import ray
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
+    cluster.add_node(num_cpus=1, num_gpus=1)
     doomed = cluster.add_node(num_cpus=1, num_gpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster, doomed
