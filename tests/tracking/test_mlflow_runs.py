@@ -90,6 +90,14 @@ def test_every_methods_curve_starts_at_the_dense_point(tracked: Path) -> None:
     assert rows(tracked, query) == curves == [(9,)]
 
 
+def test_grouped_by_method_every_score_starts_at_the_dense_point(tracked: Path) -> None:
+    query = """select distinct t.value from metrics m join tags t using (run_uuid)
+               where t.key = 'method' and t.value != 'dense' and m.key = 'score/closed_book' and m.step = 0
+               and abs(m.value - 0.913) < 1e-9"""
+    methods = rows(tracked, "select distinct value from tags where key = 'method' and value != 'dense'")
+    assert sorted(rows(tracked, query)) == sorted(methods)
+
+
 def test_tracking_the_same_sweep_again_sends_nothing(tracked: Path) -> None:
     before = rows(tracked, RUNS), rows(tracked, METRICS)
     cells = sweep_cells()

@@ -64,7 +64,7 @@ def _content(cells: Sequence[CellRecord], title: str) -> str:
 def _versions(survey: Survey, store: Store | None) -> dict[str, str]:
     if store is None or survey.dense is None:
         return {}
-    finished = (survey.dense.steps[task] for task in survey.dense.scores)
+    finished = [step for task, step in survey.dense.steps.items() if task in survey.dense.scores]
     steps = [store.read_step(EVALUATE, step)["spec"] for step in finished if store.has(EVALUATE, step)]
     return dict(steps[0].get("versions", {})) if steps else {}
 

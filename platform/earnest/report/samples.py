@@ -16,7 +16,7 @@ from earnest.store import Store
 LONG_FORM = "biography"
 SHOWN = 3
 _Row = dict[str, Any]
-_COLUMNS = ["id", "prediction", "gold", "statements", "well_formed", "true"]
+_COLUMNS = ["id", "prediction", "statements", "well_formed", "true"]
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,8 @@ def _speed_metrics(cell: CellRecord) -> dict[str, float]:
 def curve_entries(cells: Sequence[CellRecord]) -> list[Entry]:
     """One run per curve: every task's headline at every ratio, the dense model's first; seeds are averaged.
 
-    The true ratio stands beside each point as `curve/saved`, the axis that the saved charts use.
+    The true ratio stands beside each point as `curve/saved`, the axis that the saved charts use. The same points
+    stand under `score/…` too, so that MLflow's own "Group by: method" over all runs starts every line at dense.
     """
     compressed = [cell for cell in cells if cell.family != "dense" and cell.size is not None and cell.scores]
     if not compressed:
@@ -251,10 +252,11 @@ def _curve_points(cells: Sequence[CellRecord], dense_bytes: int) -> Iterable[Poi
     for same in sorted(ratios.values(), key=lambda group: fmean(cell.saved for cell in group)):
         saved = fmean(cell.saved for cell in same)
         step = max(step_of(saved), step + 1)
-        means = _means(same) | {"saved": saved, "size_mib": (1 - saved) * dense_bytes / 2**20}
-        yield from (
-            Point(f"curve/{key}", value, int(step)) for key, value in sorted(means.items()) if math.isfinite(value)
-        )
+        means = _means(same)
+        axes = {"saved": saved, "size_mib": (1 - saved) * dense_bytes / 2**20}
+        named = {f"curve/{key}": value for key, value in {**means, **axes}.items()}
+        named |= {f"score/{task}": value for task, value in means.items()}
+        yield from (Point(key, value, int(step)) for key, value in sorted(named.items()) if math.isfinite(value))
 
 
 def _means(same: Sequence[CellRecord]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from earnest.tracking.entries import CONTENT_TAG, CURVE_TAG, ENTRY_TAG, FAILURE_PREFIX, LOWER_TAG, Dataset, Entry
 from earnest.tracking.outbox import Pending
-from earnest.tracking.views import AXES, view_tags
+from earnest.tracking.views import AXES, CURVE_PREFIX, view_tags
 
 BATCH = 1000  # what MLflow takes in one call: metrics, parameters and tags together
 # A dead server must cost seconds: MLflow's own defaults would try for four minutes per call.
@@ -173,9 +173,9 @@ class Session:
         if not self._said:
             return
         curves = [run for run in self._find_runs().values() if CURVE_TAG in run.data.tags]
-        keys = {key.removeprefix("curve/") for run in curves for key in run.data.metrics}
+        keys = {key for run in curves for key in run.data.metrics if key.startswith(CURVE_PREFIX)}
         lower = {task for run in curves for task in run.data.tags.get(LOWER_TAG, "").split()}
-        if tasks := keys - {axis.removeprefix("curve/") for axis in AXES}:
+        if tasks := {key.removeprefix(CURVE_PREFIX) for key in keys - set(AXES)}:
             for key, value in view_tags(tasks, lower).items():
                 self._client.set_experiment_tag(self._id, key, value)
 

@@ -13,6 +13,7 @@ from typing import Any
 from earnest.tracking.entries import CURVE_TAG
 
 VIEW_KEY = "earnest"
+CURVE_PREFIX = "curve/"
 SAVED, SIZE = "curve/saved", "curve/size_mib"
 AXES = (SAVED, SIZE)
 
@@ -40,7 +41,8 @@ def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[
         for key, (_, shown) in kept.items()
         for task in shown
     ]
-    state = _state([_section(key, title) for key, (title, _) in kept.items()], [*charts, *map(_hidden, AXES)])
+    hidden = [*AXES, *(f"score/{task}" for task in ordered)]
+    state = _state([_section(key, title) for key, (title, _) in kept.items()], [*charts, *map(_hidden, hidden)])
     return {
         f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(state, separators=(",", ":"), sort_keys=True),
         "mlflow.experimentKind": "custom_model_development",
