@@ -91,15 +91,15 @@ def test_an_end_token_ends_the_row_and_is_not_part_of_it(make_model) -> None:
 
 @pytest.mark.parametrize("family", ["GPT2", "Llama"])
 def test_a_long_prompt_loses_its_beginning_and_says_so(make_model, family: str) -> None:
-    """A row at the model's last position shares its batch with one that goes on."""
+    """A row at the model's last position shares its batch with rows that go on."""
     loaded = make_model(family)
     rng = random.Random(0)
     long = Prompt(tuple(rng.randrange(3, 700) for _ in range(300)), (), 3)
-    short = Prompt((5, 6), (), 100)
-    found = continue_prompts(ModelDistribution(loaded), [long, short], LARGE)
+    short = [Prompt((5, 6 + i), (), 100) for i in range(6)]
+    found = continue_prompts(ModelDistribution(loaded), [long, *short], LARGE)
     assert found[0].cut == 300 - (128 - 3)
     assert found[0].ids == transformers_own(loaded, Prompt(long.ids[-125:], (), 3))
-    assert found[1].ids == transformers_own(loaded, short)
+    assert [g.ids for g in found[1:]] == [transformers_own(loaded, prompt) for prompt in short]
 
 
 def test_more_tokens_than_the_model_holds_are_refused(make_model) -> None:
