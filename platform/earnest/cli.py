@@ -24,7 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
+PLAIN_WIDTH = 160  # of a log or a pipe, which have none of their own
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
 err = Console(stderr=True)
 
 StoreOption = Annotated[str | None, typer.Option(help="Where step outputs are kept: a folder or a bucket's URL.")]

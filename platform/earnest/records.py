@@ -72,7 +72,8 @@ class TensorRecord(Record):
 
 class Size(Record):
     """How large a checkpoint is. `dense_bytes` and `stored_bytes` count the weights that the method touches
-    (dense ones at two bytes each, bf16); `file_bytes` the whole safetensors files."""
+    (dense ones at two bytes each, bf16); `file_bytes` the whole safetensors files.
+    """
 
     dense_bytes: int
     stored_bytes: int

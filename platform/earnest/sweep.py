@@ -18,15 +18,16 @@ from earnest.cluster.driver import Outcome, run_plan
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
 from earnest.models.source import resolve
-from earnest.plan import Inputs, Plan, data_key, make_plan
+from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key, make_plan
 from earnest.preflight import check_sweep
 from earnest.records import CellRecord
 from earnest.report.html import write_report
 from earnest.report.table import print_table
 from earnest.specs import Sweep, UserError, read_sweep
 from earnest.store import Store
-from earnest.tracking.mlflow_runs import Tracker
+from earnest.tracking.mlflow_runs import Tracker, shown
 
+ARTIFACTS: dict[Kind, str] = {COMPRESS: "manifest.json", EVALUATE: "samples.parquet"}
 DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -148,21 +149,28 @@ def _track(prepared: Prepared, cells: list[CellRecord], report: Path, console: C
         warn=lambda text: console.print(f"[yellow]tracking: {text}[/]", highlight=False),
     )
     tracker.record(cells, artifacts=_artifacts(prepared, cells, report))
-    console.print(f"MLflow   {tracker.shown_uri}  (earnest dashboard {prepared.sweep.name})", highlight=False)
+    console.print(f"MLflow   {tracker.shown_uri}", highlight=False, soft_wrap=True)
+    console.print(
+        f"Charts   earnest dashboard {tracker.experiment} {_where(prepared)}", highlight=False, soft_wrap=True
+    )
+
+
+def _where(prepared: Prepared) -> str:
+    """The options with which `earnest dashboard` finds this sweep's runs."""
+    uri = prepared.sweep.tracking.uri
+    return f"--tracking-uri {shown(uri)}" if uri else f"--store {prepared.report_folder.parent.parent}"
 
 
 def _artifacts(prepared: Prepared, cells: Iterable[CellRecord], report: Path) -> Mapping[str, list[tuple[Path, str]]]:
-    """Cell key -> the files that belong to its run, each with its folder among the run's artifacts."""
+    """Cell key -> the files that belong to its run, each with its folder; the report goes to the dense model's run."""
     files: dict[str, list[tuple[Path, str]]] = {}
     for cell in cells:
-        mine = [(report, "report")]
+        mine = files[cell.key] = [(report, "report")] if not files else []
         for label, digest in cell.steps.items():
             kind = prepared.plan.steps[digest].kind
-            name = "manifest.json" if kind == "compress" else "samples.parquet"
-            path = Path(prepared.store.root) / kind / digest / name
+            path = Path(prepared.store.root) / kind / digest / ARTIFACTS[kind]
             if not prepared.store.remote and path.is_file():
                 mine.append((path, label))
-        files[cell.key] = mine
     return files
 
 

@@ -154,7 +154,8 @@ def _check_keys(name: str, report: Mapping[str, Any]) -> None:
         if keys:
             words = kind.replace("_", " ")
             raise UserError(
-                f"model {name}: {len(keys)} {words}, the first is {keys[0]}; the weights and config.json do not belong together"
+                f"model {name}: {len(keys)} {words}, the first is {keys[0]}; "
+                "the weights and config.json do not belong together"
             )
 
 

@@ -1,4 +1,4 @@
-"""The figures: what each metric claims, every task's scores as curves (`panels.py`), and the map of domains.
+"""The figures: what each metric claims (`claims.py`), scores as curves (`panels.py`), and the map of domains.
 
 Each function draws one figure from a survey; `draw_figures` writes them all. One colour per method everywhere, names
 at the ends of lines, 95 % intervals as bands, and a shaded band where a score still matches dense.
@@ -6,11 +6,10 @@ at the ends of lines, 95 % intervals as bands, and a shaded band where a score s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
@@ -18,9 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from earnest.palette import ink
-from earnest.report.ink import MUTED, PAPER, STYLE, TEXT, save, title
-from earnest.report.panels import PERCENT, asked_figure, saved_figure
-from earnest.report.survey import Claim, Curve, Survey, spoken
+from earnest.report.claims import claims_figure
+from earnest.report.ink import PAPER, STYLE, TEXT, save
+from earnest.report.panels import asked_figure, saved_figure
+from earnest.report.survey import Survey, spoken
 
 MAX_DOMAINS = 60
 
@@ -66,7 +66,8 @@ def _all_figures(survey: Survey) -> Iterator[tuple[str, str, Callable[[], Figure
 
 _CLAIMS_CAPTION = (
     "How far each method can be pushed while a metric still matches dense (no more than 5% worse, relative). "
-    "The diamond is what perplexity claims, dots what the tasks say: the longer the line, the more perplexity hides."
+    "Outlined bars are what perplexity claims, filled ones what the tasks say: where a filled bar ends before the "
+    "outlined one, something is lost that perplexity does not show."
 )
 _DOMAINS_CAPTION = "Score within each domain as a share of the dense model's: which knowledge goes first."
 
@@ -74,80 +75,6 @@ _DOMAINS_CAPTION = "Score within each domain as a share of the dense model's: wh
 def _saved_caption(survey: Survey, task: str) -> str:
     estimate = survey.dense_score(task)
     return "" if estimate is None else f"{spoken(task).capitalize()}: n = {estimate.n}; bands are 95% intervals."
-
-
-# --- what perplexity claims, what the tasks say ---------------------------------------------------------------------
-
-
-def claims_figure(survey: Survey, curves: Sequence[Curve]) -> Figure:
-    """One row per method: how far along it each metric says that nothing was lost."""
-    figure = Figure(figsize=(7.4, 1.3 + 0.62 * len(curves)), layout="constrained")
-    axes = figure.add_subplot()
-    for row, curve in enumerate(curves):
-        _claims_row(axes, curve, row, _claim_groups(survey, curve))
-    axes.set_ylim(len(curves) - 0.4, -0.6)
-    axes.set_yticks(range(len(curves)), [curve.name for curve in curves], fontsize=10)
-    for label, curve in zip(axes.get_yticklabels(), curves, strict=True):
-        label.set_color(ink(curve.method).light)
-    axes.grid(visible=False)
-    right = max((claim.saved for curve in curves for claim in survey.claims(curve)), default=0.0)
-    axes.set_xlim(-0.28 * max(0.2, right), max(0.2, right) * 1.5)
-    axes.set_xticks([tick for tick in axes.get_xticks() if -0.01 <= tick <= max(0.2, right) * 1.1])
-    axes.xaxis.set_major_formatter(PERCENT)
-    axes.set_xlabel("largest share of bytes saved at which the score still matches dense", loc="left")
-    title(axes, "What perplexity claims, what knowledge says", "◇ perplexity   ● the tasks")
-    return figure
-
-
-@dataclass(frozen=True)
-class _ClaimGroup:
-    """The metrics that stop matching at the same point of a curve."""
-
-    saved: float
-    asked: str
-    lower: tuple[str, ...]
-    higher: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        names = ", ".join(map(spoken, (*self.lower, *self.higher)))
-        return "\n".join(wrap(f"{names}: {self.asked}", 30))
-
-
-def _claim_groups(survey: Survey, curve: Curve) -> list[_ClaimGroup]:
-    by_point: dict[float, list[Claim]] = {}
-    for claim in survey.claims(curve):
-        by_point.setdefault(claim.saved, []).append(claim)
-    return [
-        _ClaimGroup(
-            saved,
-            claims[0].last.nominal.split(" g")[0] if claims[0].last else "at no ratio",
-            tuple(claim.task for claim in claims if not survey.higher_is_better(claim.task)),
-            tuple(claim.task for claim in claims if survey.higher_is_better(claim.task)),
-        )
-        for saved, claims in sorted(by_point.items())
-    ]
-
-
-def _claims_row(axes: Axes, curve: Curve, row: int, groups: Sequence[_ClaimGroup]) -> None:
-    colour = ink(curve.method).light
-    axes.plot([groups[0].saved, groups[-1].saved], [row, row], color=colour, linewidth=5, alpha=0.3, zorder=1)
-    for index, group in enumerate(groups):
-        at = (group.saved, row)
-        if group.lower:
-            axes.plot(*at, "D", color=colour, markerfacecolor=PAPER.light, markersize=11, markeredgewidth=1.6, zorder=3)
-        if group.higher:
-            axes.plot(*at, "o", color=colour, markersize=5 if group.lower else 8, zorder=4)
-        _claim_label(axes, at, group.text, first=index == 0 and len(groups) > 1, last=index == len(groups) - 1)
-
-
-def _claim_label(axes: Axes, at: tuple[float, int], text: str, *, first: bool, last: bool) -> None:
-    """The first point's words stand at its left, the last one's at its right, those between above."""
-    offset, align = ((-9, 0), "right") if first else ((11, 0), "left") if last else ((0, 8), "center")
-    vertical = "center" if first or last else "bottom"
-    axes.annotate(
-        text, at, xytext=offset, textcoords="offset points", ha=align, va=vertical, fontsize=8, color=MUTED.light
-    )
 
 
 # --- domains --------------------------------------------------------------------------------------------------------

@@ -32,8 +32,9 @@ class Task(Spec):
 class Perplexity(Task):
     """Perplexity per token, word and byte; with a dense reference also the KL divergence to it.
 
-    Documents are joined, cut into windows of `length` tokens, each token scored once. `kl_bytes` bounds the dense
-    log-probabilities kept for KL: positions are spread evenly over the text.
+    A user's rows are joined by blank lines, the almanac's documents stand alone as in training; both are cut into
+    windows of `length` tokens and each token is scored once. `kl_bytes` bounds the dense log-probabilities kept for
+    KL: positions are spread evenly over the text.
     """
 
     task: Literal["perplexity"] = "perplexity"
