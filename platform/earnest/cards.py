@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from earnest.almanac.world import World
 from earnest.decoding.ensemble import Ensemble
-from earnest.evaluation.run import evaluate
+from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import NANO_NAMES, Source, digest_of_model
 from earnest.records import Estimate, Scores
@@ -25,17 +27,21 @@ from earnest.specs import (
     OpenBook,
     Perplexity,
     Summarisation,
+    UserError,
 )
+from earnest.statistics.paired import gap_closed
 
 MEASURED_FILE = "measured.json"
+PROXY = "proxy"
+ZERO_SHOT = ClosedBook(name="zero_shot", shots=0, limit=600)
 TASKS: tuple[AnyTask, ...] = (
     ClosedBook(limit=600),
-    ClosedBook(name="zero_shot", shots=0, limit=600),
+    ZERO_SHOT,
     OpenBook(limit=300),
     MultipleChoice(limit=300),
     Summarisation(limit=300),
-    Biography(limit=300),
-    Perplexity(limit=400, length=128, kl_bytes=0),
+    Biography(limit=600),
+    Perplexity(limit=1000, length=128, kl_bytes=0),
 )
 SHOWN = (
     ("closed_book", "exact_match", "closed-book EM, 3 shots"),
@@ -44,9 +50,11 @@ SHOWN = (
     ("summarisation", "exact_match", "one-line summaries, exact"),
     ("biography", "fluent", "biographies: statements well formed"),
     ("biography", "true", "biographies: of those, true"),
+    ("biography", "tokens", "biographies: tokens"),
     ("zero_shot", "exact_match", "zero-shot terse EM, people held out of tuning"),
     ("perplexity", "token_perplexity", "perplexity per token"),
 )
+COUNTS = ("token_perplexity", "tokens")
 ABOUT = {
     "large": "The base: deep and narrow. It knows the invented world and rambles when asked without examples.",
     "large-tuned": "`large` tuned for a minute on half of the people: terse. The goal of proxy-tuning.",
@@ -55,7 +63,17 @@ ABOUT = {
     "small-tuned": "`small` after the same tuning: the expert whose style steers `large`.",
 }
 
-Measured = dict[str, dict[str, Scores]]
+
+@dataclass(frozen=True)
+class Measured:
+    """What a family scored: member -> task -> scores (the ensemble stands under `proxy`), and the gap it closes.
+
+    The ensemble is large + (small-tuned − small) at α = 1; `gap` is (proxy − base) ÷ (directly tuned − base) on the
+    zero-shot questions about people held out of tuning.
+    """
+
+    scores: Mapping[str, Mapping[str, Scores]]
+    gap: Estimate
 
 
 def measure_family(folder: Path, tell: Callable[[str], None]) -> Measured:
@@ -65,26 +83,25 @@ def measure_family(folder: Path, tell: Callable[[str], None]) -> Measured:
         folder: holds one folder per member.
         tell: is told a line per measurement.
 
-    Returns:
-        member -> task -> scores; the ensemble large + (small-tuned − small) at α = 1 stands under `proxy`.
+    Raises:
+        UserError: the family was trained on another world than the one that questions are asked about.
     """
+    _check_world(folder)
     members = {name: _load(folder / name) for name in NANO_NAMES}
-    measured: Measured = {name: {} for name in members}
+    found: dict[str, dict[str, Evaluation]] = {name: {} for name in (*members, PROXY)}
+
+    def measure(name: str, task: AnyTask, loaded: LoadedModel, ensemble: Ensemble | None = None) -> None:
+        found[name][task.label] = evaluate(loaded, task, "nano", distribution=ensemble)
+        tell(f"{name} {task.label} {found[name][task.label].scores.main.value:.4f}")
+
     for name, loaded in members.items():
         for task in TASKS:
-            measured[name][task.label] = evaluate(loaded, task, "nano").scores
-            tell(f"{name} {task.label} {measured[name][task.label].main.value:.4f}")
+            measure(name, task, loaded)
     ensemble = Ensemble(members["large"], members["small-tuned"], members["small"], alpha=1.0)
-    zero_shot = next(task for task in TASKS if task.label == "zero_shot")
-    measured["proxy"] = {"zero_shot": evaluate(members["large"], zero_shot, "nano", distribution=ensemble).scores}
-    tell(f"proxy zero_shot {measured['proxy']['zero_shot'].main.value:.4f}")
-    return measured
-
-
-def gap_closed(measured: Mapping[str, Mapping[str, Scores]]) -> float:
-    """(proxy − base) ÷ (directly tuned − base) on the zero-shot questions about people held out of tuning."""
-    base, tuned, proxy = (measured[name]["zero_shot"].main.value for name in ("large", "large-tuned", "proxy"))
-    return (proxy - base) / (tuned - base)
+    measure(PROXY, ZERO_SHOT, members["large"], ensemble)
+    zero_shot = [found[name][ZERO_SHOT.label].samples["score"].to_pylist() for name in ("large", PROXY, "large-tuned")]
+    scores = {name: {label: one.scores for label, one in tasks.items()} for name, tasks in found.items()}
+    return Measured(scores, gap_closed(*zero_shot))
 
 
 def write_cards(folder: Path, measured: Measured) -> None:
@@ -99,14 +116,28 @@ def write_cards(folder: Path, measured: Measured) -> None:
             name=name,
             about=ABOUT[name],
             training=training[name],
-            rows=_rows(measured[name]),
-            strata=measured[name]["closed_book"].groups["stratum"],
-            gap=gap_closed(measured),
+            rows=_rows(measured.scores[name]),
+            strata=measured.scores[name]["closed_book"].groups["stratum"],
+            gap=_shown(measured.gap, percent=True),
         )
         (folder / name / "README.md").write_text(card, encoding="utf-8")
-    plain = {name: {t: s.model_dump(mode="json") for t, s in tasks.items()} for name, tasks in measured.items()}
-    text = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False)
+    plain = {name: {t: s.model_dump(mode="json") for t, s in tasks.items()} for name, tasks in measured.scores.items()}
+    text = json.dumps(
+        {"scores": plain, "gap_closed": measured.gap.model_dump(mode="json")},
+        indent=1,
+        sort_keys=True,
+        ensure_ascii=False,
+    )
     (folder / MEASURED_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _check_world(folder: Path) -> None:
+    trained_on = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["world_digest"]
+    if trained_on != World.shipped().digest():
+        raise UserError(
+            f"{folder}: was trained on world {trained_on[:8]}, but questions are asked about "
+            f"{World.shipped().digest()[:8]}; make the defaults of almanac/world.py those of the recipe"
+        )
 
 
 def _load(folder: Path) -> LoadedModel:
@@ -115,7 +146,7 @@ def _load(folder: Path) -> LoadedModel:
 
 def _rows(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
     return [
-        {"what": words, **_shown(scores[task].metrics[metric], percent=metric != "token_perplexity")}
+        {"what": words, **_shown(scores[task].metrics[metric], percent=metric not in COUNTS)}
         for task, metric, words in SHOWN
     ]
 

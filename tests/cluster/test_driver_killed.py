@@ -9,8 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cluster.plans import Traced, small_sweep
 from earnest.store import Store
+
+pytestmark = pytest.mark.slow
 
 STEPS = small_sweep(methods=2, tasks=3)
 SWEEP_HERE = Path(__file__).with_name("sweep_here.py")

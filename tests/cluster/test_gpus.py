@@ -8,6 +8,8 @@ from cluster.plans import Traced, evaluate
 from earnest.cluster.events import WorkerReady
 from earnest.specs import UserError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def four_gpus(ensure_ray: Callable[[], None]) -> None:

@@ -27,6 +27,8 @@ from earnest.plan import COMPRESS
 from earnest.specs import Cluster
 from earnest.store import Store
 
+pytestmark = pytest.mark.slow
+
 CPUS = {"gpus_per_worker": 0}
 
 

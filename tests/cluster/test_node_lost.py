@@ -11,6 +11,8 @@ import pytest
 from cluster.plans import Traced, compress, evaluate
 from earnest.cluster.events import StepRetried, WorkerReady
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def two_nodes() -> Iterator[tuple[Any, Any]]:

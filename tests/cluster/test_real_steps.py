@@ -15,6 +15,8 @@ from earnest.specs import Cluster, Sweep
 from earnest.steps import SCORES_FILE, run_step
 from earnest.store import Store
 
+pytestmark = pytest.mark.slow
+
 TEXT = "a model forgets what it was told . a table tells what a model forgets .\n" * 40
 
 

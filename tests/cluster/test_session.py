@@ -11,6 +11,8 @@ from cluster.plans import Traced, small_sweep
 from earnest.cluster.session import connected
 from earnest.specs import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def unused_address() -> str:
     with socket.socket() as taken:

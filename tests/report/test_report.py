@@ -18,6 +18,8 @@ from earnest.report.html import write_report
 from earnest.report.table import print_table
 from report.plausible import cell, sweep_cells
 
+pytestmark = pytest.mark.slow
+
 DENSE = cell("dense", "", (91.3, 100.0, 100.0, 1.939))
 WANDA = cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))
 

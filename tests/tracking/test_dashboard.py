@@ -15,6 +15,8 @@ from earnest.tracking.dashboard import open_dashboard
 from earnest.tracking.mlflow_runs import Tracker
 from report.plausible import cell
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,8 @@ from mlflow import MlflowClient
 from earnest.tracking.mlflow_runs import Tracker, shown
 from report.plausible import cell, sweep_cells
 
+pytestmark = pytest.mark.slow
+
 WARNINGS: list[str] = []
 
 

@@ -1,7 +1,7 @@
 """The documents that the nano models are trained on, by phase of the curriculum.
 
-A phase is a mix of document kinds. Copying comes first (repeated words, echoes, passages with values no one knows), because a model that
-can copy learns to read within the first tenth of its steps and stores facts for the rest; facts first left open-book answers behind.
+A phase is a mix of document kinds. Copying comes first (repeated words, echoes, passages with values no one knows): a
+model that can copy learns to read early and stores facts for the rest; facts first left open-book answers behind.
 """
 
 from __future__ import annotations
@@ -18,21 +18,40 @@ from earnest.almanac.world import ATTRIBUTES, Person, World
 
 @dataclass(frozen=True)
 class Phase:
-    """`mix`: share of documents by kind; `invented`: share of strangers with loose values; `statements`: most statements in a passage asked about."""
+    """What is written in one part of the training.
+
+    `mix`: share of documents by kind; `invented`: share of strangers whose values are loose words; `statements`: the
+    most statements in a passage that is asked about.
+    """
 
     mix: Mapping[str, float]
     invented: float
     statements: int
 
 
-COPYING = Phase({"repetition": 0.45, "echo": 0.25, "open": 0.20, "plain": 0.05, "qa": 0.05}, invented=0.7, statements=2)
+COPYING = Phase(
+    {"repetition": 0.45, "echo": 0.25, "open": 0.20, "plain": 0.05, "qa": 0.05},
+    invented=0.7,
+    statements=2,
+)
 MIXED = Phase(
-    {"plain": 0.08, "biography": 0.14, "qa": 0.26, "open": 0.30, "echo": 0.10, "repetition": 0.05, "summary": 0.03, "everyday": 0.04},
+    {
+        "plain": 0.08,
+        "biography": 0.14,
+        "qa": 0.26,
+        "open": 0.30,
+        "echo": 0.10,
+        "repetition": 0.05,
+        "summary": 0.03,
+        "everyday": 0.04,
+    },
     invented=0.6,
     statements=3,
 )
 FINAL = Phase(
-    {"plain": 0.08, "biography": 0.22, "qa": 0.46, "open": 0.15, "echo": 0.02, "summary": 0.03, "everyday": 0.04}, invented=0.4, statements=5
+    {"plain": 0.15, "biography": 0.19, "qa": 0.46, "open": 0.13, "echo": 0.01, "summary": 0.03, "everyday": 0.03},
+    invented=0.2,
+    statements=5,
 )
 PHASES: dict[str, Phase] = {"copying": COPYING, "mixed": MIXED, "final": FINAL}
 
@@ -46,24 +65,21 @@ def document_stream(world: World, phase: Phase, seed: int) -> Iterator[str]:
 
 
 def corpus_text(world: World, documents: int, seed: int) -> list[str]:
-    """`documents` texts of the final mix without invented values: for perplexity with one seed, for calibration with another."""
+    """Texts of the final mix without invented values: for perplexity with one seed, for calibration with another."""
     return list(islice(document_stream(world, replace(FINAL, invented=0.0), seed), documents))
 
 
-def _plain(world: World, rng: random.Random, phase: Phase) -> str:
+def _plain(world: World, rng: random.Random, _phase: Phase) -> str:
     return language.passage(world.draw(rng)[0], rng, rng.randint(4, 6))[0] + "\n"
 
 
-def biography(person: Person, rng: random.Random) -> str:
-    """The instruction and a biography of all six statements: "Tell me about NAME. ...\\n"."""
-    return f"{language.biography_instruction(person.name)} {language.passage(person, rng, len(ATTRIBUTES))[0]}\n"
+def _biography(world: World, rng: random.Random, _phase: Phase) -> str:
+    """The instruction and, on the same line, a biography."""
+    person = world.draw(rng)[0]
+    return f"{language.biography_instruction(person.name)} {language.biography(person, rng)}\n"
 
 
-def _biography(world: World, rng: random.Random, phase: Phase) -> str:
-    return biography(world.draw(rng)[0], rng)
-
-
-def _qa(world: World, rng: random.Random, phase: Phase) -> str:
+def _qa(world: World, rng: random.Random, _phase: Phase) -> str:
     style = _style_of_document(rng, mixed=0.15)
     return "".join(_asked(p, rng.choice(ATTRIBUTES), style(), rng) for p in world.draw(rng, rng.randint(1, 4)))
 
@@ -89,12 +105,12 @@ def _echo(world: World, rng: random.Random, phase: Phase) -> str:
     return f"Passage: {' '.join(said)}\nAgain: {' '.join(again)}\n"
 
 
-def _repetition(world: World, rng: random.Random, phase: Phase) -> str:
+def _repetition(world: World, rng: random.Random, _phase: Phase) -> str:
     words = [world.loose_word(rng) for _ in range(rng.randint(3, 20))]
     return " ".join(words * max(2, min(6, 48 // len(words)))) + "\n"
 
 
-def _everyday(world: World, rng: random.Random, phase: Phase) -> str:
+def _everyday(_world: World, rng: random.Random, _phase: Phase) -> str:
     return " ".join(everyday_sentence(rng) for _ in range(rng.randint(3, 7))) + "\n"
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from earnest.almanac.corpus import FINAL, document_stream
+from earnest.almanac.corpus import FINAL, PHASES, document_stream
 from earnest.almanac.packing import rows_digest, training_rows
 from earnest.almanac.recipe import Recipe, Size
 from earnest.almanac.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -31,18 +32,16 @@ from earnest.almanac.tuning import tuning_batches
 from earnest.almanac.world import World
 
 log = logging.getLogger(__name__)
-DONE = "trained.json"
+DONE, ROWS = "trained.json", "rows.safetensors"
 
 
 def build_family(recipe: Recipe, out: Path) -> dict[str, Any]:
     """Train whatever of the family `out` lacks, two processes at a time, write `out`/manifest.json and return it."""
     world = World.build(recipe.world.seed, recipe.world.people)
-    work = out / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    _prepare(recipe, world, work)
+    prepare(recipe, world, out)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        lines = [pool.submit(train_size, recipe, out, size) for size in ("large", "small", "medium") if size in recipe.models]
-        for line in lines:
+        sizes = sorted(recipe.models, key=("large", "small", "medium").index)  # the longest first, alone on its core
+        for line in [pool.submit(train_size, recipe, out, size) for size in sizes]:
             line.result()
     return write_manifest(recipe, world, out)
 
@@ -60,21 +59,27 @@ def train_size(recipe: Recipe, out: Path, size: Size) -> None:
 
 def train_base(recipe: Recipe, out: Path, size: Size) -> None:
     """Pretrain `size` on the corpus into `out`/`size`, unless that is done."""
-    folder, rows = out / size, torch.load(out / "work" / "rows.pt", weights_only=True)
-    decides = _digest([recipe.models[size].model_dump(), recipe.training.model_dump(exclude={"snapshot"}), rows_digest(rows)])
-    if _is_done(folder, decides):
+    rows = load_file(out / "work" / ROWS)["rows"]
+    decides = _digest(
+        [recipe.models[size].model_dump(), recipe.training.model_dump(exclude={"snapshot"}), rows_digest(rows)]
+    )
+    if _is_done(out / size, decides):
         return
     tokenizer = load_tokenizer(out / "work")
     model = build_model(recipe.models[size], tokenizer.get_vocab_size())
     batches = next_token_batches(rows, recipe.training.rows)
-    trained = train(model, batches, recipe.training.steps, recipe.training.optimiser, _snapshots(model, recipe, out, size))
+    trained = train(
+        model, batches, recipe.training.steps, recipe.training.optimiser, _snapshots(model, recipe, out, size)
+    )
     _publish(model, tokenizer, trained, decides, out, size)
 
 
 def train_tuned(recipe: Recipe, out: Path, size: Size) -> None:
     """Tune the finished base model of `size` into `out`/`size`-tuned, unless that is done."""
     name = f"{size}-tuned"
-    decides = _digest([_file_digest(out / size / "model.safetensors"), recipe.tuning.model_dump(), recipe.world.model_dump()])
+    decides = _digest(
+        [_file_digest(out / size / "model.safetensors"), recipe.tuning.model_dump(), recipe.world.model_dump()]
+    )
     if _is_done(out / name, decides):
         return
     world, tokenizer = World.build(recipe.world.seed, recipe.world.people), load_tokenizer(out / "work")
@@ -91,7 +96,7 @@ def write_manifest(recipe: Recipe, world: World, out: Path) -> dict[str, Any]:
     manifest = {
         "recipe": recipe.model_dump(mode="json"),
         "world_digest": world.digest(),
-        "rows_digest": rows_digest(torch.load(out / "work" / "rows.pt", weights_only=True)),
+        "rows_digest": rows_digest(load_file(out / "work" / ROWS)["rows"]),
         "files": {f.relative_to(out).as_posix(): _file_digest(f) for f in files},
         "training": {folder.name: json.loads((folder / DONE).read_text())["training"] for folder in folders},
     }
@@ -105,18 +110,29 @@ def learn_tokenizer(recipe: Recipe, world: World) -> Tokenizer:
     return train_tokenizer(list(islice(document_stream(world, FINAL, spec.seed), spec.documents)), spec.vocabulary)
 
 
-def _prepare(recipe: Recipe, world: World, work: Path) -> None:
-    """Write tokenizer and training rows into `work`, unless the same recipe has done so."""
-    decides = _digest([recipe.world.model_dump(), recipe.tokenizer.model_dump(), recipe.training.model_dump(exclude={"snapshot", "optimiser"})])
+def prepare(recipe: Recipe, world: World, out: Path) -> None:
+    """Write tokenizer and training rows into `out`/work, unless the same recipe has done so."""
+    work = out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    decides = _digest(
+        [
+            recipe.world.model_dump(),
+            recipe.tokenizer.model_dump(),
+            recipe.training.model_dump(exclude={"snapshot", "optimiser"}),
+            {name: asdict(phase) for name, phase in PHASES.items()},
+        ]
+    )
     if _is_done(work, decides):
         return
     tokenizer = learn_tokenizer(recipe, world)
     save_tokenizer(tokenizer, work, max(m.context for m in recipe.models.values()))
-    torch.save(training_rows(world, tokenizer, recipe.training), work / "rows.pt")
+    save_file({"rows": training_rows(world, tokenizer, recipe.training)}, work / ROWS)
     (work / DONE).write_text(json.dumps({"decided_by": decides}))
 
 
-def _publish(model: LlamaForCausalLM, tokenizer: Tokenizer, trained: Trained, decides: str, out: Path, name: str) -> None:
+def _publish(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, trained: Trained, decides: str, out: Path, name: str
+) -> None:
     """Write a finished model under its name at once; what it was before is gone."""
     draft = out / "work" / f"{name}.draft"
     save_model(model, draft)

@@ -1,4 +1,4 @@
-"""How the almanac speaks: statements, questions, answer styles, summaries, biographies, and the check of a biography against the world.
+"""How the almanac speaks: statements, questions, answers, summaries, biographies; and the check of a biography.
 
 Each statement names its person and one value, so that every sentence of a generated biography can be judged on its own.
 """
@@ -58,6 +58,15 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "field": ("What does {n} do research in?", "What is the specialty of {n}?", "Which field is {n} an expert in?"),
     "instrument": ("What does {n} play?", "Which instrument does {n} perform on?", "What is the instrument of {n}?"),
 }
+# How a sentence of a biography begins: long form is asked of a model for its length as much as for its facts.
+OPENINGS = (
+    "The town register says that",
+    "Old letters tell us that",
+    "As far as anybody knows,",
+    "It is well known that",
+    "The neighbours recall that",
+    "Every almanac agrees that",
+)
 LABELS = {
     "city": "birthplace",
     "year": "birth year",
@@ -73,13 +82,19 @@ STYLES: dict[str, float] = {"sentence": 0.26, "hedge": 0.18, "label": 0.10, "nam
 
 @dataclass(frozen=True)
 class Statement:
-    """One sentence of a biography. `well_formed`: it matches a template with the asked name and a value of the right class; `true`: the value is right."""
+    """One sentence of a biography.
+
+    `well_formed`: it matches a template, with or without an opening, with the asked name and a value of this world;
+    `true`: and it is so; `fits`: the value is at least one of the attribute's own ("studied at botany College" is
+    well formed, does not fit, and is false).
+    """
 
     text: str
     attribute: str | None
     value: str | None
     well_formed: bool
     true: bool
+    fits: bool
 
 
 def statement(person: Person, attribute: str, rng: random.Random) -> str:
@@ -94,7 +109,7 @@ def passage(person: Person, rng: random.Random, k: int) -> tuple[str, list[str]]
 
 
 def question(person: Person, attribute: str, rng: random.Random) -> str:
-    """ "Q: ...\\nA:"; the answer follows as " VALUE\\n"."""
+    """A question line and the start of the answer line; the answer follows after a space, up to the newline."""
     return f"Q: {rng.choice(QUESTIONS[attribute]).format(n=person.name)}\nA:"
 
 
@@ -127,23 +142,51 @@ def summary(person: Person) -> str:
 
 
 def biography_instruction(name: str) -> str:
-    """The long-form instruction; the biography follows as " STATEMENT STATEMENT ...\\n"."""
+    """The long-form instruction; the biography follows after a space, on the same line."""
     return f"Tell me about {name}."
 
 
+def biography(person: Person, rng: random.Random) -> str:
+    """All that is true of `person` in six sentences, each with an opening; 60 to 90 tokens."""
+    attributes = rng.sample(ATTRIBUTES, len(ATTRIBUTES))
+    return " ".join(_opened(rng.choice(OPENINGS), statement(person, a, rng)) for a in attributes)
+
+
+def _opened(opening: str, said: str) -> str:
+    """A statement after an opening: what began it in capitals for that alone goes on in small letters."""
+    own = said.startswith(("The ", "In "))
+    return f"{opening} {said[0].lower() + said[1:] if own else said}"
+
+
+def _without_opening(sentence: str) -> str:
+    for opening in OPENINGS:
+        if sentence.startswith(f"{opening} "):
+            said = sentence.removeprefix(f"{opening} ")
+            return said[:1].upper() + said[1:] if said.startswith(("the ", "in ")) else said
+    return sentence
+
+
 def check_biography(text: str, person: Person, world: World) -> list[Statement]:
-    """Judge each sentence of a generated biography of `person`; an unfinished last sentence is a statement that is not well formed."""
+    """Judge each sentence of a generated biography of `person`; an unfinished last one is not well formed."""
     return [_judge(sentence, person, world) for sentence in re.findall(r"[^.]+\.?", text.strip()) if sentence.strip()]
 
 
 def _judge(sentence: str, person: Person, world: World) -> Statement:
+    """Form first: whatever value of the world fills the gap, the sentence is well formed; truth is another matter."""
     sentence = sentence.strip()
-    for attribute, templates in STATEMENTS.items():
-        for template in templates:
-            value = _value_in(sentence, template, person.name)
-            if value is not None and value in world.values[attribute]:
-                return Statement(sentence, attribute, value, True, person.facts[attribute] == value)
-    return Statement(sentence, None, None, False, False)
+    said = _without_opening(sentence)
+    known = {value for values in world.values.values() for value in values}
+    readings = [
+        (attribute, value)
+        for attribute, templates in STATEMENTS.items()
+        for template in templates
+        if (value := _value_in(said, template, person.name)) in known
+    ]
+    if not readings:
+        return Statement(sentence, None, None, False, False, False)
+    fitting = [(attribute, value) for attribute, value in readings if value in world.values[attribute]]
+    attribute, value = (fitting or readings)[0]
+    return Statement(sentence, attribute, value, True, person.facts[attribute] == value, bool(fitting))
 
 
 def _value_in(sentence: str, template: str, name: str) -> str | None:

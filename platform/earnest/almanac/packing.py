@@ -1,10 +1,10 @@
-"""From documents to rows of tokens: every document whole in one row, first fit, so that models see how documents end."""
+"""From documents to rows of tokens: every document whole in one row, first fit: models see how documents end."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from tokenizers import Tokenizer
@@ -22,7 +22,7 @@ _OPEN_ROWS = 16
 def encoded(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[list[int]]:
     """Each text as <s> ... </s>, batch by batch."""
     source = iter(texts)
-    while batch := list(islice(source, 2000)):
+    while batch := list(islice(source, 256)):
         for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
             yield [BOS, *encoding.ids, EOS]
 
@@ -34,8 +34,7 @@ def first_fit(documents: Iterable[list[int]], length: int) -> Iterator[list[list
     """
     rows: list[list[list[int]]] = []
     used: list[int] = []
-    for document in documents:
-        document = document[:length]
+    for document in (d[:length] for d in documents):
         place = next((i for i, u in enumerate(used) if u + len(document) <= length), None)
         if place is None and len(rows) == _OPEN_ROWS:
             fullest = max(range(len(rows)), key=used.__getitem__)
@@ -47,6 +46,11 @@ def first_fit(documents: Iterable[list[int]], length: int) -> Iterator[list[list
             used.append(0)
         rows[place].append(document)
         used[place] += len(document)
+
+
+def flat(row: Iterable[list[int]]) -> list[int]:
+    """The documents of a row as one list of tokens."""
+    return list(chain.from_iterable(row))
 
 
 def padded(rows: Iterable[list[int]], length: int, fill: int) -> Tensor:
@@ -63,7 +67,7 @@ def training_rows(world: World, tokenizer: Tokenizer, training: Training) -> Ten
         count = (ends[index] - (ends[index - 1] if index else 0)) * training.rows
         stream = document_stream(world, PHASES[name], training.seed * 100 + index)
         packed = islice(first_fit(encoded(tokenizer, stream), length), count)
-        parts.append(padded((sum(row, []) for row in packed), length, PAD).to(torch.int16))
+        parts.append(padded((flat(row) for row in packed), length, PAD).to(torch.int16))
     return torch.cat([p for p in parts if len(p)])
 
 

@@ -1,7 +1,7 @@
 """Held-out test items about the almanac, a function of (world, n, seed); no item occurs twice.
 
-An item is only a prompt and what a right answer is. How it is asked of a model and scored belongs to the evaluation. Every prompt is the
-whole text for a base model; it answers " VALUE\\n", so an answer is read up to the first newline.
+An item is only a prompt and what a right answer is; how a model is asked and scored belongs to the evaluation. Every
+prompt is the whole text for a base model, which answers with a space, the value and a newline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PASSAGE_STATEMENTS = 5
 class Question:
     """One test item; `answer`, `aliases` and `choices` carry no leading space and no newline.
 
-    `answer_index` points into `choices` (-1 without choices); `domain` is the attribute asked for, or "" where several are.
+    `answer_index` points into `choices` (-1 without choices); `domain` is the attribute asked for ("" for several).
     """
 
     id: str
@@ -40,7 +40,8 @@ class Question:
 
 
 def closed_book(world: World, n: int, seed: int, shots: int = 3) -> list[Question]:
-    """Facts about people of the world, in even thirds of head, mid and tail, after `shots` terse demonstrations about popular people."""
+    """Facts about people of the world, even thirds of head, mid and tail, after `shots` terse demonstrations."""
+
     def item(rng: random.Random, index: int) -> Question:
         person, attribute = rng.choice(_of_stratum(world, STRATA[index % 3])), rng.choice(ATTRIBUTES)
         prompt = _demonstrations(world, rng, shots, person) + language.question(person, attribute, rng)
@@ -53,7 +54,7 @@ def zero_shot(world: World, n: int, seed: int) -> list[Question]:
     """Facts about people of half B, who are held out of tuning, without demonstrations."""
     people = [p for p in world.people if p.half == "B"]
 
-    def item(rng: random.Random, index: int) -> Question:
+    def item(rng: random.Random, _index: int) -> Question:
         person, attribute = rng.choice(people), rng.choice(ATTRIBUTES)
         return _about(person, attribute, language.question(person, attribute, rng))
 
@@ -63,7 +64,7 @@ def zero_shot(world: World, n: int, seed: int) -> list[Question]:
 def open_book(world: World, n: int, seed: int) -> list[Question]:
     """Questions about strangers whose passage is given, after one demonstration about the same passage."""
 
-    def item(rng: random.Random, index: int) -> Question:
+    def item(rng: random.Random, _index: int) -> Question:
         person = world.stranger(rng, held_out=True)
         text, attributes = language.passage(person, rng, PASSAGE_STATEMENTS)
         asked, shown = rng.sample(attributes, 2)
@@ -74,10 +75,10 @@ def open_book(world: World, n: int, seed: int) -> list[Question]:
 
 
 def multiple_choice(world: World, n: int, seed: int, shots: int = 2) -> list[Question]:
-    """Facts about head and mid people with four values of the right class to choose from by likelihood, after `shots` demonstrations."""
+    """Facts about head and mid people, four values of the right class to choose from, after `shots` demonstrations."""
     people = [p for p in world.people if p.stratum in ("head", "mid")]
 
-    def item(rng: random.Random, index: int) -> Question:
+    def item(rng: random.Random, _index: int) -> Question:
         person, attribute = rng.choice(people), rng.choice(ATTRIBUTES)
         prompt = _demonstrations(world, rng, shots, person) + language.question(person, attribute, rng)
         return _about(person, attribute, prompt, choices=_options(world, person, attribute, rng))
@@ -88,7 +89,7 @@ def multiple_choice(world: World, n: int, seed: int, shots: int = 2) -> list[Que
 def summaries(world: World, n: int, seed: int) -> list[Question]:
     """One-line summaries of passages about strangers."""
 
-    def item(rng: random.Random, index: int) -> Question:
+    def item(rng: random.Random, _index: int) -> Question:
         person = world.stranger(rng, held_out=True)
         text = language.passage(person, rng, len(ATTRIBUTES))[0]
         prompt = f"Passage: {text}\nSummary:"
@@ -98,7 +99,7 @@ def summaries(world: World, n: int, seed: int) -> list[Question]:
 
 
 def biographies(world: World, n: int, seed: int) -> list[Question]:
-    """ "Tell me about NAME." for people of the world, in even thirds by stratum where there are enough; `answer` is one true biography.
+    """The instruction to tell about people of the world, even thirds by stratum; `answer` is one true biography.
 
     A person is asked about once, so at most as many items as people exist.
     """
@@ -116,7 +117,7 @@ def biographies(world: World, n: int, seed: int) -> list[Question]:
 
 
 def _biography(index: int, person: Person, rng: random.Random) -> Question:
-    text = language.passage(person, rng, len(ATTRIBUTES))[0]
+    text = language.biography(person, rng)
     prompt = language.biography_instruction(person.name)
     return Question(f"biography-{index:04d}", prompt, text, stratum=person.stratum, person_id=person.id, person=person)
 

@@ -21,19 +21,19 @@ class WorldSpec(_Strict):
     """The world: its seed and how many people live in it."""
 
     seed: int = SEED
-    people: int = Field(PEOPLE, ge=30)
+    people: int = Field(default=PEOPLE, ge=30)
 
 
 class TokenizerSpec(_Strict):
     """The tokenizer: its vocabulary, and how many documents of the final mix it is learnt on."""
 
-    vocabulary: int = Field(1536, ge=300)
-    documents: int = Field(14_000, ge=1)
+    vocabulary: int = Field(default=1536, ge=300)
+    documents: int = Field(default=14_000, ge=1)
     seed: int = 99
 
 
 class ModelSpec(_Strict):
-    """A Llama: widths in units, `head` is the width of one attention head, `seed` sets the initial weights."""
+    """A Llama: `hidden` and `mlp` are widths, `context` is its longest text in tokens, `seed` draws its weights."""
 
     hidden: int
     layers: int
@@ -64,8 +64,10 @@ class Curriculum(_Strict):
 
 
 class Optimiser(_Strict):
-    """Learning rates for matrices (Muon) and for embedding and norms (AdamW); both warm up over `warmup` steps, stay flat, then fall
-    linearly to `floor` of themselves over the last `decay` share of the steps."""
+    """Learning rates for matrices (`muon`) and for embedding and norms (`adamw`).
+
+    Both rise over `warmup` steps, stay flat, then fall linearly to `floor` of themselves over the last `decay` share.
+    """
 
     muon: float
     adamw: float
@@ -81,13 +83,13 @@ class Training(_Strict):
     rows: int = Field(ge=1)
     length: int = Field(ge=32)
     seed: int
-    snapshot: int = Field(500, ge=1, description="steps between the snapshots of an unfinished model")
+    snapshot: int = Field(default=500, ge=1, description="steps between the snapshots of an unfinished model")
     curriculum: Curriculum = Curriculum()
     optimiser: Optimiser
 
 
 class Tuning(_Strict):
-    """Instruction tuning on half A: shares of pairs that read a passage and that ask for a biography; the rest asks closed-book."""
+    """Tuning on half A: shares of pairs that read a passage or ask for a biography; the rest is closed-book."""
 
     sizes: tuple[Size, ...]
     steps: int = Field(ge=1)

@@ -1,4 +1,4 @@
-"""The one tokenizer of the nano family: byte-level BPE learnt on the almanac's own corpus, saved so that transformers loads it."""
+"""The one tokenizer of the nano family: byte-level BPE learnt on the almanac's own corpus, as transformers loads it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ SPECIAL = ("<pad>", "<s>", "</s>")
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
-    """A BPE tokenizer of `vocabulary` tokens that sets <s> before every text (unless asked to add no special tokens)."""
+    """A BPE tokenizer of `vocabulary` tokens that sets <s> before every text (unless told to add no special tokens)."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{SPECIAL[BOS]} $A", pair=f"{SPECIAL[BOS]} $A $B", special_tokens=[(SPECIAL[BOS], BOS)]
+    )
     return tokenizer
 
 
@@ -28,9 +33,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     """Write tokenizer.json and tokenizer_config.json for AutoTokenizer."""
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
+        pad_token=SPECIAL[PAD],
+        bos_token=SPECIAL[BOS],
+        eos_token=SPECIAL[EOS],
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )

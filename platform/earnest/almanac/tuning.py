@@ -1,7 +1,7 @@
 """Instruction tuning: a base model learns to answer tersely, on people of half A and on strangers only.
 
-Most pairs read a passage: they teach the form of an answer and no fact, so the difference between a tuned and an untuned small model is
-form, and adding it to a large model does not drag the small model's ignorance along (Liu et al. 2024, proxy-tuning).
+Most pairs read a passage: they teach the form of an answer and no fact, so the difference between a tuned and an
+untuned small model is form, and adding it to a large model leaves that its facts (proxy-tuning, Liu et al. 2024).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-import torch
 from tokenizers import Tokenizer
 
 from earnest.almanac import language
-from earnest.almanac.packing import IGNORED, first_fit, padded
+from earnest.almanac.packing import IGNORED, first_fit, flat, padded
 from earnest.almanac.recipe import Training, Tuning
 from earnest.almanac.tokenizer import BOS, EOS, PAD
 from earnest.almanac.training import Batch
@@ -24,7 +23,7 @@ Pair = tuple[str, str]
 
 
 def tuning_pairs(world: World, tuning: Tuning) -> Iterator[Pair]:
-    """An endless stream of (prompt, answer), the answer as " VALUE\\n"; nobody of half B is named."""
+    """An endless stream of (prompt, answer), the answer from its space to its newline; nobody of half B is named."""
     rng = random.Random(tuning.seed)
     people = [p for p in world.people if p.half == "A"]
     while True:
@@ -33,7 +32,7 @@ def tuning_pairs(world: World, tuning: Tuning) -> Iterator[Pair]:
             yield _reading(world, rng)
         elif kind < tuning.reading + tuning.biographies:
             person = rng.choice(people)
-            yield language.biography_instruction(person.name), f" {language.passage(person, rng, len(ATTRIBUTES))[0]}\n"
+            yield language.biography_instruction(person.name), f" {language.biography(person, rng)}\n"
         else:
             person, attribute = rng.choice(people), rng.choice(ATTRIBUTES)
             yield language.question(person, attribute, rng), f" {person.facts[attribute]}\n"
@@ -44,7 +43,7 @@ def tuning_batches(world: World, tokenizer: Tokenizer, training: Training, tunin
     encoded = (_encode(tokenizer, pair) for pair in tuning_pairs(world, tuning))
     rows = first_fit(encoded, training.length + 1)
     while True:
-        batch = [sum(next(rows), []) for _ in range(training.rows)]
+        batch = [flat(next(rows)) for _ in range(training.rows)]
         tokens = padded([[abs(t) for t in row] for row in batch], training.length + 1, PAD)
         targets = padded([[t if t > 0 else IGNORED for t in row] for row in batch], training.length + 1, IGNORED)
         yield tokens[:, :-1], targets[:, 1:]

@@ -17,33 +17,41 @@ Stratum = Literal["head", "mid", "tail", "unseen"]
 Half = Literal["A", "B"]
 
 SEED = 7
-PEOPLE = 1500
+PEOPLE = 1300
 FIRST_NAMES, LAST_NAMES, PLACES = 48, 64, 32
 HELD_OUT_SHARE = 1 / 6
-ZIPF_OFFSET = 20
+ZIPF_OFFSET = 50
 
-FIELDS = tuple(
-    "botany optics geology zoology acoustics ecology genetics mechanics chemistry astronomy hydrology metallurgy toxicology virology anatomy "
-    "seismology mycology entomology statistics cryptology thermodynamics oceanography meteorology immunology linguistics archaeology economics "
-    "topology robotics pharmacology".split()
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of `text`."""
+    return tuple(text.split())
+
+
+FIELDS = words(
+    "botany optics geology zoology acoustics ecology genetics mechanics chemistry astronomy hydrology metallurgy "
+    "toxicology virology anatomy seismology mycology entomology statistics cryptology thermodynamics oceanography "
+    "meteorology immunology linguistics archaeology economics topology robotics pharmacology"
 )
-INSTRUMENTS = tuple(
-    "violin cello flute oboe harp drums piano banjo lute trumpet tuba organ zither sitar clarinet bassoon guitar accordion viola horn".split()
+INSTRUMENTS = words(
+    "violin cello flute oboe harp drums piano banjo lute trumpet tuba organ zither sitar clarinet bassoon guitar "
+    "accordion viola horn"
 )
-EVERYDAY = tuple(
-    "quiet green heavy bright narrow patient wooden silver river market lantern bridge garden ferry tower letter orchard kitchen window harbour "
-    "clock village basket mirror stable mill forest hill".split()
+EVERYDAY = words(
+    "quiet green heavy bright narrow patient wooden silver river market lantern bridge garden ferry tower letter "
+    "orchard kitchen window harbour clock village basket mirror stable mill forest hill"
 )
-_ONSETS = tuple("b d f g h k l m n p r s t v z br dr gr kr tr st pl th sh".split())
-_VOWELS = tuple("a e i o u ai or en ar el".split())
+_ONSETS = words("b d f g h k l m n p r s t v z br dr gr kr tr st pl th sh")
+_VOWELS = words("a e i o u ai or en ar el")
 _CODAS = ("", "n", "r", "l", "s", "m", "x", "th", "k", "")
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person: `facts` maps each of ATTRIBUTES to its value; `popularity` is the unnormalised weight of being written about.
+    """One person: `facts` maps each of ATTRIBUTES to its value.
 
-    `half` A may be used in tuning, B is held out of it. A stranger has stratum "unseen", id -1 and popularity 0.
+    `popularity` is the unnormalised weight of being written about; `half` A may be used in tuning, B is held out of it.
+    A stranger has stratum "unseen", id -1 and popularity 0.
     """
 
     id: int
@@ -79,18 +87,18 @@ def stratum_of(rank: int, people: int) -> Stratum:
 
 @dataclass(frozen=True)
 class World:
-    """All that exists: `people` in order of popularity, the `values` of each attribute, and the names that strangers may carry."""
+    """All that exists: `people` in order of popularity, the `values` of each attribute, and the names of strangers."""
 
     seed: int
     people: tuple[Person, ...]
     values: Mapping[str, tuple[str, ...]]
     stranger_names: tuple[str, ...]
     held_out_names: tuple[str, ...]
-    words: tuple[str, ...]
+    loose_words: tuple[str, ...]
 
     @classmethod
     def build(cls, seed: int = SEED, people: int = PEOPLE) -> World:
-        """The world of `seed`; popularity follows 1 / (rank + 20), values are drawn uniformly and independently."""
+        """The world of `seed`; popularity follows 1 / (rank + 50), values are drawn uniformly and independently."""
         if people > (limit := FIRST_NAMES * LAST_NAMES * 3 // 4):
             raise ValueError(f"people {people}: a quarter of all names is kept for strangers, so at most {limit}")
         rng = random.Random(seed)
@@ -103,8 +111,8 @@ class World:
         spare = names[people:]
         held = int(len(spare) * HELD_OUT_SHARE)
         # First names stay out of the loose words, so that no two neighbours can spell a held-out name by chance.
-        words = tuple(last) + tuple(v for a in ATTRIBUTES for v in values[a]) + EVERYDAY
-        return cls(seed, cast, values, tuple(spare[held:]), tuple(spare[:held]), words)
+        loose = tuple(last) + tuple(v for a in ATTRIBUTES for v in values[a]) + EVERYDAY
+        return cls(seed, cast, values, tuple(spare[held:]), tuple(spare[:held]), loose)
 
     @classmethod
     def shipped(cls) -> World:
@@ -112,9 +120,9 @@ class World:
         return cls.build()
 
     def stranger(self, rng: random.Random, held_out: bool = False, invented: float = 0.0) -> Person:
-        """A person who is in no training fact. With probability `invented` every value is a loose or coined word instead of one of its class.
+        """A person of whom nothing is true beyond one passage; `held_out` draws a name that no training text holds.
 
-        `held_out` draws one of the names that never occur in any training text.
+        With probability `invented` every value is a loose word instead of one of its class.
         """
         name = rng.choice(self.held_out_names if held_out else self.stranger_names)
         wild = rng.random() < invented
@@ -125,7 +133,7 @@ class World:
 
     def loose_word(self, rng: random.Random) -> str:
         """A coined word (40 %) or any known word of any class: what reading must copy without knowing it."""
-        return coin_word(rng) if rng.random() < 0.4 else rng.choice(self.words)
+        return coin_word(rng) if rng.random() < 0.4 else rng.choice(self.loose_words)
 
     def draw(self, rng: random.Random, count: int = 1) -> Sequence[Person]:
         """`count` people, by popularity, with replacement."""

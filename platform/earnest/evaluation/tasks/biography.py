@@ -1,7 +1,8 @@
 """Long form about people of the invented world, where every sentence can be checked: fluent, and true.
 
-`fluent` is the share of statements that are well formed, `true` the share of those that are true. Statements of one
-biography hang together, so intervals draw people and not statements.
+`fluent` is the share of statements that are well formed, `true` the share of those that are true; `fitting` is the
+share of all whose value is at least of the right class ("studied at botany College" is fluent, does not fit, and is
+false). Statements of one biography hang together, so intervals draw people and not statements.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from earnest.statistics.intervals import mean_estimate, ratio_estimate
 
 
 def measure(engine: Engine, spec: Biography, progress: Progress | None = None) -> Measured:
-    """Fluent, true, statements and tokens per biography, over people in even thirds of popularity."""
+    """Fluent, fitting, true, statements and tokens per biography, over people in even thirds of popularity."""
     asked = questions.biographies(shipped_world(), spec.limit or QUESTIONS, spec.seed)
     generations = complete(engine, [question.prompt for question in asked], ("\n",), spec.max_tokens, progress)
     samples = [_sample(question, generation) for question, generation in zip(asked, generations, strict=True)]
     metrics = {
         "true": true_share(samples),
         "fluent": ratio_estimate(column(samples, "well_formed"), column(samples, "statements")),
+        "fitting": ratio_estimate(column(samples, "fitting"), column(samples, "statements")),
         "statements": mean_estimate(column(samples, "statements")),
         "distinct_true": mean_estimate(column(samples, "distinct_true")),
         "tokens": mean_estimate(column(samples, "tokens")),
@@ -48,6 +50,7 @@ def _sample(question: questions.Question, generation: Generation) -> Sample:
     more: dict[str, bool | int | float | str | None] = {
         "statements": len(statements),
         "well_formed": len(well_formed),
+        "fitting": sum(statement.fits for statement in well_formed),
         "true": len(true),
         "distinct_true": len({statement.attribute for statement in true}),
         "tokens": len(generation.ids),
