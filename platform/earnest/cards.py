@@ -120,7 +120,7 @@ def write_cards(folder: Path, measured: Measured) -> None:
             strata=measured.scores[name]["closed_book"].groups["stratum"],
             gap=_shown(measured.gap, percent=True),
         )
-        (folder / name / "README.md").write_text(card, encoding="utf-8")
+        (folder / name / "README.md").write_text(card.rstrip() + "\n", encoding="utf-8")
     plain = {name: {t: s.model_dump(mode="json") for t, s in tasks.items()} for name, tasks in measured.scores.items()}
     text = json.dumps(
         {"scores": plain, "gap_closed": measured.gap.model_dump(mode="json")},

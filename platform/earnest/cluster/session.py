@@ -106,6 +106,7 @@ def _start(temp_dir: str | None) -> None:
     import ray
 
     ray.init(
+        address="local",  # not the cluster that somebody else started on this machine
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
