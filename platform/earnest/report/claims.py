@@ -81,7 +81,7 @@ def _draw(axes: Axes, bar: Bar, at: float, colour: str) -> None:
 def _frame(axes: Axes, bottom: float, right: float) -> None:
     axes.set_ylim(bottom, -PITCH)
     span = max(0.2, right)
-    axes.set_xlim(0, span * 1.55)
+    axes.set_xlim(0, span * 1.9)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= span * 1.05])
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(visible=False)

@@ -55,7 +55,10 @@ def title(axes: Axes, text: str, below: str = "") -> None:
     """A panel's title at the left, with a muted line below it."""
     axes.set_title(text, loc="left", fontsize=10.5, fontweight="bold", color=TEXT.light, pad=22 if below else 8)
     if below:
-        axes.text(0, 1.03, below, transform=axes.transAxes, fontsize=8.5, color=MUTED.light, va="bottom")
+        axes.annotate(
+            below, (0, 1), xytext=(0, 8), textcoords="offset points", xycoords="axes fraction", va="bottom",
+            fontsize=8.5, color=MUTED.light,
+        )  # fmt: skip
 
 
 def save(figure: Figure, path: Path, methods: Iterable[str]) -> str:
