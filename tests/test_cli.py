@@ -59,14 +59,14 @@ def test_compress_verify_evaluate_and_export_go_together(tmp_path: Path) -> None
 
 def test_a_changed_byte_is_found_by_verify(tmp_path: Path) -> None:
     checkpoint = tmp_path / "rtn"
-    run("compress", "nano:small", "--method", "rtn", "--bits", 4, "--group-size", 32, "--out", checkpoint)
-    weights = checkpoint / "model.safetensors"
+    run("compress", "nano:small", "--method", "rtn", "--bits", 4, "--group-size", 16, "--out", checkpoint)
+    weights = checkpoint / "compressed.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(bytes(content))
-    with pytest.raises(UserError, match=r"model\.safetensors"):
+    with pytest.raises(UserError, match=r"compressed\.safetensors"):
         run("verify", checkpoint)
-    with pytest.raises(UserError, match=r"model\.safetensors"):
+    with pytest.raises(UserError, match=r"compressed\.safetensors"):
         run("evaluate", checkpoint, "--task", "closed_book", "--limit", 4)
 
 
@@ -76,7 +76,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
     with pytest.raises(UserError, match="exists already"):
         run("compress", "nano:small", "--method", "magnitude", "--sparsity", 0.5, "--out", there)
     with pytest.raises(UserError, match="does not divide"):
-        run("compress", "nano:small", "--method", "rtn", "--bits", 4, "--group-size", 48, "--out", tmp_path / "new")
+        run("compress", "nano:small", "--method", "rtn", "--bits", 4, "--group-size", 40, "--out", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

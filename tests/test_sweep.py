@@ -31,7 +31,7 @@ sparsity = [0.3, 0.5]
 [[compress]]
 method = "gptq"
 bits = 4
-group_size = 32
+group_size = 16
 [[tasks]]
 task = "closed_book"
 limit = 24
@@ -181,7 +181,7 @@ MISTAKES = {
         {"sparsity = [0.3, 0.5]": 'pattern = "3:2"'},
         ["3:2", "N must be below M"],
     ),
-    "a group size that does not divide": ({"group_size = 32": "group_size = 48"}, ["48", "does not divide"]),
+    "a group size that does not divide": ({"group_size = 16": "group_size = 40"}, ["40", "does not divide"]),
     "a missing model folder": ({'"nano:small"': '"./absent"'}, ["./absent", "no such folder"]),
     "gpus that are not there": ({"[[tasks]]": "[cluster]\ngpus_per_worker = 1\n[[tasks]]"}, ["GPU", "gpus_per_worker"]),
 }
