@@ -96,3 +96,38 @@ def test_generate_answers_and_proxy_tuning_makes_the_base_terse() -> None:
                   "--antiexpert", "nano:small", "--alpha", 0, "--max-tokens", 8)  # fmt: skip
     assert unmoved == alone
     assert steered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verify", "[/red]"], "[/red]"),
+        (["evaluate", "nano:small", "--task", "closed_book", "--device", "nonsense"], "device 'nonsense'"),
+        (
+            ["evaluate", "nano:small", "--task", "closed_book", "--json", "no/such/folder/x.json"],
+            "x.json: cannot be written",
+        ),
+        (["evaluate", "", "--task", "closed_book"], "model ''"),
+        (
+            ["compress", "nano:small", "--method", "wanda", "--sparsity", "0.5", "--samples", "0", "--out", "x"],
+            "samples",
+        ),
+        (
+            ["compress", "nano:small", "--method", "rtn", "--bits", "4", "--group-size", "16", "--out", "/proc/x"],
+            "/proc/x",
+        ),
+        (["generate", "Q:", "--antiexpert", "nano:small"], "needs an expert"),
+    ],
+)
+def test_every_mistake_is_told_before_or_without_harm(arguments: list[str], words: str) -> None:
+    command = [str(Path(sys.executable).parent / "earnest"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_before_the_sweep_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run earnest sweep"):
+        run("report", Path(__file__).parents[1] / "jobs" / "configs" / "smoke.toml", "--store", tmp_path / "store")

@@ -39,6 +39,8 @@ def test_a_spec_survives_its_own_json() -> None:
         ({"method": "gtpq", "bits": 4}, ["gtpq", "gptq"]),
         ({"method": "sparsegpt", "pattern": "2:4", "act_order": True}, ["act_order", "N:M"]),
         ({"method": "sparsegpt", "sparsity": 0.5, "group_size": 32}, ["bits"]),
+        ({"method": "gptq", "bits": 4, "damping": float("inf")}, ["damping", "finite"]),
+        ({"method": "wanda", "pattern": "²:4"}, ["²:4", "N:M"]),
         ({"method": "gptq", "bits": 4, "group_size": -1, "static_groups": True}, ["static_groups", "group_size"]),
     ],
 )
@@ -92,3 +94,19 @@ def test_nominal_is_what_a_reader_expects() -> None:
     assert Wanda.model_validate({"pattern": "2:4"}).nominal == "2:4"
     assert GPTQ(bits=4, group_size=32).nominal == "4 bits g32"
     assert GPTQ(bits=4, group_size=-1).nominal == "4 bits"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"compress": [{"method": "wanda", "sparsity": []}]}, "asks for nothing"),
+        ({"compress": "wanda"}, "compress"),
+        ({"model": ""}, "model"),
+        ({"tasks": [{"task": "closed_book", "name": "compress"}]}, "taken"),
+    ],
+)
+def test_a_sweep_that_would_silently_do_less_is_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Sweep.model_validate({**MINIMAL, **change})

@@ -101,3 +101,14 @@ def test_a_read_only_store_is_refused_at_once(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
         Store(str(tmp_path / "store"))
+
+
+def test_a_path_with_wildcards_in_its_name_is_a_path_like_any_other(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "a[b]*"))
+    publish(store, "d1")
+    assert store.digests("compress") == {"d1"}
+
+
+def test_a_scheme_that_nobody_reads_is_refused() -> None:
+    with pytest.raises(UserError, match="zork"):
+        Store("zork://x")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from earnest.specs import UserError, read_method, read_task
@@ -43,13 +44,16 @@ def plan(
 
     Example: earnest plan jobs/configs/demo.toml
     """
+    from earnest.cluster.events import title_of
     from earnest.sweep import prepare
 
     prepared = prepare(config, store=store)
     done = prepared.done
     table = Table("step", "what", "state", box=None, pad_edge=False)
     for step in prepared.plan.steps.values():
-        table.add_row(step.digest[:10], step.label, "done" if step.digest in done else "to run")
+        table.add_row(
+            step.digest[:10], escape(title_of(step, prepared.plan)), "done" if step.digest in done else "to run"
+        )
     out.print(table)
     cells, steps = len(prepared.plan.cells), len(prepared.plan.steps)
     out.print(f"{cells} cells, {steps} steps: {len(done)} done, {steps - len(done)} to run", highlight=False)
@@ -68,7 +72,12 @@ def sweep(
     """
     from earnest.sweep import prepare, run_sweep
 
-    result = run_sweep(prepare(config, store=store, tracking_uri=tracking_uri), address=address, console=out)
+    prepared = prepare(config, store=store, tracking_uri=tracking_uri)
+    try:
+        result = run_sweep(prepared, address=address, console=out)
+    except KeyboardInterrupt:
+        err.print("interrupted; finished steps are kept, run the same command again to go on")
+        raise typer.Exit(130) from None
     if not result.ok:
         raise typer.Exit(1)
 
@@ -118,7 +127,7 @@ def compress(
     )  # fmt: skip
     size = manifest.size
     out.print(
-        f"{folder}: sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, "
+        f"{escape(str(folder))}: sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, "
         f"{size.saved:.1%} saved, reloads bit for bit",
         highlight=False,
     )
@@ -145,6 +154,8 @@ def evaluate(
     spec = read_task({key: value for key, value in fields.items() if value is not None})
     from earnest.oneoff import evaluate_once
 
+    for file in (samples, json_file):
+        _refuse_unwritable(file)
     result = evaluate_once(subject, spec, dtype=dtype, device=device, on_step=_progress("batch"))
     if samples is not None:
         import pyarrow.parquet as pq
@@ -172,7 +183,9 @@ def verify(checkpoint: Annotated[Path, typer.Argument(help="A compressed checkpo
     from earnest.compression.checkpoint import verify as check
 
     manifest = check(checkpoint)
-    out.print(f"{checkpoint}: {len(manifest.files)} files and {len(manifest.tensors)} tensors are as published")
+    out.print(
+        f"{escape(str(checkpoint))}: {len(manifest.files)} files and {len(manifest.tensors)} tensors are as published"
+    )
 
 
 @app.command()
@@ -191,7 +204,7 @@ def export(
         raise UserError(f"format {form!r}: earnest writes dense")
     _refuse_existing(folder)
     export_dense(checkpoint, folder)
-    out.print(f"{folder}: a transformers folder with equal logits")
+    out.print(f"{escape(str(folder))}: a transformers folder with equal logits")
 
 
 @app.command()
@@ -209,13 +222,16 @@ def report(
     from earnest.report.table import print_table
     from earnest.sweep import prepare
 
+    _refuse_unwritable(file)
     prepared = prepare(config, store=store)
+    if not prepared.done:
+        raise UserError(f"report {config}: no step is in {prepared.store.root} yet; run earnest sweep {config} first")
     cells = collect(prepared.plan, prepared.store, {})
     page = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store)
     print_table(cells, out)
     if file is not None:
         file.write_bytes(page.read_bytes())
-    out.print(f"Report   {file or page}", highlight=False, soft_wrap=True)
+    out.print(f"Report   {escape(str(file or page))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -223,7 +239,7 @@ def dashboard(
     experiment: Annotated[str, typer.Argument(help="The sweep's name.")] = "demo",
     store: Annotated[str, typer.Option(help="The sweep's store.")] = "store",
     tracking_uri: UriOption = None,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On 127.0.0.1.")] = 5000,
 ) -> None:
     """Open MLflow on the sweep's saved charts. Ends with Ctrl-C.
 
@@ -243,7 +259,7 @@ def generate(
     expert: Annotated[str | None, typer.Option(help="A small tuned model.")] = None,
     antiexpert: Annotated[str | None, typer.Option(help="Its untuned twin.")] = None,
     alpha: Annotated[float, typer.Option(help="How strongly the pair steers.")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 64,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -258,6 +274,14 @@ def generate(
         max_tokens=max_tokens, stop=tuple(stop or ()), device=device,
     )  # fmt: skip
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_unwritable(file: Path | None) -> None:
+    """Refuse a file that could not be written, before the work and not after it."""
+    if file is None:
+        return
+    if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise UserError(f"{file}: cannot be written; name a file in a folder that exists")
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -283,7 +307,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except UserError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from earnest.compression import calibration, checkpoint, produce
 from earnest.data import resolve_data
 from earnest.decoding.ensemble import Ensemble
@@ -16,7 +18,7 @@ from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
 from earnest.preflight import check_method, check_task
 from earnest.records import Manifest
-from earnest.specs import AnyTask, Calibration, Method, UserError
+from earnest.specs import AnyTask, Calibration, Method, UserError, validated
 
 DEFAULT_LENGTH = 2048
 
@@ -24,7 +26,7 @@ DEFAULT_LENGTH = 2048
 def open_subject(name: str, *, dtype: str = "auto", device: str = "cpu") -> LoadedModel:
     """A model by name, or a compressed checkpoint by its folder, checked against its manifest."""
     if (Path(name) / "manifest.json").is_file():
-        return checkpoint.load(Path(name), device=device)
+        return checkpoint.load(Path(name), device=device, dtype=dtype)
     return load(resolve(name), device=device, dtype=dtype)
 
 
@@ -56,12 +58,12 @@ def compress_once(
     ids, fields = None, None
     if method.needs_calibration:
         tokens = length or min(DEFAULT_LENGTH, loaded.max_length)
-        spec = Calibration(data=data, column=column, split=split, samples=samples, length=tokens, seed=seed)
+        wanted = {"data": data, "column": column, "split": split, "samples": samples, "length": tokens, "seed": seed}
+        spec = validated(TypeAdapter(Calibration), wanted, "calibration")
         found = resolve_data(spec.data, spec.split)
         ids = calibration.calibration_ids(spec, found.path, loaded.tokenizer)
         fields = {**spec.model_dump(mode="json", exclude={"data"}), "data_digest": found.digest}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    writing = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    writing = _scratch_beside(folder)
     try:
         manifest = produce.compress_to_folder(loaded, method, ids, writing, calibration=fields, progress=on_block)
         writing.chmod(0o755)
@@ -69,6 +71,14 @@ def compress_once(
     finally:
         shutil.rmtree(writing, ignore_errors=True)
     return manifest
+
+
+def _scratch_beside(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def evaluate_once(

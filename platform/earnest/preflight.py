@@ -10,7 +10,7 @@ from pathlib import Path
 from earnest.compression.checks import check_fits
 from earnest.data import NANO, read_rows
 from earnest.evaluation.tasks import needed_columns
-from earnest.models.loading import load_tokenizer, skeleton
+from earnest.models.loading import load_tokenizer, read_config, skeleton
 from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
 from earnest.specs import AnyTask, Dense, Method, Sweep, UserError
@@ -29,14 +29,13 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
         check_method(source, method)
     for task in sweep.tasks:
         check_task(task, inputs.data[data_key(task)][0])
-    if any(method.needs_calibration for method in sweep.compress) and sweep.calibration.data != NANO:
-        _check_calibration(sweep, inputs)
+    if any(method.needs_calibration for method in sweep.compress):
+        _check_calibration(sweep, inputs, source)
 
 
 def check_model(source: Source) -> None:
     """Headers of all weight files, and a tokenizer that fits the vocabulary."""
     from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig
 
     for file in sorted(source.path.glob("*.safetensors")):
         try:
@@ -44,11 +43,7 @@ def check_model(source: Source) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"model {source.name}: {file} is corrupted ({error}); fetch it again") from error
-    try:
-        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"model {source.name}: {source.path / 'config.json'} cannot be read ({reason})") from error
+    config = read_config(source)
     tokens = len(load_tokenizer(source.path, source.name))
     if tokens > config.vocab_size:
         raise UserError(
@@ -71,9 +66,18 @@ def check_task(task: AnyTask, path: str) -> None:
             read_rows(path, split, columns)
 
 
-def _check_calibration(sweep: Sweep, inputs: Inputs) -> None:
+def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:
+    """The length fits the model's positions, and the data has the column."""
     from earnest.data import columns
 
+    positions = getattr(read_config(source), "max_position_embeddings", None)
+    if positions is not None and sweep.calibration.length > positions:
+        raise UserError(
+            f"calibration: length {sweep.calibration.length} is beyond the {positions} positions of {source.name}; "
+            f"set [calibration] length to at most {positions}"
+        )
+    if sweep.calibration.data == NANO:
+        return
     path = inputs.data[data_key(sweep.calibration)][0]
     there = columns(path, sweep.calibration.split)
     if "input_ids" not in there:

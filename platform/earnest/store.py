@@ -46,7 +46,10 @@ class Store:
     def __init__(self, root: str, cache: Path | None = None) -> None:
         self.root = str(Path(root).expanduser().resolve()) if "://" not in root else root.rstrip("/")
         self.remote = "://" in self.root
-        self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        try:
+            self._fs, self._base = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"store {root}: {error}; a bucket wants its fsspec package, as s3:// wants s3fs") from error
         home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         self._cache = cache or home / "earnest" / hashlib.sha256(self.root.encode()).hexdigest()[:16]
         self._prove_writable()
@@ -72,8 +75,12 @@ class Store:
 
     def digests(self, kind: str) -> set[str]:
         """All finished steps of a kind."""
-        found = self._fs.glob(f"{self._base}/{kind}/*/{STEP_FILE}")
-        return {str(path).rsplit("/", 2)[1] for path in found}
+        try:
+            folders = self._fs.ls(f"{self._base}/{kind}", detail=False)
+        except FileNotFoundError:
+            return set()
+        names = (str(folder).rstrip("/").rsplit("/", 1)[1] for folder in folders)
+        return {name for name in names if not name.startswith(".") and self.has(kind, name)}
 
     @contextlib.contextmanager
     def publish(

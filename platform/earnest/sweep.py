@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 
 from earnest.cells import collect
 from earnest.cluster.driver import Outcome, run_plan
+from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
 from earnest.models.source import resolve
@@ -146,19 +148,18 @@ def _track(prepared: Prepared, cells: list[CellRecord], report: Path, console: C
         tracking.uri,
         tracking.experiment or prepared.sweep.name,
         store_root=str(prepared.report_folder.parent.parent),
-        warn=lambda text: console.print(f"[yellow]tracking: {text}[/]", highlight=False),
+        warn=lambda text: _say(console, f"tracking: {text}"),
     )
     tracker.record(cells, artifacts=_artifacts(prepared, cells, report))
-    console.print(f"MLflow   {tracker.shown_uri}", highlight=False, soft_wrap=True)
-    console.print(
-        f"Charts   earnest dashboard {tracker.experiment} {_where(prepared)}", highlight=False, soft_wrap=True
-    )
+    _say(console, f"MLflow   {tracker.shown_uri}")
+    _say(console, f"Charts   earnest dashboard {tracker.experiment} {_where(prepared)}")
 
 
 def _where(prepared: Prepared) -> str:
     """The options with which `earnest dashboard` finds this sweep's runs."""
     uri = prepared.sweep.tracking.uri
-    return f"--tracking-uri {shown(uri)}" if uri else f"--store {prepared.report_folder.parent.parent}"
+    place = prepared.report_folder.parent.parent
+    return f"--tracking-uri {quote(shown(uri))}" if uri else f"--store {quote(str(place))}"
 
 
 def _artifacts(prepared: Prepared, cells: Iterable[CellRecord], report: Path) -> Mapping[str, list[tuple[Path, str]]]:
@@ -176,7 +177,12 @@ def _artifacts(prepared: Prepared, cells: Iterable[CellRecord], report: Path) ->
 
 def _summarise(prepared: Prepared, outcome: Outcome, report: Path, console: Console) -> None:
     for digest, reason in {**outcome.failed, **outcome.blocked}.items():
-        console.print(f"[red]failed[/] {prepared.plan.steps[digest].label}: {reason}", highlight=False)
+        _say(console, f"failed   {title_of(prepared.plan.steps[digest], prepared.plan)}: {reason}")
     ran, cached = len(outcome.done), len(outcome.cached)
-    console.print(f"Steps    {ran} run, {cached} already there, {len(outcome.failed) + len(outcome.blocked)} failed")
-    console.print(f"Report   {report}", highlight=False, soft_wrap=True)
+    _say(console, f"Steps    {ran} run, {cached} already there, {len(outcome.failed) + len(outcome.blocked)} failed")
+    _say(console, f"Report   {report}")
+
+
+def _say(console: Console, line: str) -> None:
+    """Print one line as it is: no markup, no colours, no wrapping."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

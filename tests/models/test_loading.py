@@ -97,3 +97,29 @@ def test_remote_code_is_not_run(make_tiny: Make) -> None:
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UserError, match="cannot be loaded"):
         load(resolve(str(folder)))
+
+
+def test_what_is_built_ends_texts_where_the_loaded_model_does(make_tiny: Make) -> None:
+    folder = make_tiny()
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": [2, 17]}))
+    loaded = load(resolve(str(folder)))
+    built = build(folder, loaded.model.state_dict(), name="x", digest="d", dtype=loaded.dtype)
+    assert loaded.model.generation_config.eos_token_id == [2, 17]
+    assert built.model.generation_config.eos_token_id == [2, 17]
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json"])
+def test_the_digest_follows_whatever_decides_an_answer(make_tiny: Make, name: str) -> None:
+    folder = make_tiny()
+    before = digest_of_model(folder)
+    (folder / name).write_text("{}")
+    assert digest_of_model(folder) != before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("device", "nonsense"), ("device", "cuda:99"), ("device", "meta"), ("dtype", "int3")]
+)
+def test_a_device_or_dtype_that_is_not_there_is_refused(make_tiny: Make, option: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"{option} '{value}'"):
+        load(resolve(str(make_tiny())), **{option: value})

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earnest.data import NANO, columns, read_rows
+from earnest.data import NANO, columns, read_rows, text_of
 from earnest.specs import Calibration, UserError
 
 IDS_COLUMN = "input_ids"
@@ -34,17 +34,20 @@ def calibration_ids(spec: Calibration, path: str, tokenizer: Any) -> Tensor:
         int64 [samples, length].
 
     Raises:
-        UserError: a column is missing, or there is too little text (the message tells how many tokens there are).
+        UserError: a column is missing or holds something else, or there is too little text (the message tells how
+            many tokens there are).
     """
     if path == NANO:
         return _windows(_nano_stream(spec, tokenizer), spec, path)
     if IDS_COLUMN in columns(path, spec.split):
         return _from_ids(read_rows(path, spec.split, [IDS_COLUMN]), spec, path)
     rows = read_rows(path, spec.split, [spec.column])
-    return _windows(_text_stream([row[spec.column] for row in rows], spec, path, tokenizer), spec, path)
+    texts = [text_of(row, spec.column, f"calibration {path}: row {i}") for i, row in enumerate(rows)]
+    return _windows(_text_stream(texts, tokenizer), spec, path)
 
 
 def _from_ids(rows: Sequence[dict[str, Any]], spec: Calibration, path: str) -> Tensor:
+    _check_ids(rows, path)
     ids = [row[IDS_COLUMN] for row in rows if row[IDS_COLUMN]]
     exact = [row for row in ids if len(row) == spec.length]
     if len(exact) >= spec.samples:
@@ -55,6 +58,16 @@ def _from_ids(rows: Sequence[dict[str, Any]], spec: Calibration, path: str) -> T
             f"lower samples to {len(exact)}"
         )
     return _windows(_concatenated(ids), spec, path)
+
+
+def _check_ids(rows: Sequence[dict[str, Any]], path: str) -> None:
+    for number, row in enumerate(rows):
+        ids = row[IDS_COLUMN]
+        if ids is not None and not (isinstance(ids, list) and all(isinstance(i, int) and i >= 0 for i in ids)):
+            raise UserError(
+                f"calibration {path}: row {number}: {IDS_COLUMN} holds {str(ids)[:40]!r}, not a list of token ids\n"
+                f"write lists of whole numbers from 0 on, or drop the column {IDS_COLUMN} to calibrate on text"
+            )
 
 
 def _windows(stream: Tensor, spec: Calibration, path: str) -> Tensor:
@@ -69,12 +82,7 @@ def _windows(stream: Tensor, spec: Calibration, path: str) -> Tensor:
     return stream.unfold(0, spec.length, 1)[starts].to(torch.int64)
 
 
-def _text_stream(texts: Sequence[Any], spec: Calibration, path: str, tokenizer: Any) -> Tensor:
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise UserError(
-            f"calibration {path}: column {spec.column!r} holds {type(wrong).__name__}, not text; name a column of text"
-        )
+def _text_stream(texts: Sequence[str], tokenizer: Any) -> Tensor:
     written = [text for text in texts if text.strip()]
     joined = [text if index == 0 else "\n\n" + text for index, text in enumerate(written)]
     start = [] if tokenizer.bos_token_id is None else [[tokenizer.bos_token_id]]

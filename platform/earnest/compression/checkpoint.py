@@ -24,17 +24,13 @@ from torch import Tensor
 
 from earnest.compression.encoding import PARTS, Layout, decode
 from earnest.compression.probe import check_same_logits
-from earnest.models.loading import DTYPES, LoadedModel, build
+from earnest.models.loading import DTYPES, LoadedModel, build, dtype_of
 from earnest.models.loading import load as load_model
-from earnest.models.source import resolve
+from earnest.models.source import BESIDE_WEIGHTS, resolve
 from earnest.records import Manifest, TensorRecord
 from earnest.specs import UserError
 
 MANIFEST_FILE = "manifest.json"
-BESIDE_WEIGHTS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
-)  # fmt: skip
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -86,7 +82,7 @@ def load(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedMod
         name=f"{manifest.base} {method}",
         digest=sha256_of(folder / MANIFEST_FILE)[:32],
         device=device,
-        dtype=DTYPES[manifest.dtype if dtype == "auto" else dtype],
+        dtype=dtype_of(dtype) or DTYPES[manifest.dtype],
     )
 
 

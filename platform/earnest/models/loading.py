@@ -76,13 +76,14 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
         UserError: a file is corrupted, a key is missing or unexpected, or tokenizer and model do not fit.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    wanted = dtype_of(dtype)
+    check_device(device)
+    _say_nothing()
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             source.path,
-            dtype="auto" if dtype == "auto" else DTYPES[dtype],
+            dtype="auto" if wanted is None else wanted,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -112,9 +113,11 @@ def build(
     Raises:
         UserError: a key is missing or unexpected, or tokenizer and model do not fit.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
     from transformers.initialization import no_init_weights
 
+    check_device(device)
+    _say_nothing()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with no_init_weights():  # memory without values, but with true buffers such as RoPE's frequencies
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -126,6 +129,8 @@ def build(
     _check_keys(name, report)
     model.load_state_dict(dict(state), strict=False)
     model.tie_weights()
+    if (folder / "generation_config.json").is_file():  # it names the tokens that end a text
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder, name)
     _check_vocabulary(name, model, tokenizer)
     model.to(device).eval().requires_grad_(False)
@@ -134,11 +139,50 @@ def build(
 
 def skeleton(source: Source) -> Any:
     """The model's modules without memory: shapes to check a method against before any weight is read."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    config = read_config(source)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
+
+
+def read_config(source: Source) -> Any:
+    """The model's config. Raises UserError where it cannot be read."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"model {source.name}: {source.path / 'config.json'} cannot be read ({reason})") from error
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """A dtype by its name; None for `auto`, which keeps the saved one."""
+    if name != "auto" and name not in DTYPES:
+        raise UserError(f"dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    return DTYPES.get(name)
+
+
+def check_device(name: str) -> None:
+    """Raise UserError unless tensors can be put on the device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r}: use cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name!r}: this machine has {count} CUDA devices; use cpu or one that is there")
+    if device.type == "meta":
+        raise UserError("device 'meta': has no memory; use cpu, cuda or cuda:N")
+
+
+def _say_nothing() -> None:
+    """Keep transformers' progress bars and load tables out of our output: what they say is checked here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def _tied_keys(model: Any) -> set[str]:

@@ -15,14 +15,10 @@ from earnest.specs import UserError
 
 NANO = Path(__file__).parent / "nano"
 NANO_NAMES = ("large", "large-tuned", "medium", "small", "small-tuned")
-DECIDING_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
+BESIDE_WEIGHTS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,8 @@ def resolve(name: str) -> Source:
     Raises:
         UserError: there is no such model, or its folder lacks a config or safetensors.
     """
+    if not name.strip():
+        raise UserError("model '': name a model folder, a hub id, or nano:large")
     path = _nano(name) if name.startswith("nano:") else _folder_or_hub(name)
     _check_folder(name, path)
     return Source(name, path, digest_of_model(path))
@@ -97,7 +95,7 @@ def digest_of_model(path: Path) -> str:
 
     Hashes of large files are remembered by size and modification time in the user's cache.
     """
-    files = sorted([*path.glob("*.safetensors"), *(path / name for name in DECIDING_FILES if (path / name).is_file())])
+    files = sorted([*path.glob("*.safetensors"), *(path / name for name in BESIDE_WEIGHTS if (path / name).is_file())])
     remembered = _Remembered()
     pairs = [(file.name, remembered.sha256(file)) for file in files]
     remembered.save()

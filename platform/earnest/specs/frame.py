@@ -32,9 +32,9 @@ def explain(error: ValidationError, where: str) -> str:
     """Pydantic's report as one line per broken rule: where, the key, the value, the rule."""
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or where
+        key = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         value = problem.get("input")
         shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
-        lines.append(f"{where}: {key}{shown}: {message}")
+        lines.append(f"{where}: {key}{shown}: {message}" if key else f"{where}: {message}")
     return "\n".join(lines)

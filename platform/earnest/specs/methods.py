@@ -85,7 +85,7 @@ class SparseGPT(Pruning):
 
     method: Literal["sparsegpt"] = "sparsegpt"
     needs_calibration: ClassVar[bool] = True
-    damping: float = Field(default=0.01, gt=0.0)
+    damping: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     block_size: int = Field(default=128, ge=1)
     true_sequential: bool = False
     act_order: bool = False
@@ -97,11 +97,9 @@ class SparseGPT(Pruning):
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
         if self.bits is None and (self.group_size != -1 or self.symmetric or self.static_groups):
-            raise ValueError("sparsegpt: group_size, symmetric and static_groups need bits, as in bits = 4")
+            raise ValueError("group_size, symmetric and static_groups need bits, as in bits = 4")
         if self.act_order and isinstance(self.pattern, NM):
-            raise ValueError(
-                "sparsegpt: act_order visits columns out of order and cannot keep N:M; use sparsity instead"
-            )
+            raise ValueError("act_order visits columns out of order and cannot keep N:M; use sparsity instead")
         _check_group_size(self.group_size)
         return self
 
@@ -148,13 +146,13 @@ class GPTQ(Quantisation):
     act_order: bool = False
     static_groups: bool = False
     true_sequential: bool = False
-    damping: float = Field(default=0.01, gt=0.0)
+    damping: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     block_size: int = Field(default=128, ge=1)
 
     @model_validator(mode="after")
     def _static_groups_need_groups(self) -> Self:
         if self.static_groups and self.group_size == -1:
-            raise ValueError("gptq: static_groups needs a group_size, as in group_size = 32")
+            raise ValueError("static_groups needs a group_size, as in group_size = 32")
         return self
 
 

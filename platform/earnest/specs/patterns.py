@@ -49,6 +49,6 @@ Pattern = Annotated[Unstructured | NM, Field(discriminator="kind")]
 def parse_pattern(text: str) -> NM:
     """Read "2:4" as N:M. Raises ValueError with the rule for anything else."""
     parts = text.split(":")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.strip().isdecimal() and part.isascii() for part in parts):
         raise ValueError(f"pattern {text!r}: write N:M with two whole numbers, as in 2:4")
     return NM(n=int(parts[0]), m=int(parts[1]))

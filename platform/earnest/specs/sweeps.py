@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -63,10 +63,10 @@ class Sweep(Spec):
     """One sweep: a model, the ways to compress it, the tasks to run on each."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    model: str
+    model: str = Field(min_length=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    store: str = "store"
-    seeds: tuple[int, ...] = (0,)
+    store: str = Field(default="store", min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     calibration: Calibration = Calibration()
     compress: tuple[AnyMethod, ...]
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
@@ -77,6 +77,8 @@ class Sweep(Spec):
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
         labels = [task.label for task in self.tasks]
+        if "compress" in labels:
+            raise ValueError("tasks: the name 'compress' is taken by the step that compresses; use another")
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f'tasks: {twice[0]!r} stands twice; give each its own name = "..."')
@@ -85,7 +87,7 @@ class Sweep(Spec):
     @model_validator(mode="before")
     @classmethod
     def _expand_grids(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("compress"), Sequence):
+        if isinstance(data, Mapping) and isinstance(data.get("compress"), list | tuple):
             return {**data, "compress": [spec for entry in data["compress"] for spec in expand(entry)]}
         return data
 
@@ -106,6 +108,9 @@ def expand(entry: Any) -> list[Any]:
         without = {key: value for key, value in entry.items() if key not in alternatives}
         return [spec for key in alternatives for spec in expand({**without, key: entry[key]})]
     keys = [key for key in GRID_KEYS if isinstance(entry.get(key), list)]
+    empty = [key for key in keys if not entry[key]]
+    if empty:
+        raise ValueError(f"compress: {empty[0]} = [] asks for nothing; give at least one value or leave the entry out")
     combinations = product(*(entry[key] for key in keys))
     return [{**entry, **dict(zip(keys, values, strict=True))} for values in combinations]
 
