@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from earnest.data import read_rows, resolve_data, splits
+from earnest.data import columns, read_rows, resolve_data, splits
 from earnest.specs import UserError
 
 
@@ -73,3 +73,30 @@ def test_the_digest_follows_the_content_and_not_the_path(folder: Path, tmp_path:
     assert resolve_data(str(moved), "test").digest == before
     (moved / "dev.parquet").unlink()
     assert resolve_data(str(moved), "test").digest != before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"a": 1', r"x\.jsonl:2: not JSON .*write one object per line"),
+        (b"[1, 2]", r"x\.jsonl:2: list, not an object"),
+        (b'{"a": "\xff"}', r"x\.jsonl:2: not UTF-8 .*save the file as UTF-8"),
+        (b'{"b": 1}', r"x\.jsonl: row 1: has no column 'a'; its columns are b"),
+    ],
+    ids=["broken", "list", "latin", "lacking"],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(UserError, match=said):
+        read_rows(str(tmp_path / "x.jsonl"), "test", ["a"])
+
+
+def test_a_line_separator_within_a_json_string_ends_no_line(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"a": "one\u2028two"}\n', encoding="utf-8")
+    assert read_rows(str(tmp_path / "x.jsonl"), "test", ["a"]) == [{"a": "one\u2028two"}]
+
+
+def test_the_columns_of_a_corrupt_parquet_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"not a readable Parquet file .*write or download it again"):
+        columns(str(tmp_path / "x.parquet"), "test")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,7 @@ def columns(path: str, split: str) -> list[str]:
     """The names of a dataset's columns."""
     file = _file_of(path, split)
     if file is not None and file.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return list(pq.read_schema(file).names)
+        return _parquet_columns(file)
     rows = _read(path, split, None)
     return sorted(rows[0]) if rows else []
 
@@ -92,15 +90,29 @@ def read_rows(path: str, split: str, columns: Sequence[str]) -> list[dict[str, A
         columns: columns that every row must have.
 
     Raises:
-        UserError: a column is missing (the message names those there are), or there is no row.
+        UserError: a row lacks a column (the message names those it has), there is no row, or the file is broken.
     """
     rows = _read(path, split, columns)
     if not rows:
         raise UserError(f"data {path}: split {split!r} is empty; give a dataset with at least one row")
-    missing = [column for column in columns if column not in rows[0]]
-    if missing:
-        raise _missing_column(path, missing[0], rows[0])
+    for number, row in enumerate(rows):
+        missing = [column for column in columns if column not in row]
+        if missing:
+            raise _missing_column(f"{path}: row {number}" if number else path, missing[0], row)
     return rows
+
+
+def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
+    """What a row holds in a column of text; `where` names the data and the row.
+
+    Raises:
+        UserError: it is no text.
+    """
+    value = row[column]
+    if not isinstance(value, str):
+        held = "nothing" if value is None else type(value).__name__
+        raise UserError(f"{where}: column {column!r} holds {held}, not text; give every row text, or another column")
+    return value
 
 
 def _missing_column(path: str, column: str, there: Iterable[str]) -> UserError:
@@ -113,10 +125,28 @@ def _read(path: str, split: str, columns: Sequence[str] | None) -> list[dict[str
         return _from_datasets(path, split)
     if file.suffix == ".parquet":
         return _from_parquet(file, columns)
-    text = file.read_text(encoding="utf-8")
+    text = _text(file)
     if file.suffix == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [_object(line, f"data {file}:{i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [{"text": text}] if text.strip() else []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"data {file}:{line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error}); write one object per line") from error
+    if not isinstance(row, dict):
+        raise UserError(f'{where}: {type(row).__name__}, not an object; write one like {{"text": "..."}} per line')
+    return row
 
 
 def _file_of(path: str, split: str) -> Path | None:
@@ -138,15 +168,29 @@ def _from_parquet(file: Path, columns: Sequence[str] | None) -> list[dict[str, A
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    there = _parquet_columns(file)
+    missing = [column for column in columns or () if column not in there]
+    if missing:
+        raise _missing_column(str(file), missing[0], there)
     try:
-        there = pq.read_schema(file).names
-        missing = [column for column in columns or () if column not in there]
-        if missing:
-            raise _missing_column(str(file), missing[0], there)
         rows: list[dict[str, Any]] = pq.read_table(file, columns=list(columns) if columns else None).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise UserError(f"data {file}: not a readable Parquet file ({error})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(file, error) from error
     return rows
+
+
+def _parquet_columns(file: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(file, error) from error
+
+
+def _broken_parquet(file: Path, error: Exception) -> UserError:
+    return UserError(f"data {file}: not a readable Parquet file ({error}); write or download it again")
 
 
 def _from_datasets(path: str, split: str) -> list[dict[str, Any]]:

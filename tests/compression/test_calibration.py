@@ -94,3 +94,16 @@ def test_nano_is_the_almanacs_corpus_each_document_between_begin_and_end(tokeniz
     assert all(int(ids[row, column + 1]) == tokenizer.bos_token_id for row, column in ends)
     again = calibration_ids(spec(data="nano", samples=6, length=400), "nano", tokenizer)
     assert torch.equal(ids, again)
+
+
+def test_a_row_without_text_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    path = table(tmp_path / "d.parquet", text=["abc", None])
+    with pytest.raises(UserError, match=r"row 1: column 'text' holds nothing, not text"):
+        calibration_ids(spec(), path, tokenizer)
+
+
+@pytest.mark.parametrize("ids", [["1 2", "3 4"], [["1"], ["2"]], [[1], [-1]]])
+def test_ids_that_are_no_token_ids_are_refused(tokenizer: Any, tmp_path: Path, ids: list[Any]) -> None:
+    path = table(tmp_path / "d.parquet", input_ids=ids)
+    with pytest.raises(UserError, match=r"row \d: input_ids holds .*, not a list of token ids"):
+        calibration_ids(spec(), path, tokenizer)
