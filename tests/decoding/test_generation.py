@@ -118,3 +118,20 @@ def test_text_is_continued(make_model) -> None:
     ids = tuple(loaded.tokenizer("Who is")["input_ids"])
     assert ids[0] == 1
     assert found.ids == transformers_own(loaded, Prompt(ids, (), 5))
+
+
+def test_nothing_to_generate_and_an_empty_stop_string_are_refused(make_model) -> None:
+    with pytest.raises(ValueError, match="max_tokens 0: nothing to generate"):
+        generate(make_model(), ["Ann"], max_tokens=0)
+    with pytest.raises(ValueError, match="stop ''"):
+        generate(make_model(), ["Ann"], max_tokens=4, stop=("\n", ""))
+
+
+def test_a_row_whose_logits_are_not_finite_ends_there_and_the_others_go_on(make_model) -> None:
+    loaded = make_model(tie_word_embeddings=False)
+    prompts = [Prompt((5, 6), (), 4), Prompt((7, 8), (), 4)]
+    whole = continue_prompts(ModelDistribution(loaded), prompts, LARGE)
+    loaded.model.get_input_embeddings().weight[8] = torch.nan
+    found = continue_prompts(ModelDistribution(loaded), prompts, LARGE)
+    assert found[0] == whole[0]
+    assert (found[1].ids, found[1].finish) == ((), "not_finite")

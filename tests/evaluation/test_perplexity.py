@@ -92,3 +92,24 @@ def test_text_without_a_token_is_refused(make_model, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
     with pytest.raises(UserError, match="no token to score"):
         evaluate(make_model(), Perplexity(data="x"), str(tmp_path / "empty.jsonl"))
+
+
+@pytest.mark.parametrize(("texts", "held"), [([1, 2], "int"), ([None, "x"], "nothing")])
+def test_rows_that_are_not_text_are_refused(make_model, tmp_path: Path, texts: list[object], held: str) -> None:
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with pytest.raises(UserError, match=rf"d\.jsonl: row 0: column 'text' holds {held}, not text"):
+        evaluate(make_model(), Perplexity(data="x"), str(tmp_path / "d.jsonl"))
+
+
+def test_windows_whose_logits_are_not_finite_fail_and_leave_the_others_alone(make_model, tmp_path: Path) -> None:
+    loaded = make_model()
+    (tmp_path / "some.txt").write_text("one two three four five six seven eight nine ten @ eleven twelve")
+    task = Perplexity(data="x", length=8, kl_bytes=0)
+    whole = evaluate(loaded, task, str(tmp_path / "some.txt"))
+    spoilt = loaded.tokenizer("@", add_special_tokens=False)["input_ids"]
+    loaded.model.get_input_embeddings().weight[spoilt] = torch.nan
+    found = evaluate(loaded, task, str(tmp_path / "some.txt"))
+    assert 0 < found.scores.failed < found.scores.asked
+    assert math.isfinite(found.scores.main.value)
+    pairs = zip(found.samples["score"].to_pylist(), whole.samples["score"].to_pylist(), strict=True)
+    assert all(score is None or score == pytest.approx(before) for score, before in pairs)

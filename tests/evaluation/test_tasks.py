@@ -1,12 +1,14 @@
 """Tasks ask what they say they ask, keep every sample, and say the same twice."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from earnest.almanac import questions
@@ -252,3 +254,58 @@ def test_a_prompt_too_long_is_marked(make_model, tmp_path: Path) -> None:
     result = evaluate(make_model(), ClosedBook(shots=0, max_tokens=4), write(tmp_path / "q.parquet", rows))
     assert result.scores.truncated == 1
     assert result.samples["truncated"].to_pylist() == [True, False]
+
+
+@pytest.mark.parametrize("task", NANO_TASKS, ids=lambda task: task.label)
+def test_a_model_whose_logits_are_not_finite_gets_no_score(make_model, task: Any) -> None:
+    loaded = make_model(max_position_embeddings=512)
+    loaded.model.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"logits are not finite\nload it in bfloat16 or float32"):
+        evaluate(loaded, task, "nano")
+
+
+@pytest.mark.parametrize("task", [ClosedBook(shots=0), MultipleChoice(shots=0)], ids=lambda task: task.label)
+def test_samples_whose_logits_are_not_finite_fail_and_are_counted(make_model, tmp_path: Path, task: Any) -> None:
+    loaded = make_model()
+    spoilt = loaded.tokenizer("@", add_special_tokens=False)["input_ids"]
+    loaded.model.get_input_embeddings().weight[spoilt] = torch.nan
+    rows = [{"question": text, "answer": "x", "choices": ["x", "y"]} for text in ("who", "@", "where")]
+    result = evaluate(loaded, task, write(tmp_path / "q.parquet", rows))
+    assert (result.scores.scored, result.scores.failed, result.scores.main.n) == (2, 1, 2)
+    assert result.samples["score"].to_pylist()[1] is None
+    assert result.samples["correct"].to_pylist()[1] is None
+
+
+GOOD_ROW: dict[str, Any] = {"question": "x", "context": "x", "choices": ["x", "y"], "answer": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("task", "bad", "said"),
+    [
+        (MultipleChoice(shots=0), {"question": None}, "row 1: column 'question' holds nothing, not text"),
+        (MultipleChoice(shots=0), {"choices": None}, "row 1: choices is 'None', not a list"),
+        (MultipleChoice(shots=0), {"choices": ["x", None]}, "row 1: choices is .*, not a list of texts"),
+        (MultipleChoice(shots=0), {"answer": math.nan}, "row 1: a row has no answer"),
+        (MultipleChoice(shots=0), {"answer": 0.5}, "row 1: answer 0.5 is neither"),
+        (OpenBook(shots=0), {"context": None}, "row 1: column 'context' holds nothing"),
+        (ClosedBook(shots=0), {"answer": None}, "row 1: a row has no answer"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_named(make_model, tmp_path: Path, task: Any, bad: Any, said: str) -> None:
+    path = write(tmp_path / "q.parquet", [GOOD_ROW, {**GOOD_ROW, **bad}])
+    with pytest.raises(UserError, match=said):
+        evaluate(make_model(), task, path)
+
+
+def test_choices_in_one_string_are_refused(make_model, tmp_path: Path) -> None:
+    path = write(tmp_path / "q.parquet", [{**GOOD_ROW, "choices": "xy"}])
+    with pytest.raises(UserError, match="row 0: choices is 'xy', not a list of texts"):
+        evaluate(make_model(), MultipleChoice(shots=0), path)
+
+
+def test_mmlu_takes_no_other_split_than_asked(mmlu_folder: str) -> None:
+    with pytest.raises(UserError, match=r"no split 'train'; set split to one it has: dev, test, validation"):
+        mmlu.asked_split(MMLU(split="train"), mmlu_folder)
+    (Path(mmlu_folder) / "test.parquet").unlink()
+    rebuilt = MMLU.model_validate(MMLU().model_dump())
+    assert mmlu.asked_split(rebuilt, mmlu_folder) == "validation"

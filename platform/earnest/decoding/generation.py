@@ -17,8 +17,9 @@ from earnest.decoding.encoding import encode
 from earnest.models.loading import LoadedModel
 
 LEAVE_WHEN = 0.75
+NO_TOKEN = -1
 
-Finish = Literal["stop", "end", "length"]
+Finish = Literal["stop", "end", "length", "not_finite"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Prompt:
 class Generation:
     """A continuation: its text up to the first stop string, its tokens (the stop's included), why it ended.
 
+    `finish` is "not_finite" where the model's logits were, and the text means nothing from there on.
     `cut` counts the prompt's tokens that were left out on the left because the prompt was too long.
     """
 
@@ -66,7 +68,7 @@ def generate(
     """Continue each text greedily with a model or an ensemble, up to one of the strings in `stop`.
 
     Raises:
-        ValueError: `max_tokens` is at least as much as the model can hold.
+        ValueError: `max_tokens` is below 1 or as much as the model can hold, or a stop string is empty.
     """
     distribution = ModelDistribution(subject) if isinstance(subject, LoadedModel) else subject
     rows = encode(distribution.tokenizer, prompts)
@@ -88,7 +90,8 @@ def continue_prompts(
         progress: told how many prompts are finished, and of how many.
 
     Raises:
-        ValueError: a prompt is empty or asks for at least as many tokens as the model can hold.
+        ValueError: a prompt or a stop string is empty, or a prompt asks for no token or for as many as the model can
+            hold.
     """
     rows = [_row(number, prompt, distribution.max_length) for number, prompt in enumerate(prompts)]
     reader, done = _Reader(distribution), 0
@@ -104,6 +107,10 @@ def _row(number: int, prompt: Prompt, max_length: int) -> _Row:
     room = max_length - prompt.max_tokens
     if not prompt.ids:
         raise ValueError(f"prompt {number} is empty; give it at least one token, such as the one that begins texts")
+    if prompt.max_tokens < 1:
+        raise ValueError(f"max_tokens {prompt.max_tokens}: nothing to generate; ask for at least 1")
+    if "" in prompt.stops:
+        raise ValueError("stop '': an empty string ends every text; give at least one character, or no stop string")
     if room < 1:
         raise ValueError(
             f"max_tokens {prompt.max_tokens}: the model holds {max_length} tokens, prompt included; ask for fewer"
@@ -132,7 +139,9 @@ def _continue(distribution: NextTokens, batch: list[_Row], reader: _Reader) -> N
     active = batch
     for step in count(1):
         tokens = session.logits.argmax(-1)
-        for row, token in zip(active, tokens.tolist(), strict=True):
+        # argmax finds a NaN before any number, so the winner tells of the whole row.
+        finite = session.logits.gather(-1, tokens[:, None])[:, 0].isfinite()
+        for row, token in zip(active, tokens.where(finite, NO_TOKEN).tolist(), strict=True):
             if row.finish is None:
                 reader.append(row, token)
         going = [i for i, row in enumerate(active) if row.finish is None]
@@ -156,7 +165,10 @@ class _Reader:
         self._completes: dict[tuple[tuple[str, ...], int], bool] = {}
 
     def append(self, row: _Row, token: int) -> None:
-        """Give a row its next token; set its text and why it ended if it does."""
+        """Give a row its next token, or `NO_TOKEN`; set its text and why it ended if it does."""
+        if token == NO_TOKEN:
+            row.text, row.finish = self._text(row.ids), "not_finite"
+            return
         if token in self._ends:
             row.text, row.finish = self._text(row.ids), "end"
             return

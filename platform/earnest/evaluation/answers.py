@@ -10,7 +10,7 @@ from earnest.decoding.encoding import encode
 from earnest.decoding.generation import Generation, Prompt
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import exact_match, kick_containment, token_f1
-from earnest.evaluation.samples import Measured, Sample, column
+from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
 from earnest.statistics.intervals import bootstrap_mean, wilson
 
@@ -43,10 +43,11 @@ def ask(engine: Engine, items: Sequence[Item], max_tokens: int, progress: Progre
     """Answer every item up to the end of the line and score it by exact match."""
     generations = complete(engine, [item.prompt for item in items], ("\n",), max_tokens, progress)
     samples = [_sample(item, generation) for item, generation in zip(items, generations, strict=True)]
+    known = scored(samples)
     metrics = {
-        "exact_match": share_correct(samples),
-        "f1": bootstrap_mean(column(samples, "f1")),
-        "kick_containment": wilson(int(sum(column(samples, "kick_containment"))), len(samples)),
+        "exact_match": share_correct(known),
+        "f1": bootstrap_mean(column(known, "f1")),
+        "kick_containment": wilson(int(sum(column(known, "kick_containment"))), len(known)),
     }
     return Measured(samples, metrics, share_correct)
 
@@ -65,7 +66,8 @@ def _sample(item: Item, generation: Generation) -> Sample:
         "tokens": len(generation.ids),
         "finish": generation.finish,
     }
-    return Sample(
+    sample = Sample(
         item.id, item.prompt, prediction, item.aliases[0], right, float(right),
         truncated=generation.cut > 0, domain=item.domain, stratum=item.stratum, more=more,
     )  # fmt: skip
+    return unscored(sample) if generation.finish == "not_finite" else sample

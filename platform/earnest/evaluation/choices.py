@@ -58,4 +58,5 @@ def choice_sample(item: ChoiceItem, found: Sequence[LogLikelihood], **more: bool
         item.id, item.prompt, "" if chosen is None else item.texts[chosen], item.texts[item.answer],
         right, None if right is None else float(right), values,
         any(likelihood.cut for likelihood in found), item.domain, item.stratum, more,
+        all(likelihood.finite for likelihood in found),
     )  # fmt: skip

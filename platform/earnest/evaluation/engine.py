@@ -6,6 +6,7 @@ the output head runs only where a continuation's token is predicted. Prompts, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,12 +33,14 @@ class LogLikelihood:
     """The log-probability of a continuation after its context, in nats.
 
     `greedy`: each of its tokens was the likeliest; `cut`: how many context tokens were left out.
-    `value` is None where the continuation is empty, or alone longer than the model allows.
+    `value` is None where the continuation is empty, or alone longer than the model allows, or where the model's logits
+    are not finite; `finite` tells the last from the others.
     """
 
     value: float | None
     greedy: bool
     cut: int
+    finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,15 @@ class Engine:
             sums.index_add_(0, request, predicted.target_log_probs().cpu().double())
             best = predicted.log_probs.argmax(-1)[predicted.place]
             misses.index_add_(0, request, (best != predicted.target).cpu().long())
-        fits = [self._fits(request) for request in requests]
         return [
-            LogLikelihood(value if fit else None, fit and missed == 0, self._cut(request))
-            for request, fit, value, missed in zip(requests, fits, sums.tolist(), misses.tolist(), strict=True)
+            self._log_likelihood(request, value, missed)
+            for request, value, missed in zip(requests, sums.tolist(), misses.tolist(), strict=True)
         ]
+
+    def _log_likelihood(self, request: Request, value: float, missed: int) -> LogLikelihood:
+        finite = math.isfinite(value)
+        known = finite and self._fits(request)
+        return LogLikelihood(value if known else None, known and missed == 0, self._cut(request), finite)
 
     def predictions(self, requests: Sequence[Request], progress: Progress | None = None) -> Iterator[Predicted]:
         """Every prediction that `requests` ask for, batch by batch in an order that suits the machine.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earnest.data import columns, read_rows
+from earnest.data import columns, read_rows, text_of
 from earnest.specs import UserError
 
 ANSWER_COLUMNS = ("answers", "answer", "aliases")
@@ -13,6 +13,7 @@ PASSAGE_COLUMNS = ("passage", "article", "context")
 SUMMARY_COLUMNS = ("summary", "highlights")
 DOMAIN_COLUMNS = ("domain", "subject", "category")
 STRATUM_COLUMNS = ("stratum",)
+TEXT_COLUMNS = ("question", "subject", *PASSAGE_COLUMNS)
 
 
 def column_among(path: str, split: str, names: Sequence[str]) -> str:
@@ -35,7 +36,32 @@ def question_rows(path: str, split: str, wanted: Sequence[str]) -> list[dict[str
     }
     found = {group: name for group, name in groups.items() if name is not None and name not in wanted}
     rows = read_rows(path, split, [*wanted, *found.values()])
+    check_rows(rows, wanted, path)
     return [{**row, **{group: str(row[name] or "") for group, name in found.items()}} for row in rows]
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], path: str) -> None:
+    """See that every row can be asked: questions and passages are text, choices lists of text, answers are there.
+
+    Raises:
+        UserError: one is not; the message names the row.
+    """
+    for number, row in enumerate(rows):
+        for column in wanted:
+            _check_cell(row, column, f"data {path}: row {number}")
+
+
+def _check_cell(row: Mapping[str, Any], column: str, where: str) -> None:
+    value = row[column]
+    if column in TEXT_COLUMNS:
+        text_of(row, column, where)
+    elif column == "choices":
+        if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
+            raise UserError(
+                f"{where}: choices is {str(value)[:40]!r}, not a list of texts; list the options one by one"
+            )
+    elif not _strings(value):
+        raise UserError(f"{where}: a row has no answer ({column} is {value!r}); give every row at least one")
 
 
 def demonstrations(
@@ -67,7 +93,7 @@ def aliases_of(value: Any) -> tuple[str, ...]:
 
 
 def _strings(value: Any) -> list[str]:
-    if value is None:
+    if value is None or value != value:  # NaN, which tables hold for a missing number
         return []
     if isinstance(value, Mapping):
         keys = ("text", "value", "aliases", "normalized_aliases")
@@ -96,7 +122,8 @@ def _index(answer: Any, choices: Sequence[str]) -> int:
         if answer in choices:
             return list(choices).index(answer)
         letter = answer.strip().upper()
-        if letter.isdigit():
+        if letter.isdecimal():
             return int(letter)
         return ord(letter) - ord("A") if len(letter) == 1 else -1
-    return int(answer) if isinstance(answer, int | float) else -1
+    whole = isinstance(answer, int) or (isinstance(answer, float) and answer.is_integer())
+    return int(answer) if whole else -1

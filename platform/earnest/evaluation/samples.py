@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("stratum", pa.string()),
     ]
 )
+COUNTS = ("tokens", "kl_positions", "finish")
 _TYPES: dict[type, pa.DataType] = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
@@ -35,7 +36,8 @@ class Sample:
     """One question and what became of it.
 
     `score` is the headline metric on this sample, None where it could not be scored; `correct` is None for tasks
-    without right and wrong. `more` holds the task's own columns, the same for all its samples.
+    without right and wrong. `more` holds the task's own columns, the same for all its samples. `finite` is False where
+    the model's logits were not finite, and it has no score.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Sample:
     domain: str = ""
     stratum: str = ""
     more: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
+    finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Measured:
     reference: dict[str, Tensor] | None = None
 
 
+def unscored(sample: Sample) -> Sample:
+    """The sample of a model whose logits were not finite: it has no score, and of its own columns only the counts."""
+    kept = {name: value if name in COUNTS else None for name, value in sample.more.items()}
+    return replace(sample, correct=None, score=None, more=kept, finite=False)
+
+
 def scored(samples: Sequence[Sample]) -> list[Sample]:
     """The samples that have a score.
 
@@ -70,6 +79,11 @@ def scored(samples: Sequence[Sample]) -> list[Sample]:
         UserError: none has.
     """
     known = [sample for sample in samples if sample.score is not None]
+    if not known and not all(sample.finite for sample in samples):
+        raise UserError(
+            f"none of {len(samples)} samples could be scored: the model's logits are not finite\n"
+            "load it in bfloat16 or float32; if they stay so, its weights are broken"
+        )
     if not known:
         raise UserError(
             f"none of {len(samples)} samples could be scored: each has an option that is empty or too long; "

@@ -15,7 +15,7 @@ from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.nano import QUESTIONS, shipped_world
-from earnest.evaluation.samples import Measured, Sample, column
+from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
 from earnest.specs import Biography
 from earnest.statistics.intervals import mean_estimate, ratio_estimate
@@ -26,13 +26,14 @@ def measure(engine: Engine, spec: Biography, progress: Progress | None = None) -
     asked = questions.biographies(shipped_world(), spec.limit or QUESTIONS, spec.seed)
     generations = complete(engine, [question.prompt for question in asked], ("\n",), spec.max_tokens, progress)
     samples = [_sample(question, generation) for question, generation in zip(asked, generations, strict=True)]
+    known = scored(samples)
     metrics = {
-        "true": true_share(samples),
-        "fluent": ratio_estimate(column(samples, "well_formed"), column(samples, "statements")),
-        "fitting": ratio_estimate(column(samples, "fitting"), column(samples, "statements")),
-        "statements": mean_estimate(column(samples, "statements")),
-        "distinct_true": mean_estimate(column(samples, "distinct_true")),
-        "tokens": mean_estimate(column(samples, "tokens")),
+        "true": true_share(known),
+        "fluent": ratio_estimate(column(known, "well_formed"), column(known, "statements")),
+        "fitting": ratio_estimate(column(known, "fitting"), column(known, "statements")),
+        "statements": mean_estimate(column(known, "statements")),
+        "distinct_true": mean_estimate(column(known, "distinct_true")),
+        "tokens": mean_estimate(column(known, "tokens")),
     }
     return Measured(samples, metrics, true_share)
 
@@ -58,7 +59,8 @@ def _sample(question: questions.Question, generation: Generation) -> Sample:
     }
     # Without a well-formed statement nothing true was said, and the biography weighs nothing in the ratio.
     score = len(true) / len(well_formed) if well_formed else 0.0
-    return Sample(
+    sample = Sample(
         question.id, question.prompt, generation.text.strip(), question.answer, None, score,
         truncated=generation.cut > 0, domain=question.domain, stratum=question.stratum, more=more,
     )  # fmt: skip
+    return unscored(sample) if generation.finish == "not_finite" else sample

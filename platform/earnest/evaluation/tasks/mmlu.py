@@ -15,13 +15,14 @@ from earnest.data import read_rows, splits
 from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.rows import choice_index
+from earnest.evaluation.rows import check_rows, choice_index
 from earnest.evaluation.samples import Measured, scored
 from earnest.specs import MMLU, UserError
 
 COLUMNS = ("subject", "question", "choices", "answer")
 LETTERS = string.ascii_uppercase
 SHOTS_SPLIT = "dev"
+FALLBACK_SPLIT = "validation"
 
 Row = dict[str, Any]
 
@@ -36,14 +37,17 @@ def measure(engine: Engine, spec: MMLU, data: str, progress: Progress | None = N
 
 
 def asked_split(spec: MMLU, data: str) -> str:
-    """The asked split, else test, else validation, whichever the folder has first."""
+    """The asked split; where it is the default and the folder lacks it, validation.
+
+    Raises:
+        UserError: the folder has no such split.
+    """
     there = splits(data)
-    if not there:
+    if not there or spec.split in there:
         return spec.split
-    for split in (spec.split, "test", "validation"):
-        if split in there:
-            return split
-    raise UserError(f"data {data}: has no split {spec.split!r}, test or validation; it has {', '.join(there)}")
+    if spec.split == MMLU.model_fields["split"].default and FALLBACK_SPLIT in there:
+        return FALLBACK_SPLIT
+    raise UserError(f"mmlu: {data} has no split {spec.split!r}; set split to one it has: {', '.join(there)}")
 
 
 def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
@@ -59,6 +63,7 @@ def _numbered(rows: Sequence[Row], data: str) -> list[Row]:
     """Rows with their answer's index and an id: the subject and the row's number within it."""
     seen: dict[str, int] = defaultdict(int)
     numbered = []
+    check_rows(rows, COLUMNS, data)
     for i, row in enumerate(rows):
         subject = row["subject"]
         if len(row["choices"]) > len(LETTERS):

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earnest.almanac.corpus import corpus_text
-from earnest.data import read_rows
+from earnest.data import read_rows, text_of
 from earnest.evaluation.engine import Engine, Predicted, Progress
 from earnest.evaluation.nano import CORPUS_SEED, DOCUMENTS, NANO, shipped_world
-from earnest.evaluation.samples import Measured, Sample, column
+from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.evaluation.tokens import Request, prefix_token
 from earnest.records import Estimate
 from earnest.specs import Perplexity, UserError
@@ -50,7 +50,8 @@ def measure(
     samples = _samples(tally, "document" if data == NANO else "window", kept is not None)
     metrics = _metrics(samples, texts)
     if kept is not None and len(tally.positions):
-        metrics["kl_to_dense"] = ratio_estimate(column(samples, "kl"), column(samples, "kl_positions"))
+        known = scored(samples)
+        metrics["kl_to_dense"] = ratio_estimate(column(known, "kl"), column(known, "kl_positions"))
     return Measured(samples, metrics, token_perplexity, tally.reference() if kept is None else None)
 
 
@@ -59,7 +60,7 @@ def documents(spec: Perplexity, data: str) -> list[str]:
     if data == NANO:
         return corpus_text(shipped_world(), spec.limit or DOCUMENTS, CORPUS_SEED + spec.seed)
     rows = read_rows(data, spec.split, [spec.column])[: spec.limit]
-    return ["\n\n".join(str(row[spec.column]) for row in rows)]
+    return ["\n\n".join(text_of(row, spec.column, f"data {data}: row {i}") for i, row in enumerate(rows))]
 
 
 def rolling(engine: Engine, text: str, length: int) -> list[Request]:
@@ -166,7 +167,8 @@ def _samples(tally: _Tally, kind: str, compared: bool) -> list[Sample]:
         if compared:
             more |= {"kl": float(sums[i]), "kl_positions": int(counts[i])}
         prompt = " ".join(map(str, (*window.context, *window.continuation)))
-        made.append(Sample(f"{kind}-{i:05d}", prompt, score=math.exp(float(nats.mean())), more=more))
+        sample = Sample(f"{kind}-{i:05d}", prompt, score=float(nats.mean().exp()), more=more)
+        made.append(sample if math.isfinite(float(nats.sum()) + sums[i]) else unscored(sample))
     return made
 
 
@@ -178,7 +180,7 @@ def token_perplexity(samples: Sequence[Sample]) -> Estimate:
 
 
 def _metrics(samples: Sequence[Sample], texts: Sequence[str]) -> dict[str, Estimate]:
-    token = token_perplexity(samples)
+    token = token_perplexity(scored(samples))
     tokens = sum(column(samples, "tokens"))
     words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
     return {

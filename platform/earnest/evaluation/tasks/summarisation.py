@@ -12,7 +12,7 @@ from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import exact_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among, question_rows
-from earnest.evaluation.samples import Measured, Sample, column
+from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
 from earnest.specs import Summarisation, UserError
 from earnest.statistics.intervals import bootstrap_mean
@@ -27,8 +27,9 @@ def measure(engine: Engine, spec: Summarisation, data: str, progress: Progress |
     scorer = rouge_scorer()
     generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress)
     samples = [_sample(item, generation, scorer) for item, generation in zip(items, generations, strict=True)]
-    rouge = {name: bootstrap_mean(column(samples, name)) for name in ROUGE}
-    return Measured(samples, {**rouge, "exact_match": share_correct(samples)}, mean_score)
+    known = scored(samples)
+    rouge = {name: bootstrap_mean(column(known, name)) for name in ROUGE}
+    return Measured(samples, {**rouge, "exact_match": share_correct(known)}, mean_score)
 
 
 def nano_items(spec: Summarisation) -> list[Item]:
@@ -73,8 +74,9 @@ def _sample(item: Item, generation: Generation, scorer: Any) -> Sample:
     prediction, gold = generation.text.strip(), item.aliases[0]
     found = scorer.score(gold, prediction)
     more = {name: float(found[key].fmeasure) for name, key in ROUGE.items()}
-    return Sample(
+    sample = Sample(
         item.id, item.prompt, prediction, gold, exact_match(prediction, item.aliases), more["rouge_l"],
         truncated=generation.cut > 0, domain=item.domain, stratum=item.stratum,
         more={**more, "tokens": len(generation.ids), "finish": generation.finish},
     )  # fmt: skip
+    return unscored(sample) if generation.finish == "not_finite" else sample
