@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import subprocess
+from base64 import b64decode
 from io import StringIO
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from earnest.records import CellRecord
+from earnest.records import CellRecord, Estimate
 from earnest.report.html import write_report
+from earnest.report.panels import saved_figure
+from earnest.report.survey import Survey
 from earnest.report.table import print_table
 from report.plausible import cell, sweep_cells
 
@@ -71,8 +74,57 @@ def test_what_failed_stands_on_the_page_with_its_reason(tmp_path: Path) -> None:
 
 def test_the_page_fetches_nothing(report: Path) -> None:
     page = report.read_text()
-    assert not re.search(r"(?:src|href)=\"(?!#|cells\.)", page)
+    assert not re.search(r"(?:src|href)=\"(?!#|data:text/csv;base64,)", page)
     assert not re.search(r"url\((?!#)|@import", page)
+
+
+def test_a_copy_of_the_page_alone_still_holds_the_data(report: Path) -> None:
+    link = re.search(r'download="cells.csv" href="data:text/csv;base64,([^"]+)"', report.read_text())
+    assert link is not None
+    assert b64decode(link[1]) == (report.parent / "cells.csv").read_bytes()
+
+
+def babbling(one: CellRecord, fluent: float) -> CellRecord:
+    """The cell with closed-book texts of which this share is well formed."""
+    scores = one.scores["closed_book"]
+    metrics = {**scores.metrics, "fluent": Estimate(value=fluent, n=300)}
+    return one.model_copy(
+        update={"scores": {**one.scores, "closed_book": scores.model_copy(update={"metrics": metrics})}}
+    )
+
+
+RANDOM = [
+    cell("random", "0.1", (50.7, 93.0, 81.0, 2.147)),
+    babbling(cell("random", "0.2", (96.1, 57.3, 60.3, 4.375)), 0.004),
+    babbling(cell("random", "0.3", (3.0, 6.0, 41.0, 21.165)), 0.5),
+]
+
+
+def test_a_score_of_texts_that_are_not_fluent_is_not_given(tmp_path: Path) -> None:
+    page = write_report([DENSE, *RANDOM], tmp_path, title="t").read_text()
+    assert "96.1" not in re.sub(r"href=\"data:[^\"]+|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    assert '<td title="0.4% of the statements are well formed">not fluent</td>' in page
+    assert page.count("Left out as not fluent (fewer than half of the statements well formed): random 20%.") == 2
+    console = Console(file=StringIO(), width=160, color_system=None)
+    print_table([DENSE, *RANDOM], console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "96.1" not in printed
+    assert printed.count("not fluent") == 1
+
+
+def test_a_curve_has_a_gap_where_the_model_is_not_fluent() -> None:
+    figure = saved_figure(Survey((DENSE, *RANDOM)), "closed_book")
+    (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "o")
+    shown = [round(float(y), 1) if y == y else None for y in line.get_ydata()]
+    assert shown == [91.3, 50.7, None, 3.0]
+
+
+def test_a_score_that_is_not_fluent_is_no_match_and_no_loss() -> None:
+    survey = Survey((DENSE, *RANDOM))
+    (curve,) = survey.curves
+    assert not curve.points[1].matches("closed_book")
+    assert survey.loss(RANDOM[1], "closed_book") is None
+    assert survey.loss(RANDOM[2], "closed_book") is not None
 
 
 def test_the_same_cells_give_the_same_bytes(report: Path, tmp_path: Path) -> None:

@@ -58,6 +58,20 @@ def test_the_samples_come_from_where_perplexity_still_matches_and_are_fluent_and
     assert (pair.dense_true, pair.compressed_true) == ("4 of 4 statements true", "1 of 4 statements true")
 
 
+def test_the_samples_that_lost_most_come_first_and_those_that_lost_nothing_do_not_come(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    before: Texts = [("a", 4, 1), ("b", 4, 4), ("c", 4, 3)]
+    after: Texts = [("a", 4, 1), ("b", 4, 2), ("c", 4, 2)]
+    dense = told(store, cell("dense", "", (91.3, 100, 100, 1.939)), before, 0.7, None)
+    wanda = told(store, cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032)), after, 0.4, -0.4)
+    found = fluent_but_wrong(Survey((dense, wanda)), store)
+    assert found is not None
+    assert [(pair.dense, pair.dense_true[0], pair.compressed_true[0]) for pair in found.pairs] == [
+        ("b", "4", "2"),
+        ("c", "3", "2"),
+    ]
+
+
 def test_the_page_shows_them_side_by_side_and_escapes_them(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     page = write_report(sweep(store), tmp_path / "report", title="t", store=store).read_text()

@@ -20,7 +20,7 @@ from earnest.palette import ink
 from earnest.report.claims import claims_figure
 from earnest.report.ink import PAPER, STYLE, TEXT, save
 from earnest.report.panels import asked_figure, saved_figure
-from earnest.report.survey import Survey, spoken
+from earnest.report.survey import Survey, is_fluent, spoken
 
 MAX_DOMAINS = 60
 
@@ -58,7 +58,7 @@ def _all_figures(survey: Survey) -> Iterator[tuple[str, str, Callable[[], Figure
     for task in survey.tasks:
         yield f"saved-{task}", _saved_caption(survey, task), partial(saved_figure, survey, task)
     for task in survey.tasks:
-        yield f"asked-{task}", "", partial(asked_figure, survey, task)
+        yield f"asked-{task}", _fluency_caption(survey, task), partial(asked_figure, survey, task)
     for task in survey.tasks:
         if len(survey.domains(task)) > 1:
             yield f"domains-{task}", _DOMAINS_CAPTION, partial(domains_figure, survey, task)
@@ -74,7 +74,17 @@ _DOMAINS_CAPTION = "Score within each domain as a share of the dense model's: wh
 
 def _saved_caption(survey: Survey, task: str) -> str:
     estimate = survey.dense_score(task)
-    return "" if estimate is None else f"{spoken(task).capitalize()}: n = {estimate.n}; bands are 95% intervals."
+    counts = "" if estimate is None else f"{spoken(task).capitalize()}: n = {estimate.n}; bands are 95% intervals."
+    return f"{counts} {_fluency_caption(survey, task)}".strip()
+
+
+def _fluency_caption(survey: Survey, task: str) -> str:
+    """Which points are left out because too few statements are well formed; empty where none is."""
+    labels = dict.fromkeys(
+        cell.model if cell.family == "dense" else f"{cell.curve} {cell.nominal}" for cell in survey.not_fluent(task)
+    )
+    left_out = "Left out as not fluent (fewer than half of the statements well formed)"
+    return f"{left_out}: {', '.join(labels)}." if labels else ""
 
 
 # --- domains --------------------------------------------------------------------------------------------------------
@@ -85,7 +95,8 @@ def domains_figure(survey: Survey, task: str) -> Figure:
     domains = survey.domains(task)[:MAX_DOMAINS]
     assert survey.dense is not None
     before = survey.dense.scores[task].groups["domain"]
-    cells = [cell for cell in survey.compressed if "domain" in getattr(cell.scores.get(task), "groups", {})]
+    scored = [cell for cell in survey.compressed if task in cell.scores and is_fluent(cell.scores[task])]
+    cells = [cell for cell in scored if "domain" in cell.scores[task].groups]
     figure = Figure(figsize=(2.1 + 0.62 * max(len(domains), 5), 1.5 + 0.23 * len(cells)), layout="constrained")
     axes = figure.add_subplot()
     for row, cell in enumerate(cells):

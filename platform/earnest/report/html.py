@@ -6,6 +6,7 @@ list of what was measured come from the cells. The same cells give the same byte
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,10 +23,11 @@ from earnest.report.export import export_cells
 from earnest.report.figures import Drawn, draw_figures
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.samples import FluentButWrong, fluent_but_wrong
-from earnest.report.survey import Survey, figure_text, half_width, percent_change, spoken
+from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, spoken
 from earnest.store import Store
 
 PAGE = "report.html"
+MAX_DATA_BYTES = 2_000_000
 _HERE = Path(__file__).parent
 
 
@@ -48,7 +50,15 @@ def write_report(cells: Sequence[CellRecord], folder: Path, *, title: str, store
     export_cells(cells, folder)
     figures = draw_figures(survey, folder / "figures")
     samples = fluent_but_wrong(survey, store) if store else None
-    text = _render(survey, figures, title=title, content=content, samples=samples, versions=_versions(survey, store))
+    text = _render(
+        survey,
+        figures,
+        title=title,
+        content=content,
+        samples=samples,
+        versions=_versions(survey, store),
+        data=_data_uri(folder / "cells.csv"),
+    )
     writing = page.with_suffix(".tmp")
     writing.write_text(text, encoding="utf-8")
     writing.replace(page)
@@ -59,6 +69,12 @@ def _content(cells: Sequence[CellRecord], title: str) -> str:
     """The digest of all that decides the page: the cells, and the code that draws them."""
     code = [sha256(path.read_bytes()).hexdigest() for path in sorted(_HERE.glob("*.*"))]
     return digest([title, code, [cell.model_dump_json() for cell in cells]])
+
+
+def _data_uri(csv: Path) -> str | None:
+    """The table as a link that holds it, so that it works in a copy of the page; None where it is too large."""
+    content = csv.read_bytes()
+    return f"data:text/csv;base64,{b64encode(content).decode()}" if len(content) < MAX_DATA_BYTES else None
 
 
 def _versions(survey: Survey, store: Store | None) -> dict[str, str]:
@@ -77,6 +93,7 @@ def _render(
     content: str,
     samples: FluentButWrong | None,
     versions: Mapping[str, str],
+    data: str | None,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -94,6 +111,8 @@ def _render(
         seconds=_seconds(survey),
         samples=samples,
         versions=versions,
+        data=data,
+        any_not_fluent=any(map(survey.not_fluent, survey.tasks)),
         inks=_css_colours(survey),
     )
 
@@ -143,6 +162,9 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         reason = cell.failures.get(task) or cell.failures.get("compress")
         return {"sort": None, "text": "failed" if reason else "–", "reason": reason or "not asked of this cell"}
     scores, comparison = cell.scores[task], cell.comparisons.get(task)
+    if not is_fluent(scores):
+        reason = f"{scores.metrics['fluent'].value:.1%} of the statements are well formed"
+        return {"sort": None, "text": "not fluent", "reason": reason}
     half = half_width(scores.main)
     retention = comparison.retention if comparison else None
     return {

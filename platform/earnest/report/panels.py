@@ -5,6 +5,7 @@ A curve starts at the dense point; its name stands at its end. The shaded band i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from earnest.palette import ink
 from earnest.records import CellRecord
 from earnest.report.ink import BAND, MUTED, PAPER, TEXT, title
-from earnest.report.survey import CONTROLS, MATCHING, Curve, Point, Survey, spoken
+from earnest.report.survey import CONTROLS, MATCHING, Curve, Point, Survey, is_fluent, spoken
 
 PANEL = (5.2, 3.7)
 CEILING = 3.0  # perplexities beyond this multiple of dense leave the frame, and are named at its edge
@@ -65,11 +66,17 @@ def _direction(survey: Survey, task: str) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """A curve as drawn: where it runs, and how it is named."""
+    """A curve as drawn: where it runs, and how it is named. `breaks` are the places where the model is not fluent."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
     curve: Curve
+    breaks: tuple[float, ...] = ()
+
+    def path(self) -> tuple[list[float], list[float]]:
+        """The line to draw, with a NaN at each break so that no stroke bridges it."""
+        steps = sorted([*zip(self.x, self.y, strict=True), *((x, math.nan) for x in self.breaks)], key=lambda at: at[0])
+        return [x for x, _ in steps], [y for _, y in steps]
 
     def name_at(self, high: float) -> tuple[float, float, str]:
         """Where the name goes, and the name; a line that leaves the frame is named where it leaves, with its end."""
@@ -112,7 +119,7 @@ def _line(
         return None
     first = [] if start is None or curve.is_pattern else [start]
     x, y = zip(*[*first, *scored], strict=True)
-    return _Line(x, y, curve)
+    return _Line(x, y, curve, tuple(along(point) for point in curve.points if not point.is_fluent(task)))
 
 
 def _draw_line(axes: Axes, line: _Line, task: str, along: Callable[[Point], float], scale: float) -> None:
@@ -122,11 +129,12 @@ def _draw_line(axes: Axes, line: _Line, task: str, along: Callable[[Point], floa
             line.x, line.y, "D", color=colour, markersize=5, markerfacecolor=PAPER.light, markeredgewidth=1.4, zorder=4
         )
     else:
-        axes.plot(line.x, line.y, "o-", color=colour, linewidth=1.7, markersize=4, zorder=3)
+        axes.plot(*line.path(), "o-", color=colour, linewidth=1.7, markersize=4, zorder=3)
     scored = [(along(point), estimate) for point in line.curve.points if (estimate := point.score(task))]
     ends = [(x, e.low * scale, e.high * scale) for x, e in scored if e.low is not None and e.high is not None]
     if len(ends) > 1:
-        x, lows, highs = zip(*ends, strict=True)
+        gaps = [(x, math.nan, math.nan) for x in line.breaks]
+        x, lows, highs = zip(*sorted([*ends, *gaps], key=lambda end: end[0]), strict=True)
         axes.fill_between(x, lows, highs, color=colour, alpha=0.13, linewidth=0)
     elif ends:
         axes.plot([ends[0][0]] * 2, ends[0][1:], color=colour, linewidth=1, alpha=0.5)
@@ -183,7 +191,8 @@ def _dense_band(axes: Axes, dense: float, *, higher: bool) -> None:
 def _reference_lines(axes: Axes, references: Sequence[CellRecord], task: str, scale: float) -> None:
     """Other dense models as dotted lines; those that stand on each other share one name."""
     low, high = axes.get_ylim()
-    scored = sorted((cell.scores[task].main.value * scale, cell.model) for cell in references if task in cell.scores)
+    fluent = [cell for cell in references if task in cell.scores and is_fluent(cell.scores[task])]
+    scored = sorted((cell.scores[task].main.value * scale, cell.model) for cell in fluent)
     named: list[tuple[float, list[str]]] = []
     for value, model in scored:
         if not low <= value <= high:

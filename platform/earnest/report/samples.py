@@ -45,7 +45,7 @@ def fluent_but_wrong(survey: Survey, store: Store) -> FluentButWrong | None:
     """The samples that show best what a perplexity does not see; None where the sweep has no long-form task.
 
     Taken from the cell whose long-form score fell most while a perplexity still matches (any cell, where the sweep has
-    none). The samples are those with the fewest true statements among the wholly well-formed ones, by id.
+    none). The samples are those that lost most true statements against dense among the wholly well-formed ones, by id.
     """
     task = next((name for name in survey.tasks if _is_long_form(survey, name)), None)
     cell = _telling_cell(survey, task) if task else None
@@ -57,8 +57,9 @@ def fluent_but_wrong(survey: Survey, store: Store) -> FluentButWrong | None:
         for row in compressed.values()
         if row["id"] in dense and row["well_formed"] == row["statements"] > row["true"]
     ]
-    wrong.sort(key=lambda row: (row["true"] / row["statements"], row["id"]))
-    pairs = tuple(_pair(dense[row["id"]], row) for row in wrong[:SHOWN])
+    lost = {row["id"]: dense[row["id"]]["true"] - row["true"] for row in wrong}
+    telling = sorted((row for row in wrong if lost[row["id"]] > 0), key=lambda row: (-lost[row["id"]], row["id"]))
+    pairs = tuple(_pair(dense[row["id"]], row) for row in telling[:SHOWN])
     change = percent_change(cell.comparisons[task].relative)
     return FluentButWrong(cell.label, change, len(wrong), len(compressed), pairs) if pairs else None
 

@@ -11,10 +11,11 @@ from functools import cached_property
 from itertools import takewhile
 from statistics import fmean
 
-from earnest.records import CellRecord, Estimate, digest
+from earnest.records import CellRecord, Estimate, Scores, digest
 
 CONTROLS = ("random",)
 MATCHING = 0.05
+FLUENT = 0.5  # below this share of well-formed statements, a score of what they say rests on almost nothing
 MINUS = "−"
 
 
@@ -41,20 +42,31 @@ class Point:
         return cell.nominal_sparsity if cell.nominal_sparsity is not None else 16.0 - (cell.nominal_bits or 16)
 
     def score(self, task: str) -> Estimate | None:
-        """The task's headline; of several seeds the mean value, with the mean of their intervals' ends."""
+        """The task's headline; of several seeds the mean value, with the mean of their intervals' ends.
+
+        None where the task was not scored, or where a seed is not fluent.
+        """
+        if not self.is_fluent(task):
+            return None
         found = [cell.scores[task].main for cell in self.cells if task in cell.scores]
         return _mean_estimate(found) if found else None
 
     def relative(self, task: str) -> float | None:
-        """The headline's relative change against dense, the mean of the seeds."""
+        """The headline's relative change against dense, the mean of the seeds; None where a seed is not fluent."""
+        if not self.is_fluent(task):
+            return None
         comparisons = [cell.comparisons[task].relative for cell in self.cells if task in cell.comparisons]
         found = [relative for relative in comparisons if relative is not None]
         return fmean(found) if found else None
 
     def matches(self, task: str) -> bool:
-        """Whether every seed still matches dense."""
+        """Whether every seed is fluent and still matches dense."""
         found = [cell.comparisons[task].matches for cell in self.cells if task in cell.comparisons]
-        return bool(found) and all(found)
+        return bool(found) and all(found) and self.is_fluent(task)
+
+    def is_fluent(self, task: str) -> bool:
+        """Whether every seed that was scored is fluent."""
+        return all(is_fluent(cell.scores[task]) for cell in self.cells if task in cell.scores)
 
 
 @dataclass(frozen=True)
@@ -119,8 +131,13 @@ class Survey:
         return next(cell.scores[task].headline for cell in self.cells if task in cell.scores)
 
     def dense_score(self, task: str) -> Estimate | None:
-        """The dense model's headline."""
-        return self.dense.scores[task].main if self.dense and task in self.dense.scores else None
+        """The dense model's headline; None where it is not fluent."""
+        scores = self.dense.scores.get(task) if self.dense else None
+        return scores.main if scores and is_fluent(scores) else None
+
+    def not_fluent(self, task: str) -> list[CellRecord]:
+        """The cells whose score in this task rests on almost no well-formed statements."""
+        return [cell for cell in self.cells if task in cell.scores and not is_fluent(cell.scores[task])]
 
     @cached_property
     def curves(self) -> list[Curve]:
@@ -134,7 +151,12 @@ class Survey:
         return [Claim(task, _last(takewhile(_matching(task), curve.points))) for task in judged]
 
     def loss(self, cell: CellRecord, task: str) -> float | None:
-        """How much worse than dense, relative: 0.24 is 24 % worse, whatever the task's direction."""
+        """How much worse than dense, relative: 0.24 is 24 % worse, whatever the task's direction.
+
+        None where the cell or dense is not fluent: then the score says nothing.
+        """
+        if any(each in self.not_fluent(task) for each in (cell, self.dense)):
+            return None
         relative = cell.comparisons[task].relative if task in cell.comparisons else None
         return relative if relative is None or not self.higher_is_better(task) else -relative
 
@@ -193,6 +215,15 @@ class Survey:
         """The domains that the dense model was scored in."""
         groups = self.dense.scores[task].groups if self.dense and task in self.dense.scores else {}
         return list(groups.get("domain", {}))
+
+
+def is_fluent(scores: Scores) -> bool:
+    """Whether enough statements are well formed for the headline to mean something.
+
+    Always so where the task has no `fluent` metric, or is headed by it.
+    """
+    fluent = scores.metrics.get("fluent")
+    return fluent is None or scores.headline == "fluent" or fluent.value >= FLUENT
 
 
 def spoken(task: str) -> str:

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from earnest.palette import ink
 from earnest.records import CellRecord
-from earnest.report.survey import Claim, Curve, Survey, figure_text, half_width, percent_change, spoken
+from earnest.report.survey import Claim, Curve, Survey, figure_text, half_width, is_fluent, percent_change, spoken
 
 LOST = "✗"
 _LEGEND = f"Percentages stand for change against dense; {LOST} is more than 5% worse."
+_NOT_FLUENT = " Not fluent: fewer than half of the statements are well formed."
 _WIDE_COLUMN, _FIRST_COLUMNS = 24, 42
 
 
@@ -23,7 +24,9 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     survey = Survey(tuple(cells))
     wide = console.width >= _FIRST_COLUMNS + _WIDE_COLUMN * len(survey.tasks)
     console.print(_wide_table(survey) if wide else _narrow_table(survey))
-    console.print(Text(_LEGEND + (" ± is half of the 95% interval." if wide else ""), style="dim"))
+    interval = " ± is half of the 95% interval." if wide else ""
+    fluency = _NOT_FLUENT if any(map(survey.not_fluent, survey.tasks)) else ""
+    console.print(Text(_LEGEND + interval + fluency, style="dim"))
     for line in claim_lines(survey):
         console.print(line)
     if survey.compressed:
@@ -83,6 +86,8 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
     if task not in cell.scores:
         failed = task in cell.failures or "compress" in cell.failures
         return Text("failed" if failed else "–", style="red" if failed else "dim")
+    if not is_fluent(cell.scores[task]):
+        return Text("not fluent", style="red")
     estimate = cell.scores[task].main
     text = Text(figure_text(estimate.value, survey.headline(task)))
     half = half_width(estimate)
