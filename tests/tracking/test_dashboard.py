@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -47,6 +51,35 @@ def test_the_dashboard_is_up_at_the_address_it_tells(tracked: Path) -> None:
             assert b"<html" in page.read()
     assert server is not None
     assert server.poll() is not None
+
+
+def test_sigterm_ends_the_server_and_its_workers(tracked: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = f"""
+from earnest.tracking.dashboard import serve_dashboard
+serve_dashboard("demo", store_root={str(tracked)!r}, uri=None, port={port}, tell=lambda line: print(line, flush=True))
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dashboard:
+        assert dashboard.stdout is not None
+        assert "MLflow" in dashboard.stdout.readline()
+        children = Path(f"/proc/{dashboard.pid}/task/{dashboard.pid}/children").read_text().split()
+        assert len(children) == 1
+        dashboard.terminate()
+        assert dashboard.wait(timeout=30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int(children[0]), 0)
+
+
+@pytest.mark.parametrize("port", [0, 65536])
+def test_a_number_that_is_no_port_is_refused(tracked: Path, port: int) -> None:
+    with (
+        pytest.raises(UserError, match=f"port {port}: a port is between 1 and 65535"),
+        open_dashboard("demo", store_root=str(tracked), uri=None, port=port),
+    ):
+        pass
 
 
 def test_a_name_that_was_not_tracked_is_refused_with_those_that_were(tracked: Path) -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from earnest.tracking.mlflow_runs import Tracker, shown
+from earnest.records import digest
+from earnest.specs import UserError
+from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
 from report.plausible import cell, sweep_cells
 
 pytestmark = pytest.mark.slow
@@ -74,6 +76,21 @@ def test_every_cell_has_one_finished_run(tracked: Path) -> None:
     assert rows(tracked, "select distinct status from runs") == [("FINISHED",)]
 
 
+def test_grouped_by_method_no_two_dense_models_are_averaged(tracked: Path) -> None:
+    query = """select value from tags where key = 'method' and value like 'dense%' order by value"""
+    assert rows(tracked, query) == [("dense",), ("dense nano:medium",), ("dense nano:small",)]
+
+
+def test_a_dense_model_has_a_size_to_compare_with(tracked: Path) -> None:
+    query = """select m.key, m.value from metrics m join tags t using (run_uuid)
+               where t.key = 'method' and t.value = 'dense' and m.key like 'compression/%' order by m.key"""
+    assert rows(tracked, query) == [
+        ("compression/bits_per_weight", 16.0),
+        ("compression/ratio", 1.0),
+        ("compression/saved", 0.0),
+    ]
+
+
 def test_no_metric_stands_twice_at_a_step(tracked: Path) -> None:
     assert rows(tracked, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
 
@@ -96,7 +113,7 @@ def test_grouped_by_method_every_score_starts_at_the_dense_point(tracked: Path) 
     query = """select distinct t.value from metrics m join tags t using (run_uuid)
                where t.key = 'method' and t.value != 'dense' and m.key = 'score/closed_book' and m.step = 0
                and abs(m.value - 0.913) < 1e-9"""
-    methods = rows(tracked, "select distinct value from tags where key = 'method' and value != 'dense'")
+    methods = rows(tracked, "select distinct value from tags where key = 'method' and value not like 'dense%'")
     assert sorted(rows(tracked, query)) == sorted(methods)
 
 
@@ -113,6 +130,21 @@ def test_files_become_artifacts_and_data_becomes_inputs(tracked: Path) -> None:
     assert kept == [("artifacts", "report", "report.html")]
     assert rows(tracked, "select name from datasets") == [("nano",)]
     assert rows(tracked, "select count(*) from inputs") == [(30,)]
+    ((source,),) = rows(tracked, "select dataset_source from datasets")
+    assert f"nano@{digest('nano')}" in str(source)
+
+
+def test_artifacts_of_a_named_database_stay_in_the_store(
+    store: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    report = store / "report.html"
+    report.write_text("<p>what it cost</p>")
+    dense = cell("dense", "", (91.3, 100.0, 100.0, 1.939))
+    tracker(store, f"sqlite:///{store / 'mlflow.db'}").record([dense], {dense.key: [(report, "report")]})
+    assert len(list((store / "mlartifacts").rglob("report.html"))) == 1
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_new_task_is_added_to_the_run_that_is_there(store: Path) -> None:
@@ -191,6 +223,29 @@ def test_a_server_that_is_down_costs_seconds_and_loses_nothing(store: Path) -> N
 def test_no_secret_of_a_uri_is_shown() -> None:
     assert shown("https://ada:secret@mlflow.example:5000/?token=1") == "https://mlflow.example:5000/"
     assert shown("sqlite:////srv/store/mlflow.db") == "sqlite:////srv/store/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["nonsense", "nonsense://x", "localhost:5000", "postgres://ada:secret@db/runs"])
+def test_a_tracking_uri_that_mlflow_would_misread_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match=r"unknown; use one that starts with sqlite:, postgresql:") as refused:
+        check_uri(uri)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "sqlite:///runs.db",
+        "postgresql+psycopg2://db/runs",
+        "mysql://db/runs",
+        "http://h:5000",
+        "https://h",
+        "file:///srv",
+        "./mlruns",
+    ],
+)
+def test_a_tracking_uri_that_mlflow_knows_is_taken(uri: str) -> None:
+    check_uri(uri)
 
 
 def free_port() -> int:

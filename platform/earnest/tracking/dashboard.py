@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,17 +20,18 @@ from earnest.tracking.views import view_path
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
+MAX_PORT = 65535
 
 
 def serve_dashboard(
     experiment: str, *, store_root: str, uri: str | None, port: int, tell: Callable[[str], None]
 ) -> None:
-    """Serve the saved charts until Ctrl-C. Where MLflow is a server already, only tell its address.
+    """Serve the saved charts until Ctrl-C or SIGTERM. Where MLflow is a server already, only tell its address.
 
     Raises:
-        UserError: nothing was tracked under that name, or the port is taken.
+        UserError: nothing was tracked under that name, or the port is taken or none.
     """
-    with open_dashboard(experiment, store_root=store_root, uri=uri, port=port) as (url, server):
+    with _sigterm_exits(), open_dashboard(experiment, store_root=store_root, uri=uri, port=port) as (url, server):
         tell(f"MLflow   {url}")
         if server is not None:
             tell("Ctrl-C ends it.")
@@ -44,8 +46,10 @@ def open_dashboard(
     """The saved charts' URL, and the server's process where one had to be started; it ends with the block.
 
     Raises:
-        UserError: nothing was tracked under that name, or the server did not come up.
+        UserError: nothing was tracked under that name, the port is none, or the server did not come up.
     """
+    if not 1 <= port <= MAX_PORT:
+        raise UserError(f"port {port}: a port is between 1 and {MAX_PORT}; choose another with --port")
     quiet_environment()
     backend = uri or f"sqlite:///{_database(store_root)}"
     path = view_path(_experiment_id(backend, experiment))
@@ -54,6 +58,16 @@ def open_dashboard(
         return
     with _server(backend, port) as server:
         yield f"http://{HOST}:{port}{path}", server
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Within the block SIGTERM exits in the orderly way, so that the server ends too: by itself it would live on."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _database(store_root: str) -> Path:
@@ -125,9 +139,9 @@ def _is_up(port: int) -> bool:
 def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server and its workers, which live in a process group of their own."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(server.pid, 15)
-    try:
+        os.killpg(server.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
         server.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, 9)
-        server.wait()
+    with contextlib.suppress(ProcessLookupError):  # a worker may outlive the server
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()

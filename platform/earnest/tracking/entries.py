@@ -20,6 +20,8 @@ from earnest.store import sha256_of
 CELL_TAG, CURVE_TAG, ENTRY_TAG, CONTENT_TAG = "earnest.cell", "earnest.curve", "earnest.entry", "earnest.content"
 LOWER_TAG, FAILURE_PREFIX = "earnest.lower_is_better", "earnest.failure."
 MAX_GROUPS = 8
+# A dense model as every size counts it: its weights at two bytes each.
+_DENSE_SIZE = {"compression/saved": 0.0, "compression/ratio": 1.0, "compression/bits_per_weight": 16.0}
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,20 @@ def step_of(saved: float) -> int:
 # --- a cell ---------------------------------------------------------------------------------------------------------
 
 
-def cell_entry(cell: CellRecord, files: Sequence[tuple[Path, str]] = ()) -> Entry:
-    """The run of one cell. `files` are (path, folder among the artifacts); files that are not there are left out."""
+def cell_entry(cell: CellRecord, base: str, files: Sequence[tuple[Path, str]] = ()) -> Entry:
+    """The run of one cell.
+
+    Args:
+        cell: the cell.
+        base: the model that the sweep compresses; any other dense model is a method of its own.
+        files: (path, folder among the artifacts); files that are not there are left out.
+    """
     step = step_of(cell.saved)
     metrics = {**_score_metrics(cell), **_size_metrics(cell), **_delta_metrics(cell), **_speed_metrics(cell)}
     return Entry(
         name=f"cell-{cell.key}",
         run_name=f"{cell.model} {cell.label}" + (f" seed {cell.seed}" if cell.seed else ""),
-        tags=_cell_tags(cell),
+        tags=_cell_tags(cell, base),
         params=_params(cell),
         points=tuple(Point(key, value, step) for key, value in sorted(metrics.items()) if math.isfinite(value)),
         datasets=tuple(_datasets(cell)),
@@ -113,12 +121,19 @@ def cell_entry(cell: CellRecord, files: Sequence[tuple[Path, str]] = ()) -> Entr
     )
 
 
-def _cell_tags(cell: CellRecord) -> dict[str, str]:
+def base_model(cells: Sequence[CellRecord]) -> str:
+    """The model that a sweep compresses; the first one where it compresses none."""
+    models = [cell.model for cell in cells if cell.family != "dense"] + [cell.model for cell in cells]
+    return models[0] if models else ""
+
+
+def _cell_tags(cell: CellRecord, base: str) -> dict[str, str]:
     steps = {f"earnest.step.{name}": step for name, step in cell.steps.items()}
     failures = {f"{FAILURE_PREFIX}{name}": reason[:500] for name, reason in cell.failures.items()}
     return {
         CELL_TAG: cell.key,
-        "method": cell.curve,
+        # Dense models that shared a method would be averaged by MLflow's "Group by: method".
+        "method": f"dense {cell.model}" if cell.family == "dense" and cell.model != base else cell.curve,
         "family": cell.family,
         "earnest.sweep": cell.sweep,
         "earnest.model_digest": cell.model_digest,
@@ -169,7 +184,7 @@ def _counts(prefix: str, scores: Scores) -> dict[str, float]:
 
 def _size_metrics(cell: CellRecord) -> dict[str, float]:
     if cell.size is None:
-        return {"compression/saved": 0.0} if cell.family == "dense" else {}
+        return _DENSE_SIZE if cell.family == "dense" else {}
     size = cell.size
     return {
         "size/dense_bytes": float(size.dense_bytes),

@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from earnest.records import CellRecord
-from earnest.tracking.entries import cell_entry, curve_entries
+from earnest.specs import UserError
+from earnest.tracking.entries import base_model, cell_entry, curve_entries
 from earnest.tracking.outbox import Outbox, Pending
 from earnest.tracking.session import Session
 
@@ -18,6 +19,8 @@ _UNREACHABLE = (
     "UNAUTHENTICATED",
     "PERMISSION_DENIED",
 )
+
+SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https", "file")
 
 
 class Tracker:
@@ -34,7 +37,8 @@ class Tracker:
         root = Path(store_root).expanduser().resolve()
         self.uri = uri or f"sqlite:///{root / 'mlflow.db'}"
         self.experiment = experiment
-        self._artifacts = None if uri else (root / "mlartifacts").as_uri()
+        # MLflow would put the artifacts of a database into ./mlruns of whoever calls.
+        self._artifacts = (root / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
         self._warn = warn
         name = "default" if uri is None else shown(uri).split("://", 1)[-1]
         self._outbox = Outbox(root / "outbox" / "".join(c if c.isalnum() else "-" for c in name))
@@ -56,7 +60,8 @@ class Tracker:
         Returns:
             how many runs were made or completed; 0 when nothing changed, or when MLflow cannot be reached.
         """
-        entries = [cell_entry(cell, (artifacts or {}).get(cell.key, ())) for cell in cells]
+        base = base_model(cells)
+        entries = [cell_entry(cell, base, (artifacts or {}).get(cell.key, ())) for cell in cells]
         for entry in [*entries, *curve_entries(cells)]:
             self._outbox.put(self.experiment, entry)
         return self.flush()
@@ -105,6 +110,21 @@ class Tracker:
         for secret in (f"{parts.username}:{parts.password}@" if parts.password else "", parts.password, parts.query):
             text = text.replace(secret, "") if secret else text
         return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def check_uri(uri: str) -> None:
+    """Refuse what MLflow would not understand, or would take for the name of a new folder.
+
+    Raises:
+        UserError: the scheme is none of those allowed, and the text is no path either.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    is_path = not scheme and ("/" in uri or Path(uri).is_dir())
+    if not is_path and scheme not in SCHEMES:
+        allowed = ", ".join(f"{name}:" for name in SCHEMES)
+        raise UserError(
+            f"tracking URI {shown(uri)!r}: unknown; use one that starts with {allowed} or a path such as ./mlruns"
+        )
 
 
 def shown(uri: str) -> str:

@@ -8,6 +8,7 @@ the same breath in which it is made, and filled afterwards: whatever dies, no ru
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -154,7 +155,7 @@ class Session:
 
         inputs = [
             DatasetInput(
-                Dataset(name=data.name, digest=data.digest[:36], source_type="code", source='{"tags": {}}'),
+                Dataset(name=data.name, digest=data.digest[:36], source_type="code", source=_source(data)),
                 [InputTag("mlflow.data.context", data.context)],
             )
             for data in _one_per_dataset(entry)
@@ -178,6 +179,11 @@ class Session:
         if tasks := {key.removeprefix(CURVE_PREFIX) for key in keys - set(AXES)}:
             for key, value in view_tags(tasks, lower).items():
                 self._client.set_experiment_tag(self._id, key, value)
+
+
+def _source(data: Dataset) -> str:
+    """The data by name and whole digest, in the form that MLflow's CodeDatasetSource reads."""
+    return json.dumps({"tags": {"mlflow.source.name": f"{data.name}@{data.digest}"}})
 
 
 def _one_per_dataset(entry: Entry) -> list[Dataset]:
