@@ -23,18 +23,24 @@ Finish = Literal["stop", "end", "length"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids to continue, the strings that end the continuation, and its most tokens."""
+    """Token ids to continue, the strings that end the continuation, and its most tokens.
+
+    `forms` is the prompt as each steering model of an ensemble reads it (`Ensemble.steering`), such as in its own chat
+    template; empty where all read `ids`. The continuation is shared.
+    """
 
     ids: tuple[int, ...]
     stops: tuple[str, ...] = ()
     max_tokens: int = 64
+    forms: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Generation:
     """A continuation: its text up to the first stop string, its tokens (the stop's included), why it ended.
 
-    `cut` counts the prompt's tokens that were left out on the left because the prompt was too long.
+    `cut` counts the prompt's tokens that were left out on the left because the prompt was too long; where it has forms,
+    those of the form that lost most.
     """
 
     text: str
@@ -49,15 +55,30 @@ class _Row:
 
     number: int
     prompt: Prompt
-    cut: int
+    room: int
     ids: list[int] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
 
     @property
+    def start(self) -> tuple[int, ...]:
+        """What is read of the prompt: its end, as far as there is room."""
+        return self.prompt.ids[-self.room :]
+
+    @property
+    def forms(self) -> tuple[tuple[int, ...], ...]:
+        """What steering models read of theirs."""
+        return tuple(form[-self.room :] for form in self.prompt.forms)
+
+    @property
     def read(self) -> int:
-        """How many tokens of the prompt are read."""
-        return len(self.prompt.ids) - self.cut
+        """How many tokens of the prompt are read, by the model that reads most."""
+        return max(map(len, (self.start, *self.forms)))
+
+    @property
+    def cut(self) -> int:
+        """How many tokens the prompt lost, or the form of it that lost most."""
+        return max(0, max(map(len, (self.prompt.ids, *self.prompt.forms))) - self.room)
 
 
 def generate(
@@ -102,13 +123,13 @@ def continue_prompts(
 
 def _row(number: int, prompt: Prompt, max_length: int) -> _Row:
     room = max_length - prompt.max_tokens
-    if not prompt.ids:
+    if not all((prompt.ids, *prompt.forms)):
         raise ValueError(f"prompt {number} is empty; give it at least one token, such as the one that begins texts")
     if room < 1:
         raise ValueError(
             f"max_tokens {prompt.max_tokens}: the model holds {max_length} tokens, prompt included; ask for fewer"
         )
-    return _Row(number, prompt, max(0, len(prompt.ids) - room))
+    return _Row(number, prompt, room)
 
 
 def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
@@ -128,7 +149,7 @@ def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
 @torch.inference_mode()
 def _continue(distribution: NextTokens, batch: list[_Row], reader: _Reader) -> None:
     """Generate a batch of rows to their ends."""
-    session = distribution.open([row.prompt.ids[row.cut :] for row in batch])
+    session = distribution.open([row.start for row in batch], [row.forms for row in batch])
     active = batch
     for step in count(1):
         tokens = session.logits.argmax(-1)
