@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import pytest
-from evaluation.tiny_models import make_model, tokenizer
 
 from earnest.almanac.questions import zero_shot
 from earnest.almanac.world import World
 from earnest.decoding.encoding import encode
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
+from evaluation.tiny_models import make_model, tokenizer
 
 __all__ = ["make_model", "nano", "short_prompts", "tokenizer"]
 

@@ -122,7 +122,7 @@ class CachedSession:
     def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
         """Read some tokens per row; the logits after each."""
         hidden, self._past = self._forward.extend(tokens, self._past)
-        logits = self._forward.logits(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
+        logits = self._forward.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
         self.logits = _after_last(logits, tokens)
         return logits
 
@@ -186,7 +186,7 @@ class RereadingSession:
         ends = torch.tensor([len(row) - len(new) for row, new in zip(self._rows, tokens, strict=True)])
         places = (ends[:, None] + torch.arange(width)).clamp(max=hidden.shape[1] - 1).to(hidden.device)
         chosen = hidden[torch.arange(len(places), device=hidden.device)[:, None], places]  # [rows, longest, width]
-        logits = self._forward.logits(chosen.flatten(0, 1)).unflatten(0, chosen.shape[:2])
+        logits = self._forward.logits(chosen.flatten(0, 1)).view(*chosen.shape[:2], -1)
         self.logits = _after_last(logits, tokens)
         return logits
 

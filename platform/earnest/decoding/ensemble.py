@@ -113,7 +113,7 @@ class Ensemble:
         return [plain, *(tuple(tuple(form[k]) for form in own) for k in range(count))]
 
     def combine(self, logits: dict[int, Tensor]) -> Tensor:
-        """base + sum of alpha * (expert - antiexpert) over the models' logits by role [..., their head]; float32."""
+        """The models' logits by role [..., their head] as base + sum of alpha * (expert - antiexpert), in float32."""
         device, width = logits[0].device, len(self.meaningless)
         combined = _widened(logits[0], width)
         for pair in _roles(self.pairs):
