@@ -163,6 +163,7 @@ def naive_loop(
     return [found[number] for number in range(len(prompts))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 1.6, 2.0])
 def test_nano_answers_equal_a_naive_loop_token_for_token(nano, short_prompts, alpha: float) -> None:
     models = [nano("large"), nano("small-tuned"), nano("small")]

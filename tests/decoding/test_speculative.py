@@ -36,6 +36,7 @@ def drafters(*models) -> list[Drafter]:
     return [*found, ModelDrafter(Ensemble(models[0], models[-1], alpha=0.5)), LookupDrafter()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 2.0])
 def test_nano_answers_are_those_of_plain_decoding(nano, short_prompts, alpha: float) -> None:
     ensemble = Ensemble(nano("large"), nano("small-tuned"), nano("small"), alpha=alpha)
@@ -141,6 +142,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", SETTINGS)
 @pytest.mark.parametrize("certain", [False, True])
 def test_the_first_verified_token_has_the_distribution_of_the_verifier(sampling: Sampling, certain: bool) -> None:

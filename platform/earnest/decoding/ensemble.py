@@ -158,8 +158,12 @@ class EnsembleSession:
         """One tensor per session as one per role: 0 is the base, then `steering`; pairs with alpha 0 are absent."""
         return {role: found[place] for role, place in self._place_of.items()}
 
+    def apart(self) -> dict[int, Tensor]:
+        """Each model's own logits about the next token [rows, its head], by role."""
+        return self.by_role([session.logits for session in self._sessions])
+
     def _combine(self) -> None:
-        self.logits = self._ensemble.combine(self.by_role([session.logits for session in self._sessions]))
+        self.logits = self._ensemble.combine(self.apart())
 
     def advance(self, tokens: Tensor) -> None:
         """Every model reads the same token per row."""
