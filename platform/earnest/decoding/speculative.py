@@ -2,9 +2,10 @@
 
 Leviathan et al. 2023, arXiv 2211.17192. It is exact for whatever distribution verifies, so for an ensemble too: base,
 experts and antiexperts read the proposed tokens once, their logits meet as ever, and a proposed token is taken or
-refused on the processed distributions. Greedy text is that of plain decoding (as far as the rounding of logits does not
-depend on how many tokens a pass reads); a sampled text is another one than plain decoding gives for the same seed,
-but of exactly the same distribution. One prompt runs at a time: this buys latency, batches buy throughput.
+refused on the processed distributions. A sampled text is another one than plain decoding gives for the same seed, but
+of exactly the same distribution; a greedy text is that of plain decoding, except where rounding decides: a pass over
+many tokens rounds otherwise than one over a single token. In float32 that is nothing to notice; bfloat16 moves logits
+by tenths, so near-ties may fall the other way. One prompt runs at a time: this buys latency, batches buy throughput.
 """
 
 from __future__ import annotations
