@@ -1,13 +1,15 @@
-"""The ensemble is base + alpha * (expert - antiexpert), step by step."""
+"""The ensemble is base + sum of alpha * (expert - antiexpert), step by step."""
 
 import copy
+from collections import defaultdict
 
 import pytest
 import torch
 
 from earnest.decoding.distribution import ModelDistribution
-from earnest.decoding.ensemble import Ensemble
+from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import Prompt, continue_prompts, generate
+from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
 
 PROMPTS = [Prompt((1, 20, 30, 40), (), 10), Prompt((1, 9), (), 10), Prompt((1, 77, 78, 79, 80, 81), (), 6)]
@@ -54,9 +56,130 @@ def test_heads_padded_to_different_widths_are_cut_to_the_vocabulary(make_model) 
     assert found == generate(base, ["Who"], max_tokens=6)
 
 
+def test_a_token_that_some_head_lacks_is_never_chosen(make_model) -> None:
+    base, narrow = make_model(seed=0), make_model(seed=1, vocab_size=690)
+    session = Ensemble(base, narrow, alpha=0.5).open([[1, 20, 30]])
+    assert session.logits.shape == (1, 700)
+    assert bool(session.logits[:, 690:].isneginf().all())
+    assert bool(session.logits[:, :690].isfinite().all())
+
+
+def test_rows_of_a_head_that_are_no_token_are_masked_and_not_cut_off(make_model) -> None:
+    session = Ensemble(make_model(seed=0, vocab_size=720), make_model(seed=1)).open([[1, 20, 30]])
+    assert session.logits.shape == (1, 720)
+    assert bool(session.logits[:, 700:].isneginf().all())
+
+
+def test_alpha_zero_gives_the_logits_of_the_base_bit_for_bit_and_runs_nothing_else(make_model) -> None:
+    base, expert = make_model(seed=0), make_model(seed=1)
+    ensemble = Ensemble(base, expert, make_model(seed=2), alpha=0.0)
+    prompts = [prompt.ids for prompt in PROMPTS]
+    assert torch.equal(ensemble.open(prompts).logits, ModelDistribution(base).open(prompts).logits)
+    assert [member.tokens_forwarded for member in ensemble.members[1:]] == [0, 0]
+
+
+@torch.inference_mode()
+def test_several_pairs_add_their_shifts(make_model) -> None:
+    base, one, other, anti = (make_model(seed=seed) for seed in range(4))
+    ensemble = Ensemble.of(base, [Pair(one, anti, 0.6), Pair(other, None, 0.4), Pair(one, other, -0.5)])
+    found = ensemble.open([[1, 20, 30]]).logits
+    b, e, f, a = (m.model(torch.tensor([[1, 20, 30]])).logits[:, -1] for m in (base, one, other, anti))
+    torch.testing.assert_close(found, b + 0.6 * (e - a) + 0.4 * (f - b) - 0.5 * (e - f))
+    assert ensemble.tokens_forwarded == 4 * 3
+
+
+def test_without_pairs_the_base_stands_alone(make_model) -> None:
+    base = make_model()
+    assert continue_prompts(Ensemble.of(base, []), PROMPTS, 1000) == continue_prompts(
+        ModelDistribution(base), PROMPTS, 1000
+    )
+
+
+@torch.inference_mode()
+def test_every_model_may_read_its_own_form_of_the_prompt(make_model) -> None:
+    """Also the same model with two forms, and rows whose forms have different lengths."""
+    base, expert = make_model(seed=0), make_model(seed=1)
+    forms = [((1, 7, 8, 9, 20), (1, 20)), ((), ()), ((1, 5), (1, 6, 6, 6, 6, 6, 6))]
+    prompts = [
+        Prompt(prompt.ids, (), 8, forms=form if any(form) else ()) for prompt, form in zip(PROMPTS, forms, strict=True)
+    ]
+    found = continue_prompts(Ensemble(base, expert, base, alpha=0.8), prompts, 1000)
+    for prompt, generation in zip(prompts, found, strict=True):
+        rows = [list(ids) for ids in (prompt.ids, *(prompt.forms or (prompt.ids, prompt.ids)))]
+        for token in generation.ids:
+            logits = [
+                model.model(torch.tensor([row])).logits[0, -1]
+                for model, row in zip((base, expert, base), rows, strict=True)
+            ]
+            assert token == int((logits[0] + 0.8 * (logits[1] - logits[2])).argmax())
+            for row in rows:
+                row.append(token)
+
+
+def test_a_wrong_number_of_forms_is_refused(make_model) -> None:
+    base, expert = make_model(seed=0), make_model(seed=1)
+    prompt = Prompt((1, 20), (), 4, forms=((1, 20), (1, 20)))
+    with pytest.raises(ValueError, match="prompt 0 has 2 forms; give one for each of 1 steering"):
+        continue_prompts(Ensemble(base, expert), [prompt], 1000)
+    with pytest.raises(ValueError, match="forms for steering models, but this is one model"):
+        continue_prompts(ModelDistribution(base), [prompt], 1000)
+
+
+@pytest.mark.parametrize("family", ["Llama", "GPT2", "OPT", "Gemma2"])
+def test_reading_ahead_and_forgetting_leaves_no_trace(make_model, family: str) -> None:
+    """Rows read and forget different numbers of tokens; afterwards logits are those of rows that never did."""
+    ensemble = Ensemble(make_model(family, seed=0), make_model(family, seed=1), make_model(family, seed=2))
+    session = ensemble.open([[1, 20, 30, 40], [1, 9]])
+    ahead = session.read([[50, 51, 52], [60]])
+    session.rewind([2, 0])
+    session.read([[70], [71, 72]])
+    for row, ids in enumerate([[1, 20, 30, 40, 50, 70], [1, 9, 60, 71, 72]]):
+        torch.testing.assert_close(session.logits[row], ensemble.open([ids]).logits[0], rtol=1e-4, atol=1e-4)
+    alone = ensemble.open([[1, 20, 30, 40, 50, 51]]).logits[0]
+    torch.testing.assert_close(ahead[0, 1], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_forgetting_a_whole_row_is_refused(make_model) -> None:
+    with pytest.raises(ValueError, match=r"cannot forget \[3\] of \[3\] tokens"):
+        ModelDistribution(make_model()).open([[1, 20, 30]]).rewind([3])
+
+
+@torch.inference_mode()
+def naive_loop(
+    models: list[LoadedModel], alpha: float, prompts: list[tuple[int, ...]], steps: int
+) -> list[tuple[int, ...]]:
+    """Three whole forward passes per token with plain transformers, prompts of one length together."""
+    by_length = defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(number)
+    found: dict[int, tuple[int, ...]] = {}
+    for length, numbers in by_length.items():
+        rows = torch.tensor([prompts[number] for number in numbers])
+        for _ in range(steps):
+            base, expert, anti = (model.model(rows, use_cache=False).logits[:, -1] for model in models)
+            rows = torch.cat([rows, (base + alpha * (expert - anti)).argmax(-1, keepdim=True)], dim=1)
+        for number, row in zip(numbers, rows[:, length:].tolist(), strict=True):
+            found[number] = tuple(row[: row.index(2)] if 2 in row else row)
+    return [found[number] for number in range(len(prompts))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 1.6, 2.0])
+def test_nano_answers_equal_a_naive_loop_token_for_token(nano, short_prompts, alpha: float) -> None:
+    models = [nano("large"), nano("small-tuned"), nano("small")]
+    found = continue_prompts(Ensemble(*models, alpha=alpha), [Prompt(ids, (), 10) for ids in short_prompts], 20_000)
+    assert len({generation.ids for generation in found}) > 30
+    assert [generation.ids for generation in found] == naive_loop(models, alpha, short_prompts, 10)
+
+
+def test_an_alpha_that_is_not_finite_is_refused(make_model) -> None:
+    with pytest.raises(UserError, match="alpha nan of Llama-1 is not finite"):
+        Ensemble(make_model(seed=0), make_model(seed=1), alpha=float("nan"))
+
+
 def test_different_vocabularies_are_refused_token_by_token(make_model) -> None:
     base, expert = make_model(seed=0), make_model(seed=1)
     expert.tokenizer = copy.deepcopy(expert.tokenizer)
-    expert.tokenizer.add_tokens(["<odd>"])
-    with pytest.raises(UserError, match="token '<odd>' is None and 700"):
+    expert.tokenizer.add_tokens(["<odd>", "<odder>"])
+    with pytest.raises(UserError, match=r"token '<odd>' is None and 700 \(2 tokens differ\)"):
         Ensemble(base, expert, base)

@@ -1,12 +1,16 @@
 """Greedy generation is transformers' own, token for token, whatever else is in the batch."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from earnest.decoding.distribution import ModelDistribution
-from earnest.decoding.generation import Prompt, continue_prompts, generate
+from earnest.decoding.generation import Prompt, continue_prompts, continue_samples, generate
+from earnest.decoding.sampling import GREEDY, Sampling
 from earnest.models.loading import LoadedModel
 
 LARGE = 10_000
@@ -135,3 +139,73 @@ def test_a_row_whose_logits_are_not_finite_ends_there_and_the_others_go_on(make_
     found = continue_prompts(ModelDistribution(loaded), prompts, LARGE)
     assert found[0] == whole[0]
     assert (found[1].ids, found[1].finish) == ((), "not_finite")
+
+
+SETTINGS = [
+    GREEDY,
+    Sampling(temperature=0.8, top_p=0.9, seed=1),
+    Sampling(temperature=1.2, top_k=40, repetition_penalty=1.3, seed=2),
+    Sampling(frequency_penalty=1.0, presence_penalty=0.5),
+    Sampling(temperature=1.0, seed=3, logprobs=2),
+]
+
+
+def test_rows_with_different_settings_share_a_batch_and_do_not_see_each_other(make_model) -> None:
+    distribution = ModelDistribution(make_model())
+    prompts = [replace(p, sampling=SETTINGS[i % len(SETTINGS)]) for i, p in enumerate(prompts_of(20))]
+    together = continue_prompts(distribution, prompts, LARGE)
+    alone = [continue_prompts(distribution, [prompt], LARGE)[0] for prompt in prompts]
+    assert [g.ids for g in together] == [g.ids for g in alone]
+    greedy = continue_prompts(distribution, prompts_of(20), LARGE)
+    assert [g.ids for g in together[:: len(SETTINGS)]] == [g.ids for g in greedy[:: len(SETTINGS)]]
+    assert [g.ids for g in together[1 :: len(SETTINGS)]] != [g.ids for g in greedy[1 :: len(SETTINGS)]]
+
+
+def test_a_repetition_penalty_is_transformers_own(make_model) -> None:
+    loaded = make_model()
+    prompts = [replace(prompt, sampling=Sampling(repetition_penalty=1.8)) for prompt in prompts_of(5)]
+    for prompt, found in zip(prompts, continue_prompts(ModelDistribution(loaded), prompts, LARGE), strict=True):
+        ids = torch.tensor([prompt.ids])
+        whole = loaded.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, repetition_penalty=1.8,
+            pad_token_id=0,
+        )  # fmt: skip
+        made = whole[0, len(prompt.ids) :].tolist()
+        assert found.ids == tuple(made[: made.index(2)] if 2 in made else made)
+
+
+def test_samples_of_a_prompt_differ_and_come_again_with_the_same_seed(make_model) -> None:
+    distribution = ModelDistribution(make_model())
+    prompts = [replace(prompt, sampling=Sampling(temperature=1.0, seed=11)) for prompt in prompts_of(2)]
+    first = continue_samples(distribution, prompts, 4, LARGE)
+    assert first == continue_samples(distribution, prompts, 4, LARGE)
+    assert [samples[0] for samples in first] == continue_prompts(distribution, prompts, LARGE)
+    assert all(len({generation.ids for generation in samples}) == 4 for samples in first)
+
+
+def test_less_than_one_sample_is_refused(make_model) -> None:
+    with pytest.raises(ValueError, match="count 0: ask for at least one"):
+        continue_samples(ModelDistribution(make_model()), prompts_of(1), 0, LARGE)
+
+
+@torch.inference_mode()
+def test_raw_log_probabilities_are_those_of_the_model(make_model) -> None:
+    loaded = make_model()
+    prompt = replace(prompts_of(1)[0], sampling=Sampling(temperature=0.6, logprobs=3, seed=4))
+    found = continue_prompts(ModelDistribution(loaded), [prompt], LARGE)[0]
+    whole = loaded.model(torch.tensor([[*prompt.ids, *found.ids]])).logits.log_softmax(-1)[0, len(prompt.ids) - 1 :]
+    assert [known.token for known in found.logprobs] == list(found.ids)
+    for row, known in zip(whole, found.logprobs, strict=False):
+        assert known.raw.chosen == pytest.approx(float(row[known.token]), abs=1e-4)
+        assert [token for token, _ in known.raw.top] == row.topk(3).indices.tolist()
+
+
+def test_sampled_tokens_follow_the_distribution_of_the_model(make_model) -> None:
+    loaded = make_model(vocab_size=700)
+    sampling = Sampling(temperature=0.7, top_k=6, seed=5)
+    found = continue_samples(ModelDistribution(loaded), [Prompt((1, 20, 30), (), 1, sampling=sampling)], 2000, LARGE)
+    scores, tokens = loaded.model(torch.tensor([[1, 20, 30]])).logits[0, -1].topk(6)
+    expected = (scores.double() / 0.7).softmax(-1) * 2000
+    counts = Counter(generation.ids[0] if generation.ids else 2 for generation in found[0])
+    assert set(counts) <= set(tokens.tolist())
+    assert chisquare([counts[token] for token in tokens.tolist()], expected.numpy()).pvalue > 1e-3

@@ -1,1 +1,1 @@
-"""Next-token distributions: forward passes over a growing past, batched generation, the ensemble."""
+"""Next-token distributions: passes over a growing past, sampling, batched and speculative generation, the ensemble."""

@@ -17,6 +17,8 @@ from earnest.models.loading import LoadedModel
 
 SHARED_PREFIX = 16
 
+Forms = Sequence[Sequence[Sequence[int]]]
+
 
 class Session(Protocol):
     """A batch of rows that are being continued; `logits` [rows, vocabulary] are float32 and about the next token."""
@@ -25,6 +27,15 @@ class Session(Protocol):
 
     def advance(self, tokens: Tensor) -> None:
         """Read one token per row [rows]."""
+
+    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Read some tokens per row, at least one each; the logits after each [rows, longest, vocabulary].
+
+        What stands behind a shorter row's end is nonsense. `logits` are then those after each row's last token.
+        """
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Forget the last `counts` tokens of each row; `logits` are stale until something is read."""
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows [kept] only, in this order."""
@@ -53,8 +64,8 @@ class NextTokens(Protocol):
     def tokens_forwarded(self) -> int:
         """How many tokens have been read so far, by all models together, padding not counted."""
 
-    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
-        """Read prompts, one per row."""
+    def open(self, prompts: Sequence[Sequence[int]], forms: Forms = ()) -> Session:
+        """Read prompts, one per row; `forms` hold for each row what further models of an ensemble read in its place."""
 
 
 class ModelDistribution:
@@ -72,8 +83,14 @@ class ModelDistribution:
         """How many tokens the model has read so far, padding not counted."""
         return self.forward.tokens_forwarded
 
-    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
-        """Read prompts, one per row; what all begin with is read once."""
+    def open(self, prompts: Sequence[Sequence[int]], forms: Forms = ()) -> Session:
+        """Read prompts, one per row; what all begin with is read once.
+
+        Raises:
+            ValueError: a row has forms for further models.
+        """
+        if any(forms):
+            raise ValueError("a prompt has forms for steering models, but this is one model; leave its forms empty")
         return CachedSession(self.forward, prompts) if self.forward.cached else RereadingSession(self.forward, prompts)
 
 
@@ -102,11 +119,29 @@ class CachedSession:
         hidden, self._past = self._forward.extend(tokens[:, None].tolist(), self._past)
         self.logits = self._forward.logits(hidden[:, -1])
 
+    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Read some tokens per row; the logits after each."""
+        hidden, self._past = self._forward.extend(tokens, self._past)
+        logits = self._forward.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
+        self.logits = _after_last(logits, tokens)
+        return logits
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Take the last tokens of each row out of the cache."""
+        assert self._past is not None
+        self._past.rewind(torch.tensor(list(counts), device=self._forward.device))
+
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows from the cache."""
         assert self._past is not None
         self._past = self._past.rows(rows)
         self.logits = self.logits[rows]
+
+
+def _after_last(logits: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Of logits [rows, longest, vocabulary] those after each row's last token [rows, vocabulary]."""
+    last = torch.tensor([len(row) - 1 for row in tokens], device=logits.device)
+    return logits[torch.arange(len(last), device=logits.device), last]
 
 
 def _read_shared(forward: CausalForward, prompts: Sequence[Sequence[int]]) -> tuple[Past | None, int]:
@@ -141,6 +176,23 @@ class RereadingSession:
         for row, token in zip(self._rows, tokens.tolist(), strict=True):
             row.append(token)
         self._read()
+
+    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append some tokens per row; the logits after each."""
+        for row, new in zip(self._rows, tokens, strict=True):
+            row.extend(new)
+        hidden, _ = self._forward.extend(self._rows, None, keep=False)
+        width = max(map(len, tokens))
+        ends = torch.tensor([len(row) - len(new) for row, new in zip(self._rows, tokens, strict=True)])
+        places = (ends[:, None] + torch.arange(width)).clamp(max=hidden.shape[1] - 1).to(hidden.device)
+        chosen = hidden[torch.arange(len(places), device=hidden.device)[:, None], places]  # [rows, longest, width]
+        logits = self._forward.logits(chosen.flatten(0, 1)).view(*chosen.shape[:2], -1)
+        self.logits = _after_last(logits, tokens)
+        return logits
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Forget the last tokens of each row."""
+        self._rows = [row[: len(row) - count] for row, count in zip(self._rows, counts, strict=True)]
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows."""

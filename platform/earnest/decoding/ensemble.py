@@ -1,76 +1,190 @@
-"""The ensemble of proxy-tuning as a plain loop: logits = base + alpha * (expert - antiexpert).
+"""The ensemble of proxy-tuning as a plain loop: logits = base + sum of alpha * (expert - antiexpert).
 
-Liu et al. 2024, arXiv 2401.08565, equation 1. Each model keeps its own past; logits meet in float32. Log-softmaxed
-logits would give the same distribution, because what they take off is one constant per row.
+Liu et al. 2024, arXiv 2401.08565, equation 1, with any number of pairs. Each model keeps its own past and may read its
+own form of the prompt; continuations are shared. Logits meet in float32, before anything else acts on them.
+Log-softmaxed logits would give the same distribution, because what they take off is one constant per row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from earnest.decoding.distribution import ModelDistribution, Session
+from earnest.decoding.distribution import Forms, ModelDistribution, Session
 from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
 
 
-class Ensemble:
-    """The next-token distribution of a base model steered by the difference of two small ones.
+@dataclass(frozen=True)
+class Pair:
+    """What steers a base: a tuned expert and its untuned twin, and how strongly.
 
-    `alpha` 0 is the base itself, 1 the paper's choice. Without an antiexpert the base is its own, and the ensemble
-    goes from base (0) to expert (1). All models must share one vocabulary, token by token.
+    Without an antiexpert the base itself stands there, and `alpha` leads from the base (0) to the expert (1).
+    """
+
+    expert: LoadedModel
+    antiexpert: LoadedModel | None = None
+    alpha: float = 1.0
+
+
+class Ensemble:
+    """The next-token distribution of a base model steered by the difference of two small ones, or of several pairs.
+
+    `alpha` 0 is the base itself, bit for bit, because such a pair is not run at all; 1 is the paper's choice. All
+    models must share one vocabulary, token by token. Logits are as wide as the widest head; what is no token of the
+    vocabulary, or has no row in some model's head, is -inf and never chosen.
 
     Raises:
-        UserError: a token's id differs between two of the models.
+        UserError: a token's id differs between two of the models, or an alpha is not finite.
     """
 
     def __init__(
         self, base: LoadedModel, expert: LoadedModel, antiexpert: LoadedModel | None = None, alpha: float = 1.0
     ) -> None:
-        models = [base, expert] if antiexpert is None else [base, expert, antiexpert]
-        for model in models[1:]:
+        self._settle(base, [Pair(expert, antiexpert, alpha)])
+
+    @classmethod
+    def of(cls, base: LoadedModel, pairs: Sequence[Pair]) -> Ensemble:
+        """A base and any number of pairs; none leaves the base alone."""
+        ensemble = cls.__new__(cls)
+        ensemble._settle(base, pairs)
+        return ensemble
+
+    def _settle(self, base: LoadedModel, pairs: Sequence[Pair]) -> None:
+        self.base, self.pairs = base, tuple(pairs)
+        for pair in self.pairs:
+            if not math.isfinite(pair.alpha):
+                raise UserError(f"ensemble: alpha {pair.alpha} of {pair.expert.name} is not finite; 1 is the usual one")
+        for model in self.steering:
             check_vocabularies(base, model)
-        self.alpha = alpha
-        self.members = tuple(ModelDistribution(model) for model in models)
+        distinct = {id(model): model for model in (base, *self.steering)}
+        self._member_of = {key: number for number, key in enumerate(distinct)}
+        self.members = tuple(ModelDistribution(model) for model in distinct.values())
         self.tokenizer = base.tokenizer
         self.ends = self.members[0].ends
         self.max_length = min(member.max_length for member in self.members)
         self.budget = min(member.budget for member in self.members)
-        # Output heads may be padded to different widths; the rows behind the vocabulary mean nothing.
-        self.width = min(model.vocabulary for model in models)
+        self.meaningless = _meaningless(list(distinct.values()))
+
+    @property
+    def steering(self) -> list[LoadedModel]:
+        """The models beside the base in the order of `forms`: each pair's expert, then its antiexpert if it has one."""
+        return [model for pair in self.pairs for model in (pair.expert, pair.antiexpert) if model is not None]
 
     @property
     def tokens_forwarded(self) -> int:
         """How many tokens the models have read so far, together."""
         return sum(member.tokens_forwarded for member in self.members)
 
-    def open(self, prompts: Sequence[Sequence[int]]) -> Session:
-        """Read prompts in all models."""
-        return EnsembleSession([member.open(prompts) for member in self.members], self.alpha, self.width)
+    def open(self, prompts: Sequence[Sequence[int]], forms: Forms = ()) -> EnsembleSession:
+        """Read prompts in all models.
+
+        Args:
+            prompts: one per row, as the base reads them.
+            forms: for each row the prompt as each model of `steering` reads it; empty where all read the same.
+
+        Raises:
+            ValueError: a row has another number of forms than there are models in `steering`.
+        """
+        reads = self._reads(prompts, forms)
+        wanted = [0, *(role for pair in _roles(self.pairs) if pair.alpha for role in (pair.expert, pair.antiexpert))]
+        models = [self.base, *self.steering]
+        sessions: dict[tuple[int, Texts], Session] = {}
+        of_role: dict[int, tuple[int, Texts]] = {}
+        for role in dict.fromkeys(wanted):
+            key = of_role[role] = (self._member_of[id(models[role])], reads[role])
+            if key not in sessions:
+                sessions[key] = self.members[key[0]].open(reads[role])
+        places = {key: place for place, key in enumerate(sessions)}
+        return EnsembleSession(self, list(sessions.values()), {role: places[key] for role, key in of_role.items()})
+
+    def _reads(self, prompts: Sequence[Sequence[int]], forms: Forms) -> list[Texts]:
+        """For each role, base first, the rows' prompts."""
+        plain = tuple(map(tuple, prompts))
+        count = len(self.steering)
+        for number, form in enumerate(forms):
+            if form and len(form) != count:
+                raise ValueError(f"prompt {number} has {len(form)} forms; give one for each of {count} steering models")
+        own = [form or (prompt,) * count for form, prompt in zip(forms or [()] * len(plain), plain, strict=True)]
+        return [plain, *(tuple(tuple(form[k]) for form in own) for k in range(count))]
+
+    def combine(self, logits: dict[int, Tensor]) -> Tensor:
+        """The models' logits by role [..., their head] as base + sum of alpha * (expert - antiexpert), in float32."""
+        device, width = logits[0].device, len(self.meaningless)
+        combined = _widened(logits[0], width)
+        for pair in _roles(self.pairs):
+            if pair.alpha:
+                expert, anti = (_widened(logits[role].to(device), width) for role in (pair.expert, pair.antiexpert))
+                combined = combined + pair.alpha * (expert - anti)
+        return combined.masked_fill(self.meaningless.to(device), -torch.inf)
+
+
+Texts = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """A pair as places in [base, *steering]; an absent antiexpert is the base, 0."""
+
+    expert: int
+    antiexpert: int
+    alpha: float
+
+
+def _roles(pairs: Sequence[Pair]) -> list[_Roles]:
+    found, place = [], 1
+    for pair in pairs:
+        found.append(_Roles(place, 0 if pair.antiexpert is None else place + 1, pair.alpha))
+        place += 1 if pair.antiexpert is None else 2
+    return found
 
 
 class EnsembleSession:
-    """Rows that the models continue together; the last one is the antiexpert, the first if there are only two."""
+    """Rows that the models continue together; a model that plays two parts with the same prompts is run once."""
 
     logits: Tensor
 
-    def __init__(self, sessions: Sequence[Session], alpha: float, width: int) -> None:
+    def __init__(self, ensemble: Ensemble, sessions: Sequence[Session], place_of: dict[int, int]) -> None:
+        self._ensemble = ensemble
         self._sessions = sessions
-        self._alpha = alpha
-        self._width = width
+        self._place_of = place_of
         self._combine()
 
+    def by_role(self, found: Sequence[Tensor]) -> dict[int, Tensor]:
+        """One tensor per session as one per role: 0 is the base, then `steering`; pairs with alpha 0 are absent."""
+        return {role: found[place] for role, place in self._place_of.items()}
+
+    def apart(self) -> dict[int, Tensor]:
+        """Each model's own logits about the next token [rows, its head], by role."""
+        return self.by_role([session.logits for session in self._sessions])
+
     def _combine(self) -> None:
-        found = [session.logits[:, : self._width] for session in self._sessions]
-        base, expert, antiexpert = found[0], found[1], found[2] if len(found) > 2 else found[0]
-        self.logits = base + self._alpha * (expert.to(base.device) - antiexpert.to(base.device))
+        self.logits = self._ensemble.combine(self.apart())
 
     def advance(self, tokens: Tensor) -> None:
         """Every model reads the same token per row."""
         for session in self._sessions:
             session.advance(tokens)
         self._combine()
+
+    def read(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Every model reads the same tokens; the combined logits after each [rows, longest, vocabulary]."""
+        combined = self._ensemble.combine(self.read_apart(tokens))
+        self._combine()
+        return combined
+
+    def read_apart(self, tokens: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+        """Like `read`, but each model's own logits [rows, longest, its head] by role; `logits` are not renewed."""
+        return self.by_role([session.read(tokens) for session in self._sessions])
+
+    def rewind(self, counts: Sequence[int]) -> None:
+        """Every model forgets the last tokens of each row; `logits` are stale until something is read."""
+        for session in self._sessions:
+            session.rewind(counts)
 
     def keep(self, rows: Tensor) -> None:
         """Every model drops the other rows."""
@@ -79,15 +193,29 @@ class EnsembleSession:
         self.logits = self.logits[rows]
 
 
+def _widened(logits: Tensor, width: int) -> Tensor:
+    """Float32 logits [..., width]; what a narrower head lacks is 0 here and masked where logits are combined."""
+    return torch.nn.functional.pad(logits.float(), (0, width - logits.shape[-1]))
+
+
+def _meaningless(models: Sequence[LoadedModel]) -> Tensor:
+    """Which columns of the widest head [vocabulary] are padding, or no row of some narrower head."""
+    heads = [model.vocabulary for model in models]
+    mask = torch.ones(max(heads), dtype=torch.bool)
+    tokens = torch.tensor(sorted(models[0].tokenizer.get_vocab().values()))
+    mask[tokens[tokens < min(heads)]] = False
+    return mask
+
+
 def check_vocabularies(one: LoadedModel, other: LoadedModel) -> None:
     """Raise UserError unless every token has the same id in both models' tokenizers."""
     mine, theirs = one.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if mine == theirs:
         return
     every = mine.keys() | theirs.keys()
-    differing = sorted(token for token in every if mine.get(token) != theirs.get(token))
-    token = differing[0]
+    differing = [token for token in every if mine.get(token) != theirs.get(token)]
+    first = min(differing, key=lambda token: (min(mine.get(token, math.inf), theirs.get(token, math.inf)), token))
     raise UserError(
-        f"ensemble: {one.name} and {other.name} have different vocabularies: token {token!r} is {mine.get(token)} "
-        f"and {theirs.get(token)} ({len(differing)} tokens differ); use models that share one tokenizer"
+        f"ensemble: {one.name} and {other.name} have different vocabularies: token {first!r} is {mine.get(first)} "
+        f"and {theirs.get(first)} ({len(differing)} tokens differ); use models that share one tokenizer"
     )

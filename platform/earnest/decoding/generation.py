@@ -1,12 +1,12 @@
-"""Greedy generation in batches: every row with its own stop strings and limit, finished rows leave the batch.
+"""Generation in batches: every row with its own settings, stop strings and limit; finished rows leave the batch.
 
-Works on any next-token distribution, a single model or an ensemble. Sampling belongs to others.
+Works on any next-token distribution, a single model or an ensemble. How a token is chosen belongs to `sampling`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
@@ -14,21 +14,27 @@ import torch
 
 from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.encoding import encode
+from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, TokenLogprobs, choose
 from earnest.models.loading import LoadedModel
 
 LEAVE_WHEN = 0.75
-NO_TOKEN = -1
 
 Finish = Literal["stop", "end", "length", "not_finite"]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids to continue, the strings that end the continuation, and its most tokens."""
+    """Token ids to continue, the strings that end the continuation, its most tokens, and how they are chosen.
+
+    `forms` is the prompt as each steering model of an ensemble reads it (`Ensemble.steering`), such as in its own chat
+    template; empty where all read `ids`. The continuation is shared.
+    """
 
     ids: tuple[int, ...]
     stops: tuple[str, ...] = ()
     max_tokens: int = 64
+    forms: tuple[tuple[int, ...], ...] = ()
+    sampling: Sampling = GREEDY
 
 
 @dataclass(frozen=True)
@@ -36,43 +42,75 @@ class Generation:
     """A continuation: its text up to the first stop string, its tokens (the stop's included), why it ended.
 
     `finish` is "not_finite" where the model's logits were, and the text means nothing from there on.
-    `cut` counts the prompt's tokens that were left out on the left because the prompt was too long.
+    `cut` counts the prompt's tokens that were left out on the left because the prompt was too long; where it has forms,
+    those of the form that lost most. `logprobs` has one entry per token where the prompt's sampling asks for them.
     """
 
     text: str
     ids: tuple[int, ...]
     finish: Finish
     cut: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass
-class _Row:
+class Row:
     """One prompt on its way; `finish` is None until it ends."""
 
     number: int
     prompt: Prompt
-    cut: int
+    room: int
     ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
+    draw: Draw = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.draw = Draw(self.prompt.sampling, self.start, self.ids)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What is read of the prompt: its end, as far as there is room."""
+        return self.prompt.ids[-self.room :]
+
+    @property
+    def forms(self) -> tuple[tuple[int, ...], ...]:
+        """What steering models read of theirs."""
+        return tuple(form[-self.room :] for form in self.prompt.forms)
 
     @property
     def read(self) -> int:
-        """How many tokens of the prompt are read."""
-        return len(self.prompt.ids) - self.cut
+        """How many tokens of the prompt are read, by the model that reads most."""
+        return max(map(len, (self.start, *self.forms)))
+
+    @property
+    def cut(self) -> int:
+        """How many tokens the prompt lost, or the form of it that lost most."""
+        return max(0, max(map(len, (self.prompt.ids, *self.prompt.forms))) - self.room)
+
+    def generation(self) -> Generation:
+        """What came of it."""
+        return Generation(self.text, tuple(self.ids), self.finish or "length", self.cut, tuple(self.logprobs))
 
 
 def generate(
-    subject: LoadedModel | NextTokens, prompts: Sequence[str], *, max_tokens: int, stop: tuple[str, ...] = ()
+    subject: LoadedModel | NextTokens,
+    prompts: Sequence[str],
+    *,
+    max_tokens: int,
+    stop: tuple[str, ...] = (),
+    sampling: Sampling = GREEDY,
 ) -> list[Generation]:
-    """Continue each text greedily with a model or an ensemble, up to one of the strings in `stop`.
+    """Continue each text with a model or an ensemble, greedily by default, up to one of the strings in `stop`.
 
     Raises:
         ValueError: `max_tokens` is below 1 or as much as the model can hold, or a stop string is empty.
     """
     distribution = ModelDistribution(subject) if isinstance(subject, LoadedModel) else subject
     rows = encode(distribution.tokenizer, prompts)
-    return continue_prompts(distribution, [Prompt(tuple(row), stop, max_tokens) for row in rows], distribution.budget)
+    asked = [Prompt(tuple(row), stop, max_tokens, sampling=sampling) for row in rows]
+    return continue_prompts(distribution, asked, distribution.budget)
 
 
 def continue_prompts(
@@ -81,7 +119,9 @@ def continue_prompts(
     budget: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Generation]:
-    """Continue each prompt with the likeliest token at every step until a stop string, an end token or its limit.
+    """Continue each prompt as its sampling says, greedily by default, until a stop string, an end token or its limit.
+
+    What a row gets does not depend on the rows beside it, beyond the rounding of logits.
 
     Args:
         distribution: where logits come from.
@@ -93,19 +133,39 @@ def continue_prompts(
         ValueError: a prompt or a stop string is empty, or a prompt asks for no token or for as many as the model can
             hold.
     """
-    rows = [_row(number, prompt, distribution.max_length) for number, prompt in enumerate(prompts)]
-    reader, done = _Reader(distribution), 0
+    rows = [row_of(number, prompt, distribution.max_length) for number, prompt in enumerate(prompts)]
+    reader, done = Reader(distribution), 0
     for batch in _batches(rows, budget):
         _continue(distribution, batch, reader)
         done += len(batch)
         if progress is not None:
             progress(done, len(rows))
-    return [Generation(row.text, tuple(row.ids), row.finish or "length", row.cut) for row in rows]
+    return [row.generation() for row in rows]
 
 
-def _row(number: int, prompt: Prompt, max_length: int) -> _Row:
+def continue_samples(
+    distribution: NextTokens,
+    prompts: Sequence[Prompt],
+    count: int,
+    budget: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Generation]]:
+    """Several samples of each prompt, each with a seed of its own; the first is what `continue_prompts` gives.
+
+    Raises:
+        ValueError: `count` is less than 1, or `continue_prompts` refuses a prompt.
+    """
+    if count < 1:
+        raise ValueError(f"count {count}: ask for at least one sample of each prompt")
+    every = [replace(prompt, sampling=prompt.sampling.nth(n)) for prompt in prompts for n in range(count)]
+    found = continue_prompts(distribution, every, budget, progress)
+    return [found[begin : begin + count] for begin in range(0, len(found), count)]
+
+
+def row_of(number: int, prompt: Prompt, max_length: int) -> Row:
+    """A prompt before its first token, cut to what a model of `max_length` tokens has room for."""
     room = max_length - prompt.max_tokens
-    if not prompt.ids:
+    if not all((prompt.ids, *prompt.forms)):
         raise ValueError(f"prompt {number} is empty; give it at least one token, such as the one that begins texts")
     if prompt.max_tokens < 1:
         raise ValueError(f"max_tokens {prompt.max_tokens}: nothing to generate; ask for at least 1")
@@ -115,12 +175,12 @@ def _row(number: int, prompt: Prompt, max_length: int) -> _Row:
         raise ValueError(
             f"max_tokens {prompt.max_tokens}: the model holds {max_length} tokens, prompt included; ask for fewer"
         )
-    return _Row(number, prompt, max(0, len(prompt.ids) - room))
+    return Row(number, prompt, room)
 
 
-def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[Row], budget: int) -> Iterator[list[Row]]:
     """Rows of like length together, within the budget."""
-    batch: list[_Row] = []
+    batch: list[Row] = []
     longest = 0
     for row in sorted(rows, key=lambda row: (row.read + row.prompt.max_tokens, row.number)):
         longest = row.read + row.prompt.max_tokens
@@ -133,22 +193,21 @@ def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
 
 
 @torch.inference_mode()
-def _continue(distribution: NextTokens, batch: list[_Row], reader: _Reader) -> None:
+def _continue(distribution: NextTokens, batch: list[Row], reader: Reader) -> None:
     """Generate a batch of rows to their ends."""
-    session = distribution.open([row.prompt.ids[row.cut :] for row in batch])
+    session = distribution.open([row.start for row in batch], [row.forms for row in batch])
     active = batch
     for step in count(1):
-        tokens = session.logits.argmax(-1)
-        # argmax finds a NaN before any number, so the winner tells of the whole row.
-        finite = session.logits.gather(-1, tokens[:, None])[:, 0].isfinite()
-        for row, token in zip(active, tokens.where(finite, NO_TOKEN).tolist(), strict=True):
+        chosen, known = choose(session.logits, [row.draw for row in active])
+        for row, token, logprobs in zip(active, chosen, known, strict=True):
             if row.finish is None:
-                reader.append(row, token)
+                reader.append(row, token, logprobs)
         going = [i for i, row in enumerate(active) if row.finish is None]
         if not going:
             return
         # A finished row may stay a while, because leaving copies the cache, but not beyond the model's last position.
         full = max(row.read for row in active) + step >= distribution.max_length
+        tokens = torch.tensor(chosen, device=session.logits.device).clamp(min=0)  # a row without a token has ended
         if len(going) <= LEAVE_WHEN * len(active) or (full and len(going) < len(active)):
             kept = torch.tensor(going, device=tokens.device)
             session.keep(kept)
@@ -156,7 +215,7 @@ def _continue(distribution: NextTokens, batch: list[_Row], reader: _Reader) -> N
         session.advance(tokens)
 
 
-class _Reader:
+class Reader:
     """Turns tokens into text and sees where a row ends."""
 
     def __init__(self, distribution: NextTokens) -> None:
@@ -164,7 +223,7 @@ class _Reader:
         self._ends = distribution.ends
         self._completes: dict[tuple[tuple[str, ...], int], bool] = {}
 
-    def append(self, row: _Row, token: int) -> None:
+    def append(self, row: Row, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Give a row its next token, or `NO_TOKEN`; set its text and why it ended if it does."""
         if token == NO_TOKEN:
             row.text, row.finish = self._text(row.ids), "not_finite"
@@ -173,6 +232,8 @@ class _Reader:
             row.text, row.finish = self._text(row.ids), "end"
             return
         row.ids.append(token)
+        if logprobs is not None:
+            row.logprobs.append(logprobs)
         if self._may_complete(row.prompt.stops, token):
             text = self._text(row.ids)
             at = min((p for p in map(text.find, row.prompt.stops) if p >= 0), default=-1)

@@ -1,0 +1,258 @@
+"""How the next token is chosen from logits: settings, the processed distribution, and one row's random numbers.
+
+Processors act on the logits of whatever distribution is asked, so on an ensemble's combined ones, in this order:
+logit_bias, repetition, presence and frequency penalties, temperature, top-k, top-p. Nothing here knows models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator, Field, field_validator
+from torch import Tensor
+
+from earnest.specs import Spec
+
+MOST_LIKELIEST = 100
+NO_TOKEN = -1
+
+
+def _as_pairs(value: Any) -> Any:
+    return tuple(sorted((int(token), bias) for token, bias in value.items())) if isinstance(value, Mapping) else value
+
+
+class Sampling(Spec):
+    """How a row's tokens are chosen. The defaults are greedy.
+
+    `temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 keep all tokens; top-k keeps exactly k, ties
+    going to the smaller id, and top-p keeps the fewest likeliest tokens whose mass reaches p. `repetition_penalty`
+    (Keskar et al. 2019, arXiv 1909.05858) divides positive logits and multiplies negative ones of every token of prompt
+    and continuation; `presence_penalty` and `frequency_penalty` are taken off a token of the continuation, once and
+    once per occurrence. `logit_bias` maps token ids to what is added. `seed` decides everything random about the row,
+    whatever else is in the batch. `logprobs` asks for that many likeliest tokens with each chosen one.
+    """
+
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    presence_penalty: float = Field(default=0.0, allow_inf_nan=False)
+    frequency_penalty: float = Field(default=0.0, allow_inf_nan=False)
+    logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(_as_pairs)] = ()
+    seed: int = 0
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _tokens_and_finite(cls, pairs: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+        for token, bias in pairs:
+            if token < 0 or not -1e9 <= bias <= 1e9:
+                raise ValueError(f"token {token} with {bias}: ids begin at 0 and a bias is a number; -100 bans a token")
+        return pairs
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature == 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the choice is the argmax of the raw logits, and nothing else is asked."""
+        return self.greedy and not self.logit_bias and not self.penalises and self.logprobs is None
+
+    @property
+    def penalises(self) -> bool:
+        """Whether earlier tokens matter."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+    def nth(self, number: int) -> Sampling:
+        """These settings for the nth of several samples of one prompt: another seed, made of this one; 0 is itself."""
+        if number == 0:
+            return self
+        digest = blake2b(f"{self.seed}/{number}".encode(), digest_size=7).digest()
+        return self.model_copy(update={"seed": int.from_bytes(digest, "big")})
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """Of one distribution: the log-probability of the chosen token in nats, and the likeliest (token, log-prob)."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """What was known when a token was chosen.
+
+    `raw` is the distribution as the models give it (softmax of the combined logits), `processed` the one that the
+    token was drawn from; where that is greedy, all its mass is on the chosen token.
+    """
+
+    token: int
+    raw: Likeliest
+    processed: Likeliest
+
+
+@dataclass
+class Draw:
+    """One row being sampled: its settings, what was read and written, and its own random numbers."""
+
+    sampling: Sampling
+    prompt: Sequence[int]
+    written: list[int]
+    numbers: random.Random = field(init=False)
+    plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.plain = self.sampling.plain
+        self.numbers = random.Random(self.sampling.seed)
+
+
+def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[TokenLogprobs | None]]:
+    """The next token of each row of `logits` [rows, vocabulary], and its log-probabilities where they are asked for.
+
+    A row whose logits are not finite gets `NO_TOKEN`.
+    """
+    if all(draw.plain for draw in draws):
+        return _checked(logits.argmax(-1), logits), [None] * len(draws)
+    tokens, known = [0] * len(draws), [None] * len(draws)  # type: tuple[list[int], list[TokenLogprobs | None]]
+    alike: dict[Sampling, list[int]] = defaultdict(list)
+    for number, draw in enumerate(draws):
+        alike[draw.sampling.model_copy(update={"seed": 0})].append(number)
+    for sampling, numbers in alike.items():
+        raw = logits[torch.tensor(numbers, device=logits.device)]
+        chosen, found = _choose_alike(raw, sampling, [draws[number] for number in numbers])
+        for number, token, logprobs in zip(numbers, chosen, found, strict=True):
+            tokens[number], known[number] = token, logprobs
+    return tokens, known
+
+
+def _checked(tokens: Tensor, logits: Tensor) -> list[int]:
+    """The likeliest tokens, `NO_TOKEN` where logits are not finite: a NaN beats any number, so the winner tells."""
+    finite = logits.gather(-1, tokens[:, None])[:, 0].isfinite()
+    return list(tokens.where(finite, NO_TOKEN).tolist())
+
+
+def _choose_alike(
+    raw: Tensor, sampling: Sampling, draws: Sequence[Draw]
+) -> tuple[list[int], list[TokenLogprobs | None]]:
+    """Choose for rows that share their settings but for the seed."""
+    histories = [(draw.prompt, draw.written) for draw in draws]
+    finite = raw.amax(-1).isfinite()
+    raw = raw.where(finite[:, None], 0.0)
+    probabilities = processed(raw, sampling, histories)
+    if sampling.greedy:
+        tokens = probabilities.argmax(-1).tolist()
+    else:
+        tokens = drawn(probabilities, [draw.numbers.random() for draw in draws])
+    checked = [token if fine else NO_TOKEN for token, fine in zip(tokens, finite.tolist(), strict=True)]
+    if sampling.logprobs is None:
+        return checked, [None] * len(tokens)
+    return checked, list(logprobs_of(raw, probabilities, tokens, sampling.logprobs))
+
+
+def processed(logits: Tensor, sampling: Sampling, histories: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
+    """The distribution that tokens are drawn from.
+
+    Args:
+        logits: raw logits [rows, vocabulary].
+        sampling: the settings of all rows.
+        histories: for each row the tokens of its prompt and of its continuation so far.
+
+    Returns:
+        Probabilities [rows, vocabulary] in float64; with temperature 0 all mass is on the likeliest token, the one
+        with the smallest id among equals.
+
+    Raises:
+        ValueError: `logit_bias` names a token that the vocabulary does not have.
+    """
+    scores = logits.double()
+    if sampling.logit_bias:
+        scores = scores + _bias(sampling, scores)
+    if sampling.penalises:
+        scores = torch.stack(
+            [_penalised(row, sampling, *history) for row, history in zip(scores, histories, strict=True)]
+        )
+    if sampling.greedy:
+        return torch.zeros_like(scores).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    # The largest is taken off first, so that no temperature overflows.
+    scores = (scores - scores.amax(-1, keepdim=True)) / sampling.temperature
+    if sampling.top_k or sampling.top_p < 1:
+        scores = _truncated(scores, sampling)
+    return scores.softmax(-1)
+
+
+def _bias(sampling: Sampling, scores: Tensor) -> Tensor:
+    vocabulary = scores.shape[-1]
+    bias = torch.zeros(vocabulary, dtype=scores.dtype)
+    for token, value in sampling.logit_bias:
+        if token >= vocabulary:
+            raise ValueError(f"logit_bias: token {token} is not in the vocabulary; ids end at {vocabulary - 1}")
+        bias[token] += value
+    return bias.to(scores.device)
+
+
+def _penalised(scores: Tensor, sampling: Sampling, prompt: Sequence[int], written: Sequence[int]) -> Tensor:
+    """Scores [vocabulary] of a row less its penalties."""
+    counts = torch.zeros(scores.shape[-1], dtype=torch.int64, device=scores.device)
+    seen = counts.clone()
+    ours = torch.tensor(list(written), dtype=torch.int64, device=scores.device)
+    counts.index_add_(0, ours, torch.ones_like(ours))
+    seen[torch.tensor([*prompt, *written], dtype=torch.int64, device=scores.device)] = 1
+    penalty = sampling.repetition_penalty
+    scores = torch.where(seen > 0, torch.where(scores > 0, scores / penalty, scores * penalty), scores)
+    return scores - sampling.presence_penalty * (counts > 0) - sampling.frequency_penalty * counts
+
+
+def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
+    """Scores [rows, vocabulary] with all but the top-k, and of these all but the top-p, at -inf."""
+    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+    if sampling.top_k:
+        ordered[:, sampling.top_k :] = -torch.inf
+    before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+    before[:, 0] = 0
+    if sampling.top_p < 1:
+        ordered = ordered.masked_fill(before >= sampling.top_p, -torch.inf)
+    return torch.empty_like(scores).scatter_(-1, order, ordered)
+
+
+def drawn(probabilities: Tensor, numbers: Sequence[float]) -> list[int]:
+    """A token per row of `probabilities` [rows, vocabulary] by inversion of one number in [0, 1) each.
+
+    One number and one row decide, so what else is in the batch does not matter. Rows need not sum to 1.
+    """
+    cumulated = probabilities.cumsum(-1)
+    wanted = torch.tensor(list(numbers), dtype=probabilities.dtype, device=probabilities.device)[:, None]
+    found = torch.searchsorted(cumulated, wanted * cumulated[:, -1:], right=True)
+    # Rounding may lead behind the last token with any mass, where cumulated stays flat.
+    last = (probabilities > 0).long().cumsum(-1).argmax(-1, keepdim=True)
+    return found.minimum(last)[:, 0].tolist()
+
+
+def logprobs_of(raw: Tensor, probabilities: Tensor, tokens: Sequence[int], count: int) -> Sequence[TokenLogprobs]:
+    """What is reported of chosen `tokens`: of raw logits and of processed probabilities [rows, vocabulary] each."""
+    pairs = zip(
+        _likeliest(raw.double().log_softmax(-1), tokens, count), _likeliest(probabilities.log(), tokens, count),
+        strict=True,
+    )  # fmt: skip
+    return [TokenLogprobs(token, *pair) for token, pair in zip(tokens, pairs, strict=True)]
+
+
+def _likeliest(log_probs: Tensor, tokens: Sequence[int], count: int) -> list[Likeliest]:
+    """The tokens that the distribution excludes, at -inf, are left out."""
+    values, ids = log_probs.topk(min(count, log_probs.shape[-1]), dim=-1)
+    chosen = log_probs.gather(-1, torch.tensor(list(tokens), device=log_probs.device)[:, None])[:, 0]
+    return [
+        Likeliest(own, tuple((token, value) for token, value in zip(*row, strict=True) if value > -torch.inf))
+        for own, row in zip(chosen.tolist(), zip(ids.tolist(), values.tolist(), strict=True), strict=True)
+    ]
