@@ -80,9 +80,7 @@ def _saved_caption(survey: Survey, task: str) -> str:
 
 def _fluency_caption(survey: Survey, task: str) -> str:
     """Which points are left out because too few statements are well formed; empty where none is."""
-    labels = dict.fromkeys(
-        cell.model if cell.family == "dense" else f"{cell.curve} {cell.nominal}" for cell in survey.not_fluent(task)
-    )
+    labels = dict.fromkeys(cell.model if cell.family == "dense" else cell.label for cell in survey.not_fluent(task))
     left_out = "Left out as not fluent (fewer than half of the statements well formed)"
     return f"{left_out}: {', '.join(labels)}." if labels else ""
 
