@@ -27,7 +27,7 @@ from earnest.report.html import write_report
 from earnest.report.table import print_table
 from earnest.specs import Sweep, UserError, read_sweep
 from earnest.store import Store
-from earnest.tracking.mlflow_runs import Tracker, shown
+from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
 
 ARTIFACTS: dict[Kind, str] = {COMPRESS: "manifest.json", EVALUATE: "samples.parquet"}
 DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -76,6 +76,8 @@ def prepare(config: Path, *, store: str | None = None, tracking_uri: str | None 
     """
     sweep = _with_overrides(read_sweep(config), store, tracking_uri)
     _refuse_a_store_that_vanishes(sweep.store)
+    if sweep.tracking.uri is not None:
+        check_uri(sweep.tracking.uri)
     inputs = find_inputs(sweep)
     check_sweep(sweep, inputs)
     return Prepared(sweep, Store(sweep.store), make_plan(sweep, inputs))
