@@ -271,7 +271,7 @@ def generate(
 
     text = generate_once(
         prompt.replace("\\n", "\n"), base=base, expert=expert, antiexpert=antiexpert, alpha=alpha,
-        max_tokens=max_tokens, stop=tuple(stop or ()), device=device,
+        max_tokens=max_tokens, stop=tuple(one.replace("\\n", "\n") for one in stop or ()), device=device,
     )  # fmt: skip
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
