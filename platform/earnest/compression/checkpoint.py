@@ -8,7 +8,6 @@ finds no weights and says so.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -29,6 +28,7 @@ from earnest.models.loading import load as load_model
 from earnest.models.source import BESIDE_WEIGHTS, resolve
 from earnest.records import Manifest, TensorRecord
 from earnest.specs import UserError
+from earnest.store import sha256_of
 
 MANIFEST_FILE = "manifest.json"
 
@@ -173,9 +173,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, which makes a checkpoint of a folder."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,14 +13,16 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
-from earnest.compression.checkpoint import MANIFEST_FILE, copy_beside, load, sha256_of, write_manifest
+from earnest.compression.checkpoint import MANIFEST_FILE, copy_beside, load, write_manifest
 from earnest.compression.counting import count_tensors, size_of
 from earnest.compression.encoding import encode, form_of
 from earnest.compression.probe import UnfaithfulCheckpointError, check_same_logits, logits_digest
 from earnest.compression.walk import CompressedWeights, Progress, compress, silent
 from earnest.models.loading import DTYPES, LoadedModel
+from earnest.plan import method_fields
 from earnest.records import Manifest
 from earnest.specs import Method, UserError
+from earnest.store import sha256_of
 
 SHARD_BYTES = 4 * 2**30
 
@@ -101,11 +103,6 @@ def save(
     )
     write_manifest(folder, manifest)
     return manifest
-
-
-def method_fields(method: Method) -> dict[str, Any]:
-    """A method's fields and version, as the manifest records them."""
-    return {**method.model_dump(mode="json"), "version": method.version}
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -53,12 +53,6 @@ class LoadedModel:
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 2048))
 
     @property
-    def bos_id(self) -> int | None:
-        """The token that begins a text, where the tokenizer has one."""
-        token: int | None = self.tokenizer.bos_token_id
-        return token
-
-    @property
     def vocabulary(self) -> int:
         """How many rows the output head has, padding rows included."""
         return int(self.model.get_output_embeddings().weight.shape[0])
