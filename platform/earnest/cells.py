@@ -57,8 +57,8 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
         CorruptOutputError: a stored score, sample file or manifest does not have the bytes that were published.
     """
     evaluated = _read_evaluations(plan, store)
-    dense = plan.cells[0]
-    return [_record(cell, dense, plan, store, evaluated, failures) for cell in plan.cells]
+    finished = store.digests(COMPRESS) | set(evaluated)
+    return [_record(cell, plan, store, evaluated, finished, failures) for cell in plan.cells]
 
 
 def _read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
@@ -76,16 +76,16 @@ def _read_evaluation(store: Store, digest: str) -> Evaluated:
 
 def _record(
     cell: Cell,
-    dense: Cell,
     plan: Plan,
     store: Store,
     evaluated: Mapping[str, Evaluated],
+    finished: set[str],
     failures: Mapping[str, str],
 ) -> CellRecord:
+    dense = plan.cells[0]
     mine = {task: evaluated[digest] for task, digest in cell.evaluate.items() if digest in evaluated}
     theirs = {task: evaluated[digest] for task, digest in dense.evaluate.items() if digest in evaluated}
     steps = {**({"compress": cell.compress} if cell.compress else {}), **cell.evaluate}
-    finished = store.digests(COMPRESS) | set(evaluated)
     compress = plan.steps[cell.compress] if cell.compress else None
     manifest = _manifest(store, cell.compress) if cell.compress in finished else None
     pattern = getattr(cell.method, "pattern", None)

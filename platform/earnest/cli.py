@@ -202,7 +202,6 @@ def export(
 
     if form != "dense":
         raise UserError(f"format {form!r}: earnest writes dense")
-    _refuse_existing(folder)
     export_dense(checkpoint, folder)
     out.print(f"{escape(str(folder))}: a transformers folder with equal logits")
 
@@ -282,11 +281,6 @@ def _refuse_unwritable(file: Path | None) -> None:
         return
     if file.is_dir() or not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
         raise UserError(f"{file}: cannot be written; name a file in a folder that exists")
-
-
-def _refuse_existing(folder: Path) -> None:
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; name a new folder, nothing is overwritten")
 
 
 def _progress(unit: str) -> Any:

@@ -16,7 +16,7 @@ from earnest.decoding.generation import generate
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
-from earnest.preflight import check_method, check_task
+from earnest.preflight import check_methods, check_task
 from earnest.records import Manifest
 from earnest.specs import AnyTask, Calibration, Method, UserError, validated
 
@@ -53,7 +53,7 @@ def compress_once(
     if folder.exists():
         raise UserError(f"{folder}: exists already; name a new folder, nothing is overwritten")
     source = resolve(model)
-    check_method(source, method)
+    check_methods(source, [method])
     loaded = load(source, device=device, dtype=dtype)
     ids, fields = None, None
     if method.needs_calibration:

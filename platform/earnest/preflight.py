@@ -5,12 +5,13 @@ Reads configs, headers and column names; loads no weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from earnest.compression.checks import check_fits
 from earnest.data import NANO, read_rows
 from earnest.evaluation.tasks import needed_columns
-from earnest.models.loading import load_tokenizer, read_config, skeleton
+from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
 from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
 from earnest.specs import AnyTask, Dense, Method, Sweep, UserError
@@ -22,11 +23,11 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
     Raises:
         UserError: the first mistake found, with its remedy.
     """
-    source = resolve(inputs.models[sweep.model][0])
-    for name in inputs.models:
-        check_model(resolve(inputs.models[name][0]))
-    for method in sweep.compress:
-        check_method(source, method)
+    sources = {name: resolve(where) for name, (where, _) in inputs.models.items()}
+    for one in sources.values():
+        check_model(one)
+    source = sources[sweep.model]
+    check_methods(source, sweep.compress)
     for task in sweep.tasks:
         check_task(task, inputs.data[data_key(task)][0])
     if any(method.needs_calibration for method in sweep.compress):
@@ -43,20 +44,18 @@ def check_model(source: Source) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"model {source.name}: {file} is corrupted ({error}); fetch it again") from error
-    config = read_config(source)
-    tokens = len(load_tokenizer(source.path, source.name))
-    if tokens > config.vocab_size:
-        raise UserError(
-            f"model {source.name}: the tokenizer has {tokens} tokens but the model only {config.vocab_size} "
-            "embeddings; they do not belong together"
-        )
+    rows = read_config(source).vocab_size
+    check_vocabulary(source.name, rows, load_tokenizer(source.path, source.name))
 
 
-def check_method(source: Source, method: Method) -> None:
-    """Whether a method's groups and patterns fit the shapes of a model's layers."""
-    if isinstance(method, Dense):
+def check_methods(source: Source, methods: Sequence[Method]) -> None:
+    """Whether the methods' groups and patterns fit the shapes of a model's layers; the shapes are made once."""
+    compressing = [method for method in methods if not isinstance(method, Dense)]
+    if not compressing:
         return
-    check_fits(skeleton(source), method)
+    model = skeleton(source)
+    for method in compressing:
+        check_fits(model, method)
 
 
 def check_task(task: AnyTask, path: str) -> None:

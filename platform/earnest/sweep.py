@@ -15,7 +15,7 @@ from shlex import quote
 from rich.console import Console
 
 from earnest.cells import collect
-from earnest.cluster.driver import Outcome, run_plan
+from earnest.cluster.driver import Outcome, run_plan, stored
 from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
@@ -44,8 +44,7 @@ class Prepared:
     @property
     def done(self) -> set[str]:
         """The digests of the plan's steps whose output is in the store."""
-        kinds = {step.kind for step in self.plan.steps.values()}
-        return set().union(*(self.store.digests(kind) for kind in kinds)) & set(self.plan.steps)
+        return stored(self.plan, self.store)
 
     @property
     def report_folder(self) -> Path:

@@ -90,7 +90,7 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
         raise UserError(f"model {source.name}: {source.path} cannot be loaded ({reason})") from error
     _check_keys(source.name, report)
     tokenizer = load_tokenizer(source.path, source.name)
-    _check_vocabulary(source.name, model, tokenizer)
+    check_vocabulary(source.name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, source.name, source.digest, source.path)
 
@@ -126,7 +126,7 @@ def build(
     if (folder / "generation_config.json").is_file():  # it names the tokens that end a text
         model.generation_config = GenerationConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder, name)
-    _check_vocabulary(name, model, tokenizer)
+    check_vocabulary(name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, name, digest, folder)
 
@@ -208,8 +208,9 @@ def load_tokenizer(folder: Path, name: str) -> Any:
         raise UserError(f"model {name}: {folder} holds no tokenizer that can be loaded ({reason})") from error
 
 
-def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
-    rows, tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+def check_vocabulary(name: str, rows: int, tokenizer: Any) -> None:
+    """Raise UserError unless every token of the tokenizer has one of the `rows` of the embeddings."""
+    tokens = len(tokenizer)
     if tokens > rows:
         raise UserError(
             f"model {name}: the tokenizer has {tokens} tokens but the model only {rows} embeddings; "
