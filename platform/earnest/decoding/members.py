@@ -1,0 +1,100 @@
+"""What a running batch needs of each of its models: rows with a past each, read and drafted by number.
+
+A member holds `rows` texts of at most `slots` tokens at a time. Where a row's past ends is the caller's to know: every
+call says at which position each row goes on, and what lay behind is forgotten by being overwritten. So a refused draft
+costs nothing, and a row may be taken over by another text that begins alike. A member may lie in this process or in
+another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+from earnest.decoding.sampling import Sampling
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """Something under way; members in other processes work while the caller goes on."""
+
+    def result(self) -> T_co:
+        """Wait for it. Raises MemberLostError where the member is gone."""
+
+
+class MemberLostError(RuntimeError):
+    """A member's process is gone, and with it the pasts of its rows."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How one row's tokens are proposed: at most `count`, under the row's own settings.
+
+    `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties.
+    """
+
+    count: int
+    sampling: Sampling
+    prompt: tuple[int, ...]
+    written: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """Proposed tokens per row, and the drafting member's logits after the last unread token and after each proposal.
+
+    `logits` [rows, most proposals + 1, vocabulary], float32; behind a shorter row's end they mean nothing.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    logits: Tensor
+
+
+class Member(Protocol):
+    """One model of a running batch."""
+
+    @property
+    def name(self) -> str:
+        """How requests call it."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How wide its logits are, padding rows of the head included."""
+
+    @property
+    def rows(self) -> int:
+        """How many texts it holds at a time."""
+
+    @property
+    def slots(self) -> int:
+        """How many tokens each of them has room for."""
+
+    @property
+    def row_bytes(self) -> int:
+        """What one row's past takes in memory."""
+
+    def read(
+        self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
+    ) -> Pending[Tensor]:
+        """Read tokens into rows.
+
+        Args:
+            rows: numbers of rows, each once.
+            starts: how much of each row's past holds; reading goes on behind it.
+            tokens: at least one token per row; starts + tokens within `slots`.
+            last: only the logits after each row's last token are needed.
+
+        Returns:
+            Logits [rows, longest, vocabulary] in float32, or [rows, 1, vocabulary] with `last`, on the CPU or the
+            member's device. What stands behind a shorter row's end means nothing.
+        """
+
+    def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Pending[Drafted]:
+        """Read each row's last written token, propose, and read the proposals too: `starts` as in `read`."""
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give row `target` the first `count` tokens of row `source`'s past."""
