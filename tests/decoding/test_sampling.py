@@ -1,12 +1,10 @@
 """Processors do what transformers' own do, in the documented order, and draws are the row's own."""
 
 import math
-import random
 
 import pytest
 import torch
 from pydantic import ValidationError
-from scipy.stats import chisquare
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
@@ -15,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, choose, drawn, processed
+from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, choose, processed
 
 NOTHING = ((), ())
 
@@ -79,22 +77,6 @@ def test_zero_temperature_takes_the_likeliest_of_the_processed_scores() -> None:
     assert choose(logits, [Draw(GREEDY, (), [])])[0] == [best]
     assert choose(logits, [Draw(Sampling(logit_bias={best: -100.0}), (), [])])[0] == [second]
     assert choose(logits, [Draw(Sampling(presence_penalty=50.0), (), [best])])[0] == [second]
-
-
-def test_draws_follow_the_distribution() -> None:
-    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    probabilities = processed(logits, Sampling(temperature=0.8), [NOTHING])
-    rng = random.Random(0)
-    count = 20_000
-    tokens = drawn(probabilities.expand(count, -1), [rng.random() for _ in range(count)])
-    observed = torch.bincount(torch.tensor(tokens), minlength=4)
-    assert chisquare(observed.numpy(), (probabilities[0] * count).numpy()).pvalue > 1e-3
-
-
-def test_the_largest_number_never_draws_a_token_without_mass() -> None:
-    probabilities = torch.tensor([[0.1] * 3 + [0.0] * 5, [0.0, 1.0] + [0.0] * 6], dtype=torch.float64)
-    assert drawn(probabilities, [1 - 2**-53] * 2) == [2, 1]
-    assert drawn(probabilities, [0.0] * 2) == [0, 1]
 
 
 def test_settings_that_differ_share_a_batch() -> None:

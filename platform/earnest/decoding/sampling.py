@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: settings, the processed distribution, and one row's random numbers.
+"""How the next token is chosen from logits: settings, the processed distribution, and the choice.
 
 Processors act on the logits of whatever distribution is asked, so on an ensemble's combined ones, in this order:
 logit_bias, repetition, presence and frequency penalties, temperature, top-k, top-p. Nothing here knows models.
@@ -6,10 +6,10 @@ logit_bias, repetition, presence and frequency penalties, temperature, top-k, to
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
 
+from earnest.decoding.noise import drawn
 from earnest.specs import Spec
 
 MOST_LIKELIEST = 100
@@ -35,7 +36,8 @@ class Sampling(Spec):
     (Keskar et al. 2019, arXiv 1909.05858) divides positive logits and multiplies negative ones of every token of prompt
     and continuation; `presence_penalty` and `frequency_penalty` are taken off a token of the continuation, once and
     once per occurrence. `logit_bias` maps token ids to what is added. `seed` decides everything random about the row,
-    whatever else is in the batch. `logprobs` asks for that many likeliest tokens with each chosen one.
+    whatever else is in the batch and however it is drafted (`noise`). `logprobs` asks for that many likeliest tokens
+    with each chosen one.
     """
 
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -61,7 +63,7 @@ class Sampling(Spec):
         """Whether the likeliest token is taken."""
         return self.temperature == 0
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether the choice is the argmax of the raw logits, and nothing else is asked."""
         return self.greedy and not self.logit_bias and not self.penalises and self.logprobs is None
@@ -70,6 +72,11 @@ class Sampling(Spec):
     def penalises(self) -> bool:
         """Whether earlier tokens matter."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+    @cached_property
+    def seedless(self) -> Sampling:
+        """These settings with seed 0: rows that agree in them are chosen for together."""
+        return self.model_copy(update={"seed": 0})
 
     def nth(self, number: int) -> Sampling:
         """These settings for the nth of several samples of one prompt: another seed, made of this one; 0 is itself."""
@@ -103,19 +110,18 @@ class TokenLogprobs:
     processed: Likeliest
 
 
-@dataclass
+@dataclass(frozen=True)
 class Draw:
-    """One row being sampled: its settings, what was read and written, and its own random numbers."""
+    """A place in a text where a token is to be chosen: the row's settings, what was read and written before it."""
 
     sampling: Sampling
     prompt: Sequence[int]
-    written: list[int]
-    numbers: random.Random = field(init=False)
-    plain: bool = field(init=False)
+    written: Sequence[int]
 
-    def __post_init__(self) -> None:
-        self.plain = self.sampling.plain
-        self.numbers = random.Random(self.sampling.seed)
+    @property
+    def place(self) -> tuple[int, int]:
+        """What decides the noise here: the seed, and how much is written."""
+        return self.sampling.seed, len(self.written)
 
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[TokenLogprobs | None]]:
@@ -123,12 +129,12 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
 
     A row whose logits are not finite gets `NO_TOKEN`.
     """
-    if all(draw.plain for draw in draws):
+    if all(draw.sampling.plain for draw in draws):
         return _checked(logits.argmax(-1), logits), [None] * len(draws)
     tokens, known = [0] * len(draws), [None] * len(draws)  # type: tuple[list[int], list[TokenLogprobs | None]]
     alike: dict[Sampling, list[int]] = defaultdict(list)
     for number, draw in enumerate(draws):
-        alike[draw.sampling.model_copy(update={"seed": 0})].append(number)
+        alike[draw.sampling.seedless].append(number)
     for sampling, numbers in alike.items():
         raw = logits[torch.tensor(numbers, device=logits.device)]
         chosen, found = _choose_alike(raw, sampling, [draws[number] for number in numbers])
@@ -154,7 +160,7 @@ def _choose_alike(
     if sampling.greedy:
         tokens = probabilities.argmax(-1).tolist()
     else:
-        tokens = drawn(probabilities, [draw.numbers.random() for draw in draws])
+        tokens = drawn(probabilities, [draw.place for draw in draws])
     checked = [token if fine else NO_TOKEN for token, fine in zip(tokens, finite.tolist(), strict=True)]
     if sampling.logprobs is None:
         return checked, [None] * len(tokens)
@@ -224,19 +230,6 @@ def _truncated(scores: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1:
         ordered = ordered.masked_fill(before >= sampling.top_p, -torch.inf)
     return torch.empty_like(scores).scatter_(-1, order, ordered)
-
-
-def drawn(probabilities: Tensor, numbers: Sequence[float]) -> list[int]:
-    """A token per row of `probabilities` [rows, vocabulary] by inversion of one number in [0, 1) each.
-
-    One number and one row decide, so what else is in the batch does not matter. Rows need not sum to 1.
-    """
-    cumulated = probabilities.cumsum(-1)
-    wanted = torch.tensor(list(numbers), dtype=probabilities.dtype, device=probabilities.device)[:, None]
-    found = torch.searchsorted(cumulated, wanted * cumulated[:, -1:], right=True)
-    # Rounding may lead behind the last token with any mass, where cumulated stays flat.
-    last = (probabilities > 0).long().cumsum(-1).argmax(-1, keepdim=True)
-    return found.minimum(last)[:, 0].tolist()
 
 
 def logprobs_of(raw: Tensor, probabilities: Tensor, tokens: Sequence[int], count: int) -> Sequence[TokenLogprobs]:
