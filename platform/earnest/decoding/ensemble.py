@@ -76,6 +76,13 @@ class Ensemble:
         return [model for pair in self.pairs for model in (pair.expert, pair.antiexpert) if model is not None]
 
     @property
+    def running(self) -> dict[int, ModelDistribution]:
+        """Who plays each role that is run: 0 is the base, then `steering`; pairs with alpha 0 are not run."""
+        models = [self.base, *self.steering]
+        steering = (role for pair in _roles(self.pairs) if pair.alpha for role in (pair.expert, pair.antiexpert))
+        return {role: self.members[self._member_of[id(models[role])]] for role in dict.fromkeys((0, *steering))}
+
+    @property
     def tokens_forwarded(self) -> int:
         """How many tokens the models have read so far, together."""
         return sum(member.tokens_forwarded for member in self.members)
@@ -91,14 +98,12 @@ class Ensemble:
             ValueError: a row has another number of forms than there are models in `steering`.
         """
         reads = self._reads(prompts, forms)
-        wanted = [0, *(role for pair in _roles(self.pairs) if pair.alpha for role in (pair.expert, pair.antiexpert))]
-        models = [self.base, *self.steering]
         sessions: dict[tuple[int, Texts], Session] = {}
         of_role: dict[int, tuple[int, Texts]] = {}
-        for role in dict.fromkeys(wanted):
-            key = of_role[role] = (self._member_of[id(models[role])], reads[role])
+        for role, member in self.running.items():
+            key = of_role[role] = (id(member), reads[role])
             if key not in sessions:
-                sessions[key] = self.members[key[0]].open(reads[role])
+                sessions[key] = member.open(reads[role])
         places = {key: place for place, key in enumerate(sessions)}
         return EnsembleSession(self, list(sessions.values()), {role: places[key] for role, key in of_role.items()})
 
