@@ -1,0 +1,218 @@
+"""What an operator writes: models, pairs, how they are placed, limits and keys. Typed, frozen, unknown keys refused.
+
+`Settings` is the part that may change while requests run; the rest takes a restart.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from earnest.specs import Spec, UserError, validated
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LARGEST_ALPHA = 100.0
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+Number = Annotated[float, Field(ge=-LARGEST_ALPHA, le=LARGEST_ALPHA, allow_inf_nan=False)]
+Alpha = Number | Literal["adaptive"]
+"""How strongly a pair steers: a finite number, or `adaptive` to solve for it at every token."""
+
+
+class Model(Spec):
+    """One member of the ensemble.
+
+    `source` is a folder, a hub id with `@revision`, or `nano:large` and its kin. `gpus` and `cpus` are what Ray keeps
+    for it: for its own actor where placement is `spread`, added up for the ensemble's replica where it is `colocated`.
+    `chat_template` is a path, the name of a built-in one (`prompts.TEMPLATES`), or empty for the tokenizer's own;
+    `system` is the system prompt of conversations that bring none.
+    """
+
+    source: str = Field(min_length=1)
+    device: str = "cpu"
+    gpus: float = Field(default=0.0, ge=0)
+    cpus: float = Field(default=0.1, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    chat_template: str = ""
+    system: str = ""
+
+
+class Pair(Spec):
+    """A tuned expert, its untuned twin, and how strongly their difference steers the base.
+
+    Without an antiexpert the base stands there.
+    """
+
+    expert: str
+    antiexpert: str | None = None
+    alpha: Alpha = 1.0
+
+
+class Batch(Spec):
+    """The running batch, settled at start.
+
+    `rows` texts of at most `context` tokens at a time, fewer where `kv_bytes` do not hold so many; `waiting` requests
+    may queue; `prefill` tokens of prompts are read between two steps.
+    """
+
+    rows: int = Field(default=32, ge=1)
+    context: int | None = Field(default=None, ge=2)
+    kv_bytes: int | None = Field(default=None, ge=1)
+    waiting: int = Field(default=256, ge=0)
+    prefill: int = Field(default=512, ge=1)
+
+
+class Gateways(Spec):
+    """How many processes answer HTTP; between the two numbers Serve scales on requests under way."""
+
+    least: int = Field(default=1, ge=1)
+    most: int = Field(default=2, ge=1)
+    cpus: float = Field(default=0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"least {self.least} is above most {self.most}; give a range")
+        return self
+
+
+class Limits(Spec):
+    """What one request may ask: choices (prompts x n), tokens of each, bytes of its body, seconds in all."""
+
+    choices: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    body_bytes: int = Field(default=1 << 20, ge=1024)
+    timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+
+
+class Key(Spec):
+    """One bearer key, by the SHA-256 of it, and what its owner may do; None is no limit.
+
+    `pairs` and `alphas` (a range) bound the steering that may be asked for, with `adaptive` a permission of its own;
+    `metrics` opens /metrics. Limits per minute and at a time hold in each gateway process.
+    """
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    concurrent: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    pairs: tuple[str, ...] | None = None
+    alphas: tuple[Number, Number] | None = None
+    adaptive: bool = True
+    metrics: bool = False
+
+
+class Traces(Spec):
+    """MLflow traces of requests: of which share (0 is off), to which server, into which experiment."""
+
+    rate: float = Field(default=0.0, ge=0, le=1)
+    uri: str | None = None
+    experiment: str = "earnest-serve"
+
+
+class Settings(Spec):
+    """What may change while requests run (Serve's `user_config`): what is left out stays as it is.
+
+    `alphas` sets the alpha of pairs by their names.
+    """
+
+    alphas: Mapping[str, Alpha] = {}
+    default_pair: str | None = None
+    limits: Limits | None = None
+    keys: tuple[Key, ...] | None = None
+    trace_rate: float | None = Field(default=None, ge=0, le=1)
+
+
+class Config(Spec):
+    """One served ensemble."""
+
+    name: Name = "earnest"
+    models: Mapping[Name, Model] = Field(min_length=1)
+    base: str
+    pairs: Mapping[Name, Pair] = {}
+    default_pair: str | None = None
+    chat_stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    placement: Literal["colocated", "spread"] = "colocated"
+    strategy: Literal["STRICT_PACK", "PACK", "SPREAD", "STRICT_SPREAD"] = "STRICT_PACK"
+    batch: Batch = Batch()
+    gateways: Gateways = Gateways()
+    limits: Limits = Limits()
+    keys: tuple[Key, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    traces: Traces = Traces()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._check_members()
+        self._check_keys()
+        if not self.keys and self.host not in LOOPBACK:
+            raise ValueError(
+                f"host {self.host!r} without keys would serve anybody; add a key (python -m serve.keys new NAME) "
+                "or bind 127.0.0.1"
+            )
+        return self
+
+    def _check_members(self) -> None:
+        named = {"base": self.base}
+        for name, pair in self.pairs.items():
+            named[f"pairs.{name}.expert"] = pair.expert
+            if pair.antiexpert is not None:
+                named[f"pairs.{name}.antiexpert"] = pair.antiexpert
+        for place, model in named.items():
+            if model not in self.models:
+                raise ValueError(f"{place} {model!r} is no model; the models are {', '.join(self.models)}")
+        if self.name in self.models:
+            raise ValueError(f"name {self.name!r} is a model's too; give the ensemble a name of its own")
+        if self.default_pair is not None and self.default_pair not in self.pairs:
+            raise ValueError(f"default_pair {self.default_pair!r} is no pair; the pairs are {', '.join(self.pairs)}")
+
+    def _check_keys(self) -> None:
+        for what in ("name", "sha256"):
+            counts = Counter(getattr(key, what) for key in self.keys)
+            twice = [value for value, count in counts.items() if count > 1]
+            if twice:
+                raise ValueError(f"keys: {what} {twice[0]} stands twice; every key has its own")
+        for key in self.keys:
+            unknown = sorted(set(key.pairs or ()) - set(self.pairs))
+            if unknown:
+                raise ValueError(f"key {key.name}: {unknown[0]!r} is no pair; the pairs are {', '.join(self.pairs)}")
+            if key.alphas is not None and key.alphas[0] > key.alphas[1]:
+                raise ValueError(f"key {key.name}: alphas {list(key.alphas)} is no range; write [least, most]")
+
+    @property
+    def steered_by(self) -> str | None:
+        """The pair that steers where a request names none: the default one, or the first."""
+        return self.default_pair or next(iter(self.pairs), None)
+
+    def with_settings(self, fields: Mapping[str, Any]) -> Config:
+        """The same config with other `Settings`. Raises UserError where they do not fit it."""
+        settings = validated(TypeAdapter(Settings), fields, "settings")
+        unknown = sorted(set(settings.alphas) - set(self.pairs))
+        if unknown:
+            raise UserError(f"settings: {unknown[0]!r} is no pair; the pairs are {', '.join(self.pairs)}")
+        changed = self.model_dump()
+        for pair, alpha in settings.alphas.items():
+            changed["pairs"][pair]["alpha"] = alpha
+        changed |= settings.model_dump(include={"default_pair", "limits", "keys"}, exclude_none=True)
+        if settings.trace_rate is not None:
+            changed["traces"]["rate"] = settings.trace_rate
+        return validated(TypeAdapter(Config), changed, "settings")
+
+
+def read_config(path: Path) -> Config:
+    """A config from a TOML file. Raises UserError naming the file, the key, the value and the rule."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such config; serve/configs holds examples")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    return validated(TypeAdapter(Config), fields, str(path))
