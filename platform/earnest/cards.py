@@ -90,15 +90,15 @@ def measure_family(folder: Path, tell: Callable[[str], None]) -> Measured:
     members = {name: _load(folder / name) for name in NANO_NAMES}
     found: dict[str, dict[str, Evaluation]] = {name: {} for name in (*members, PROXY)}
 
-    def measure(name: str, task: AnyTask, loaded: LoadedModel, ensemble: Ensemble | None = None) -> None:
-        found[name][task.label] = evaluate(loaded, task, "nano", distribution=ensemble)
+    def measure(name: str, task: AnyTask, subject: LoadedModel | Ensemble) -> None:
+        found[name][task.label] = evaluate(subject, task, "nano")
         tell(f"{name} {task.label} {found[name][task.label].scores.main.value:.4f}")
 
     for name, loaded in members.items():
         for task in TASKS:
             measure(name, task, loaded)
     ensemble = Ensemble(members["large"], members["small-tuned"], members["small"], alpha=1.0)
-    measure(PROXY, ZERO_SHOT, members["large"], ensemble)
+    measure(PROXY, ZERO_SHOT, ensemble)
     zero_shot = [found[name][ZERO_SHOT.label].samples["score"].to_pylist() for name in ("large", PROXY, "large-tuned")]
     scores = {name: {label: one.scores for label, one in tasks.items()} for name, tasks in found.items()}
     return Measured(scores, gap_closed(*zero_shot))

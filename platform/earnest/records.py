@@ -29,12 +29,39 @@ class Estimate(Record):
     n: int
 
 
+class ShiftedWord(Record):
+    """A word that an ensemble wrote `count` times, in `changed` of them where its base would have written otherwise.
+
+    `shift` is the mean change of the word's log-probability against the base, nats; `instead` is what the base wanted
+    most often where the word was changed.
+    """
+
+    word: str
+    count: int
+    changed: int
+    shift: float
+    instead: str
+
+
+class TokenShift(Record):
+    """How far an ensemble's texts are from what its base would have written.
+
+    `changed` is the share of tokens that are not the base's likeliest after the same text; `shift` the mean absolute
+    change of a written token's log-probability, nats; both with a bootstrap over texts. `words`: those changed most.
+    """
+
+    tokens: int
+    changed: Estimate
+    shift: Estimate
+    words: tuple[ShiftedWord, ...]
+
+
 class Scores(Record):
     """What one task measured on one subject.
 
     `metrics` maps a metric's name to its estimate; `groups` maps a grouping ("stratum", "domain") to
     group -> the headline metric's estimate within it. `asked` samples were wanted, `scored` have a score,
-    `truncated` had their input cut, `failed` could not be scored.
+    `truncated` had their input cut, `failed` could not be scored. `token_shift` is there where an ensemble wrote texts.
     """
 
     task: str
@@ -48,6 +75,7 @@ class Scores(Record):
     metrics: dict[str, Estimate]
     groups: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
     tokens_forwarded: int = 0
+    token_shift: TokenShift | None = None
 
     @property
     def main(self) -> Estimate:

@@ -73,7 +73,7 @@ def test_one_token_continuations_share_one_row(make_model) -> None:
 @pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
 def test_a_sliding_window_is_run_whole(make_model, family: str) -> None:
     engine = Engine(make_model(family))
-    assert not engine.forward.cached
+    assert not engine.readers.cached
     engine.log_likelihoods([Request((*range(10, 70), 100 + i), (5, 6)) for i in range(3)])
     assert engine.tokens_forwarded == 3 * 62
 

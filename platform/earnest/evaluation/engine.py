@@ -15,12 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earnest.decoding.distribution import ModelDistribution, NextTokens
-from earnest.decoding.forward import CausalForward, Past
 from earnest.decoding.generation import Generation, Prompt, continue_prompts
 from earnest.evaluation.prefixes import Segment, Tokens, forest
+from earnest.evaluation.scoring import Pasts, Readers, Subject
 from earnest.evaluation.tokens import Request
-from earnest.models.loading import LoadedModel
 
 HEAD_ELEMENTS = 2**25
 CPU_SCORING = 4_096
@@ -73,32 +71,34 @@ class _Need:
 
 
 class Engine:
-    """A model as an examinee: log-likelihoods of continuations and greedy generation.
+    """A model or an ensemble as an examinee: log-likelihoods of continuations and greedy generation.
 
     `budget` bounds the tokens of a batch, padding and past included; by default it follows the device's memory, and
-    scoring on a CPU takes less, because what fits its caches is faster. `distribution` replaces the model in
-    generation, as an ensemble does. Results do not depend on the budget beyond rounding.
+    scoring on a CPU takes less, because what fits its caches is faster. Results do not depend on the budget beyond
+    rounding. `loaded` is the subject's base, or the subject itself; `written` is all that was generated so far.
     """
 
-    def __init__(self, loaded: LoadedModel, budget: int | None = None, distribution: NextTokens | None = None) -> None:
-        self.loaded = loaded
-        self.tokenizer = loaded.tokenizer
-        self.max_length = loaded.max_length
-        self.forward = CausalForward(loaded.model)
-        self._generates_itself = distribution is None
-        self.distribution = distribution or ModelDistribution(loaded, self.forward)
+    def __init__(self, subject: Subject, budget: int | None = None) -> None:
+        self.readers = Readers(subject)
+        self.loaded = self.readers.base
+        self.distribution = self.readers.distribution
+        self.tokenizer = self.loaded.tokenizer
+        self.max_length = self.distribution.max_length
         self.budget = budget or self.distribution.budget
-        self.scoring_budget = min(self.budget, CPU_SCORING) if loaded.device.type == "cpu" else self.budget
+        self.scoring_budget = min(self.budget, CPU_SCORING) if self.readers.device.type == "cpu" else self.budget
+        self.written: list[tuple[Prompt, Generation]] = []
+        self._forwarded_before = self.readers.tokens_forwarded
 
     @property
     def tokens_forwarded(self) -> int:
-        """How many tokens the model, or those that generate in its place, have read so far, padding not counted."""
-        generated = 0 if self._generates_itself else self.distribution.tokens_forwarded
-        return self.forward.tokens_forwarded + generated
+        """How many tokens the models have read for this engine, together, padding not counted."""
+        return self.readers.tokens_forwarded - self._forwarded_before
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
         """Greedy continuations of `prompts`, in order."""
-        return continue_prompts(self.distribution, prompts, self.budget, progress)
+        made = continue_prompts(self.distribution, prompts, self.budget, progress)
+        self.written += zip(prompts, made, strict=True)
+        return made
 
     def log_likelihoods(self, requests: Sequence[Request], progress: Progress | None = None) -> list[LogLikelihood]:
         """The log-likelihood of each request's continuation; contexts too long are cut from the left."""
@@ -126,7 +126,7 @@ class Engine:
         predictions are done and how many there are.
         """
         rows, asked = self._rows(requests)
-        roots = forest(list(rows)) if self.forward.cached else _stumps(list(rows))
+        roots = forest(list(rows)) if self.readers.cached else _stumps(list(rows))
         needs = _needs(roots, asked)
         done, whole = 0, sum(len(need.targets) for wanted in needs.values() for need in wanted)
         for predicted in self._visit(roots, needs, None, [0] * len(roots)):
@@ -159,28 +159,23 @@ class Engine:
         return rows, asked
 
     def _visit(
-        self, segments: Sequence[Segment], needs: dict[int, list[_Need]], past: Past | None, owners: Sequence[int]
+        self, segments: Sequence[Segment], needs: dict[int, list[_Need]], past: Pasts | None, owners: Sequence[int]
     ) -> Iterator[Predicted]:
         """Read `segments` after the rows `owners` of `past`, then their children, depth first."""
         lengths = [len(segment.tokens) for segment in segments]
         for batch in batches(lengths, self.scoring_budget, 0 if past is None else past.slots):
             chosen = [segments[i] for i in batch]
-            parents = (
-                None
-                if past is None
-                else past.rows(torch.tensor([owners[i] for i in batch], device=self.forward.device))
-            )
+            parents = None if past is None else past.rows([owners[i] for i in batch])
             children = [(child, row) for row, segment in enumerate(chosen) for child in segment.children]
-            hidden, after = self.forward.extend([s.tokens for s in chosen], parents, keep=bool(children))
-            yield from self._predict(hidden, [needs.get(id(segment), []) for segment in chosen])
+            hidden, after = self.readers.extend([s.tokens for s in chosen], parents, keep=bool(children))
+            wanted = [needs.get(id(segment), []) for segment in chosen]
+            yield from self._predict(hidden, lengths[batch[-1]], wanted)
             if children:
                 yield from self._visit([child for child, _ in children], needs, after, [row for _, row in children])
 
     @torch.inference_mode()
-    def _predict(self, hidden: Tensor, needs: Sequence[Sequence[_Need]]) -> Iterator[Predicted]:
-        """The head on the positions that are needed, each once, some at a time."""
-        flat = hidden.flatten(0, 1)  # [rows * width, hidden]
-        width = hidden.shape[1]
+    def _predict(self, hidden: Sequence[Tensor], width: int, needs: Sequence[Sequence[_Need]]) -> Iterator[Predicted]:
+        """The heads on the positions that are needed, each once, some at a time."""
         parts = [
             (
                 np.arange(len(n.targets)) + row * width + n.first,
@@ -196,13 +191,13 @@ class Engine:
         places, index = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
         request = np.repeat([part[1] for part in parts], [len(part[0]) for part in parts])
         offset, target = np.concatenate([part[2] for part in parts]), np.concatenate([part[3] for part in parts])
-        at_once = max(1, HEAD_ELEMENTS // self.loaded.vocabulary)
+        at_once = max(1, HEAD_ELEMENTS // (self.loaded.vocabulary * len(hidden)))
         for begin in range(0, len(places), at_once):
-            some = torch.from_numpy(places[begin : begin + at_once]).to(hidden.device)
-            log_probs = self.forward.logits(flat[some]).log_softmax(-1)
+            some = torch.from_numpy(places[begin : begin + at_once])
+            log_probs = self.readers.log_probs(hidden, some)
             inside = (index >= begin) & (index < begin + at_once)
             columns = (request[inside], offset[inside], target[inside], index[inside] - begin)
-            requests, offsets, targets, at = (_on(hidden.device, column) for column in columns)
+            requests, offsets, targets, at = (_on(log_probs.device, column) for column in columns)
             yield Predicted(requests, offsets, targets, at, log_probs)
 
 

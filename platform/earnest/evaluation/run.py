@@ -1,4 +1,4 @@
-"""Evaluate a model on a task: the one door to this room.
+"""Evaluate a model, a checkpoint or an ensemble on a task: the one door to this room.
 
 Two runs on one machine give the same samples and scores, bit for bit: nothing in them tells the time.
 """
@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 from torch import Tensor
 
-from earnest.decoding.distribution import NextTokens
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.samples import Measured, Sample, scored, table
+from earnest.evaluation.scoring import Subject
+from earnest.evaluation.shift import token_shift, with_shifts
 from earnest.evaluation.tasks import measure
-from earnest.models.loading import LoadedModel
 from earnest.records import Estimate, Scores
 from earnest.specs import AnyTask
 
@@ -32,29 +32,31 @@ class Evaluation:
 
 
 def evaluate(
-    loaded: LoadedModel,
+    subject: Subject,
     task: AnyTask,
     data_path: str,
     reference: Path | None = None,
     progress: Progress | None = None,
-    distribution: NextTokens | None = None,
 ) -> Evaluation:
-    """Run one task on one model.
+    """Run one task on one subject: generation and log-likelihoods alike are those of the whole ensemble.
 
     Args:
-        loaded: the model and its tokenizer.
+        subject: a model, or an ensemble; one whose pairs all have alpha 0 is its base.
         task: what to ask; its `data` was resolved to `data_path` (`nano` for the almanac).
         data_path: where the questions lie.
         reference: a dense run's log-probabilities, for KL.
         progress: told how much is done, and of how much.
-        distribution: generates in the model's place, as an ensemble does; log-likelihoods stay the model's.
 
     Raises:
         UserError: the data does not fit the task, or no sample could be scored.
     """
-    engine = Engine(loaded, distribution=distribution)
+    engine = Engine(subject)
     measured = measure(engine, task, data_path, reference, progress)
-    known = scored(measured.samples)
+    known, samples, forwarded = scored(measured.samples), measured.samples, engine.tokens_forwarded
+    shift = None
+    if engine.readers.steered and engine.written:
+        shift, per_text = token_shift(engine)
+        samples = with_shifts(samples, per_text)
     scores = Scores(
         task=task.label,
         version=task.version,
@@ -66,9 +68,10 @@ def evaluate(
         failed=len(measured.samples) - len(known),
         metrics=dict(measured.metrics),
         groups=_groups(measured, known),
-        tokens_forwarded=engine.tokens_forwarded,
+        tokens_forwarded=forwarded,
+        token_shift=shift,
     )
-    return Evaluation(scores, table(measured.samples), measured.reference)
+    return Evaluation(scores, table(samples), measured.reference)
 
 
 def _groups(measured: Measured, known: Sequence[Sample]) -> dict[str, dict[str, Estimate]]:

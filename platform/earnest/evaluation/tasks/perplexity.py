@@ -111,7 +111,7 @@ class _Tally:
             self._keep(slots[wanted], found.cpu())
         else:
             dense = kept.log_probs[slots[wanted]].to(found.device)
-            self.kl[slots[wanted]] = (dense.exp() * (dense - found)).sum(-1).cpu().double()
+            self.kl[slots[wanted]] = divergence(dense, found).cpu().double()
 
     def _keep(self, slots: Tensor, log_probs: Tensor) -> None:
         if self._log_probs is None:
@@ -137,6 +137,20 @@ class _Tally:
         window = np.searchsorted(self.starts, self.positions, side="right") - 1
         count = np.bincount(window, minlength=len(self.windows))
         return np.bincount(window, weights=self.kl.numpy(), minlength=len(self.windows)).astype(np.float64), count
+
+
+def divergence(dense: Tensor, subject: Tensor) -> Tensor:
+    """KL(dense || subject) [positions] of log-probabilities [positions, dense head] and [positions, subject's head].
+
+    What an ensemble can never say, because it is no token or some model's head has no row for it, is at -inf in the
+    subject and left out of both.
+    """
+    subject = subject[:, : dense.shape[-1]]
+    impossible = subject.isneginf()
+    if bool(impossible.any()):
+        dense = dense.masked_fill(impossible, -torch.inf).log_softmax(-1)
+        return (dense.exp() * (dense - subject)).masked_fill(impossible, 0.0).sum(-1)
+    return (dense.exp() * (dense - subject)).sum(-1)
 
 
 def read_reference(path: Path, tally: _Tally) -> Reference:
