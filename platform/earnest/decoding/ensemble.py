@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -212,7 +213,14 @@ def _meaningless(models: Sequence[LoadedModel]) -> Tensor:
     return mask
 
 
-def check_vocabularies(one: LoadedModel, other: LoadedModel) -> None:
+class Speaker(Protocol):
+    """What has a name and a tokenizer: a model, or what stands for one where its weights are elsewhere."""
+
+    name: str
+    tokenizer: Any
+
+
+def check_vocabularies(one: Speaker, other: Speaker) -> None:
     """Raise UserError unless every token has the same id in both models' tokenizers."""
     mine, theirs = one.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if mine == theirs:
