@@ -1,7 +1,9 @@
 """A plan holds each piece of work once, and its digests cover all that decides a result."""
 
-from earnest.plan import Inputs, Plan, make_plan
-from earnest.specs import Sweep
+import pytest
+
+from earnest.plan import Cell, Inputs, Plan, make_plan
+from earnest.specs import Sweep, UserError
 
 FIELDS = {
     "name": "s",
@@ -91,3 +93,93 @@ def test_missing_is_what_is_not_done() -> None:
     first = next(iter(made.steps))
     assert first not in {step.digest for step in made.missing({first})}
     assert len(made.missing({first})) == len(made.steps) - 1
+
+
+PAIR = {"name": "tuned", "expert": "e", "antiexpert": "a", "target": "nano:large-tuned"}
+STEERED = Inputs(
+    {**INPUTS.models, "e": ("e", "E"), "a": ("a", "A"), "f": ("f", "F"), "nano:large-tuned": ("t", "T")},
+    INPUTS.data,
+    INPUTS.versions,
+)
+
+
+def steered(inputs: Inputs = STEERED, **changes: object) -> Plan:
+    return make_plan(Sweep.model_validate({**FIELDS, "proxy": [{**PAIR, **changes}]}), inputs)
+
+
+def ensembles(made: Plan) -> list[Cell]:
+    return [cell for cell in made.cells if cell.steering is not None]
+
+
+def test_a_pair_steers_every_cell_but_the_models_it_is_made_of() -> None:
+    made = steered(expert="nano:small")
+    assert [cell.label for cell in ensembles(made)] == [
+        "nano:large", "magnitude 30%", "magnitude 50%", "wanda 50%", "random 50%",
+    ]  # fmt: skip
+    assert "nano:large-tuned" in [cell.model for cell in made.cells]
+
+
+@pytest.mark.parametrize(
+    ("bases", "labels"),
+    [
+        ("dense", ["nano:large"]),
+        (["magnitude"], ["magnitude 30%", "magnitude 50%"]),
+        (["wanda 50%", "nano:small", "dense"], ["nano:large", "wanda 50%", "nano:small"]),
+    ],
+)
+def test_bases_are_named_by_model_method_or_cell(bases: object, labels: list[str]) -> None:
+    assert [cell.label for cell in ensembles(steered(bases=bases))] == labels
+
+
+def test_a_base_that_the_sweep_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no 'wanda 60%' in this sweep; it has nano:large, magnitude 30%"):
+        steered(bases=["wanda 60%"])
+
+
+def test_alphas_are_a_grid_and_entries_of_one_pair_share_cells() -> None:
+    twice = [
+        {**PAIR, "alpha": [0, 0.5, "adaptive"], "bases": "dense"},
+        {**PAIR, "alpha": 0.5, "bases": ["dense", "wanda"]},
+    ]
+    made = make_plan(Sweep.model_validate({**FIELDS, "proxy": twice}), STEERED)
+    assert [(cell.label, str(cell.steering)) for cell in ensembles(made)] == [
+        ("nano:large", "tuned α 0"), ("nano:large", "tuned α 0.5"), ("nano:large", "tuned α adaptive"),
+        ("wanda 50%", "tuned α 0.5"),
+    ]  # fmt: skip
+
+
+def test_a_steered_cell_knows_its_base_and_its_target() -> None:
+    made = steered(bases=["wanda"])
+    (cell,) = ensembles(made)
+    by_key = {other.key: other for other in made.cells}
+    base, target = by_key[str(cell.base)], by_key[str(cell.target)]
+    assert (base.label, base.steering, base.compress) == ("wanda 50%", None, cell.compress)
+    assert target.model == "nano:large-tuned"
+    assert not set(base.evaluate.values()) & set(cell.evaluate.values())
+
+
+def test_perplexity_of_an_ensemble_needs_its_base_as_the_reference() -> None:
+    made = steered(bases="dense")
+    step = made.steps[ensembles(made)[0].evaluate["perplexity"]]
+    assert step.reference == made.cells[0].evaluate["perplexity"]
+    assert step.reference in step.needs
+
+
+def test_a_steered_step_is_named_by_base_pair_and_alpha_and_not_by_names() -> None:
+    def step(made: Plan) -> str:
+        return ensembles(made)[0].evaluate["closed_book"]
+
+    retrained = Inputs({**STEERED.models, "a": ("a", "B")}, INPUTS.data, INPUTS.versions)
+    same = {step(steered()), step(steered(name="other")), step(steered(target=None))}
+    assert len(same) == 1
+    others = [
+        step(steered(alpha=0.5)), step(steered(alpha=0)), step(steered(alpha="adaptive")), step(steered(expert="f")),
+        step(steered(antiexpert=None)), step(steered(retrained)), step(steered(bases=["wanda"])),
+        steered().cells[0].evaluate["closed_book"],
+        step(make_plan(Sweep.model_validate({**FIELDS, "dtype": "float32", "proxy": [PAIR]}), STEERED)),
+    ]  # fmt: skip
+    assert len(same | set(others)) == 10
+
+
+def test_a_sweep_without_pairs_has_the_steps_that_it_always_had() -> None:
+    assert set(plan().steps) < set(steered().steps)

@@ -105,8 +105,36 @@ def test_nominal_is_what_a_reader_expects() -> None:
         ({"compress": "wanda"}, "compress"),
         ({"model": ""}, "model"),
         ({"tasks": [{"task": "closed_book", "name": "compress"}]}, "taken"),
+        ({"proxy": [{"name": "p", "expert": "e", "alpha": []}]}, "alpha"),
+        ({"proxy": [{"name": "p", "expert": "e", "bases": []}]}, "steers nothing"),
+        ({"proxy": [{"name": "p", "expert": "e", "alpha": [1, float("inf")]}]}, "alpha inf: write a finite number"),
+        ({"proxy": [{"name": "p", "expert": "e", "alpha": "adaptively"}]}, "adaptive"),
+        ({"proxy": [{"name": "p", "expert": "e"}, {"name": "p", "expert": "f"}]}, "'p' names e and f"),
     ],
 )
 def test_a_sweep_that_would_silently_do_less_is_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Sweep.model_validate({**MINIMAL, **change})
+
+
+def test_a_pairs_alpha_is_a_number_a_word_or_a_list_of_these() -> None:
+    def alphas(alpha: object) -> tuple[object, ...]:
+        sweep = Sweep.model_validate({**MINIMAL, "proxy": [{"name": "p", "expert": "e", "alpha": alpha}]})
+        return sweep.proxy[0].alpha
+
+    assert alphas(1) == (1.0,)
+    assert alphas("adaptive") == ("adaptive",)
+    assert alphas([0, 0.5, 0.5, "adaptive"]) == (0.0, 0.5, "adaptive")
+
+
+def test_a_sweep_names_every_model_once() -> None:
+    pair = {"name": "p", "expert": "e", "antiexpert": "a", "target": "t"}
+    sweep = Sweep.model_validate({**MINIMAL, "references": ["a", "m"], "proxy": [pair, {**pair, "alpha": 2}]})
+    assert sweep.models == ("nano:large", "a", "m", "e", "t")
+
+
+def test_a_sweep_without_compression_may_steer_but_must_do_something() -> None:
+    alone = {key: value for key, value in MINIMAL.items() if key != "compress"}
+    assert Sweep.model_validate({**alone, "proxy": [{"name": "p", "expert": "e"}]}).compress == ()
+    with pytest.raises(ValueError, match=r"needs \[\[compress\]\] or \[\[proxy\]\] entries"):
+        Sweep.model_validate(alone)

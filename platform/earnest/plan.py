@@ -6,16 +6,62 @@ knows of a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from earnest.records import digest
-from earnest.specs import AnyTask, Calibration, Dense, Method, Perplexity, Random, Sweep
+from earnest.specs import (
+    Alpha,
+    AnyTask,
+    Calibration,
+    Dense,
+    Method,
+    Perplexity,
+    Proxy,
+    Random,
+    Sweep,
+    UserError,
+    alpha_text,
+)
 
 Kind = Literal["compress", "evaluate"]
 COMPRESS: Kind = "compress"
 EVALUATE: Kind = "evaluate"
+FUSION_VERSION = 1  # changes when an ensemble's logits do
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model with a part in a pair: its name, where it lies, and the digest of its weights."""
+
+    name: str
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A pair and how strongly it steers; `name` is the pair's."""
+
+    name: str
+    expert: Member
+    antiexpert: Member | None
+    alpha: Alpha
+
+    def __str__(self) -> str:
+        """As in "tuned α 0.5"."""
+        return f"{self.name} α {alpha_text(self.alpha)}"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a digest covers of it: weights and alpha, no names."""
+        return {
+            "expert": self.expert.digest,
+            "antiexpert": self.antiexpert.digest if self.antiexpert else None,
+            "alpha": self.alpha,
+            "version": FUSION_VERSION,
+        }
 
 
 @dataclass(frozen=True)
@@ -23,8 +69,9 @@ class Step:
     """One unit of work.
 
     `spec` is JSON and holds all that decides the result; `digest` names it. `needs` are digests of steps that must
-    be finished first: the checkpoint to evaluate, the dense reference to compare with. `location` tells a worker
-    where to find what the digest names by content (paths of models and data), and is not part of the digest.
+    be finished first: the checkpoint to evaluate, the dense reference to compare with. `steering` makes the subject an
+    ensemble. `location` tells a worker where to find what the digest names by content (paths of models and data), and
+    is not part of the digest.
     """
 
     kind: Kind
@@ -36,11 +83,16 @@ class Step:
     location: dict[str, str] = field(default_factory=dict)
     label: str = ""
     cost: float = 1.0
+    steering: Steering | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of the table: a model compressed one way with one seed, and its steps by task label."""
+    """One row of the table: a model compressed one way with one seed, steered or not, and its steps by task label.
+
+    Of a steered cell, `base` is the key of the same cell without the pair, and `target` that of the directly tuned
+    model, where the pair has one.
+    """
 
     key: str
     model: str
@@ -49,6 +101,15 @@ class Cell:
     seed: int
     compress: str | None
     evaluate: Mapping[str, str]
+    steering: Steering | None = None
+    base: str | None = None
+    target: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What names the cell among others: "nano:large", "wanda 50%"."""
+        method = str(self.method.model_dump()["method"])
+        return self.model if isinstance(self.method, Dense) else f"{method} {self.method.nominal}"
 
 
 @dataclass(frozen=True)
@@ -84,10 +145,14 @@ def data_key(spec: Calibration | AnyTask) -> str:
 
 
 def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
-    """Lay out a sweep: dense first, then each method and seed, then dense models beside it (`references`).
+    """Lay out a sweep: dense first, then each method and seed, then dense models beside it (`references` and targets),
+    then all that is steered.
 
     Compressions that do not depend on the seed are planned once. The dense model is always there, because every
     comparison needs it.
+
+    Raises:
+        UserError: a pair is to steer a base that the sweep does not have.
     """
     steps: dict[str, Step] = {}
     cells = [_cell(sweep, inputs, steps, sweep.model, Dense(), 0)]
@@ -95,23 +160,28 @@ def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
         if not isinstance(method, Dense):
             seeds = sweep.seeds if method.needs_calibration or isinstance(method, Random) else sweep.seeds[:1]
             cells += [_cell(sweep, inputs, steps, sweep.model, method, seed) for seed in seeds]
-    cells += [_cell(sweep, inputs, steps, reference, Dense(), 0) for reference in sweep.references]
+    targets = (proxy.target for proxy in sweep.proxy if proxy.target is not None)
+    cells += [_cell(sweep, inputs, steps, model, Dense(), 0) for model in (*sweep.references, *targets)]
     unique = {cell.key: cell for cell in cells}
+    for proxy in sweep.proxy:
+        for cell in _steered_cells(sweep, inputs, steps, proxy, list(unique.values())):
+            unique.setdefault(cell.key, cell)
     return Plan(sweep=sweep.name, steps=steps, cells=tuple(unique.values()))
 
 
-def _cell(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], model: str, method: Method, seed: int) -> Cell:
+def _cell(
+    sweep: Sweep,
+    inputs: Inputs,
+    steps: dict[str, Step],
+    model: str,
+    method: Method,
+    seed: int,
+) -> Cell:
     compress = None
     if not isinstance(method, Dense):
         step = _compress_step(sweep, inputs, model, method, seed)
         compress = steps.setdefault(step.digest, step).digest
-    evaluate = {}
-    for task in sweep.tasks:
-        step = _evaluate_step(sweep, inputs, model, compress, task)
-        if step.reference is not None and step.reference not in steps:
-            dense = _evaluate_step(sweep, inputs, sweep.model, None, task)
-            steps[dense.digest] = dense
-        evaluate[task.label] = steps.setdefault(step.digest, step).digest
+    evaluate = _evaluate_steps(sweep, inputs, steps, model, compress, None)
     key = digest(
         {
             "model": inputs.models[model][1],
@@ -122,6 +192,69 @@ def _cell(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], model: str, meth
         }
     )
     return Cell(key, model, inputs.models[model][1], method, seed, compress, evaluate)
+
+
+def _evaluate_steps(
+    sweep: Sweep,
+    inputs: Inputs,
+    steps: dict[str, Step],
+    model: str,
+    compress: str | None,
+    steering: Steering | None,
+) -> dict[str, str]:
+    """Plan every task on one subject; task label -> step."""
+    found = {}
+    for task in sweep.tasks:
+        step = _evaluate_step(sweep, inputs, model, compress, task, steering)
+        if step.reference is not None and step.reference not in steps:
+            dense = _evaluate_step(sweep, inputs, model, None, task, None)
+            steps[dense.digest] = dense
+        found[task.label] = steps.setdefault(step.digest, step).digest
+    return found
+
+
+def _steered_cells(
+    sweep: Sweep, inputs: Inputs, steps: dict[str, Step], proxy: Proxy, cells: Sequence[Cell]
+) -> Iterator[Cell]:
+    """A cell per base and alpha of one `[[proxy]]` entry; `cells` may be steered ones already, which are no bases."""
+
+    def member(name: str) -> Member:
+        return Member(name, *inputs.models[name])
+
+    expert, anti = member(proxy.expert), member(proxy.antiexpert) if proxy.antiexpert else None
+    target = next((cell.key for cell in cells if cell.label == proxy.target and cell.steering is None), None)
+    for base in _bases(sweep, proxy, [cell for cell in cells if cell.steering is None]):
+        for alpha in proxy.alpha:
+            steering = Steering(proxy.name, expert, anti, alpha)
+            yield replace(
+                base,
+                key=digest({"base": base.key, "steering": steering.fields}),
+                evaluate=_evaluate_steps(sweep, inputs, steps, base.model, base.compress, steering),
+                steering=steering,
+                base=base.key,
+                target=target,
+            )
+
+
+def _bases(sweep: Sweep, proxy: Proxy, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that a pair steers."""
+    if proxy.bases == "all":
+        parts = {name for one in sweep.proxy for name in (*one.models, one.target)}
+        return [cell for cell in cells if cell.label not in parts or cell.label == sweep.model]
+    wanted = ("dense",) if proxy.bases == "dense" else proxy.bases
+    names = [_names(cell, sweep) for cell in cells]
+    for name in wanted:
+        if not any(name in mine for mine in names):
+            there = ", ".join(dict.fromkeys(cell.label for cell in cells))
+            raise UserError(f"proxy {proxy.name}: bases: no {name!r} in this sweep; it has {there}")
+    return [cell for cell, mine in zip(cells, names, strict=True) if mine & set(wanted)]
+
+
+def _names(cell: Cell, sweep: Sweep) -> set[str]:
+    """What a cell is called in `bases`: its label, its method; "dense" is the sweep's own model."""
+    if isinstance(cell.method, Dense):
+        return {cell.label, "dense"} if cell.model == sweep.model else {cell.label}
+    return {cell.label, str(cell.method.model_dump()["method"])}
 
 
 def method_fields(method: Method) -> dict[str, Any]:
@@ -152,12 +285,15 @@ def _compress_step(sweep: Sweep, inputs: Inputs, model: str, method: Method, see
     return Step(COMPRESS, digest(spec), spec, location=location, label=label, cost=_compress_cost(method))
 
 
-def _evaluate_step(sweep: Sweep, inputs: Inputs, model: str, checkpoint: str | None, task: AnyTask) -> Step:
+def _evaluate_step(
+    sweep: Sweep, inputs: Inputs, model: str, checkpoint: str | None, task: AnyTask, steering: Steering | None
+) -> Step:
     path, model_digest = inputs.models[model]
     data_path, data_digest = inputs.data[data_key(task)]
-    needs_reference = isinstance(task, Perplexity) and checkpoint is not None and task.kl_bytes > 0
-    reference = _evaluate_step(sweep, inputs, model, None, task).digest if needs_reference else None
-    spec = {
+    is_other = checkpoint is not None or steering is not None
+    needs_reference = isinstance(task, Perplexity) and is_other and task.kl_bytes > 0
+    reference = _evaluate_step(sweep, inputs, model, None, task, None).digest if needs_reference else None
+    spec: dict[str, Any] = {
         "kind": EVALUATE,
         "model_digest": model_digest,
         "dtype": sweep.dtype,
@@ -167,6 +303,8 @@ def _evaluate_step(sweep: Sweep, inputs: Inputs, model: str, checkpoint: str | N
         "data_digest": data_digest,
         "versions": dict(inputs.versions),
     }
+    if steering is not None:
+        spec["steering"] = steering.fields
     return Step(
         EVALUATE,
         digest(spec),
@@ -174,13 +312,15 @@ def _evaluate_step(sweep: Sweep, inputs: Inputs, model: str, checkpoint: str | N
         needs=tuple(d for d in (checkpoint, reference) if d is not None),
         checkpoint=checkpoint,
         reference=reference,
+        steering=steering,
         location={"model": path, "model_name": model, "data": data_path},
         label=f"evaluate {task.label}",
-        cost=_evaluate_cost(task),
+        cost=_evaluate_cost(task) * (1 if steering is None else STEERED_COST),
     )
 
 
 _COMPRESS_COST = {"random": 1.0, "magnitude": 1.0, "rtn": 1.0, "wanda": 3.0, "sparsegpt": 8.0, "gptq": 8.0}
+STEERED_COST = 2.0
 _EVALUATE_COST = {"biography": 6.0, "summarisation": 3.0, "perplexity": 3.0, "mmlu": 8.0}
 
 

@@ -5,11 +5,14 @@ Reads configs, headers and column names; loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from earnest.compression.checks import check_fits
 from earnest.data import NANO, read_rows
+from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.tasks import needed_columns
 from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
 from earnest.models.source import Source, resolve
@@ -18,7 +21,7 @@ from earnest.specs import AnyTask, Dense, Method, Sweep, UserError
 
 
 def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
-    """Check a sweep's models, methods and data.
+    """Check a sweep's models, methods, pairs and data.
 
     Raises:
         UserError: the first mistake found, with its remedy.
@@ -28,6 +31,7 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
         check_model(one)
     source = sources[sweep.model]
     check_methods(source, sweep.compress)
+    _check_pairs(sweep, sources)
     for task in sweep.tasks:
         check_task(task, inputs.data[data_key(task)][0])
     if any(method.needs_calibration for method in sweep.compress):
@@ -56,6 +60,24 @@ def check_methods(source: Source, methods: Sequence[Method]) -> None:
     model = skeleton(source)
     for method in compressing:
         check_fits(model, method)
+
+
+@dataclass
+class _Speaker:
+    """A model of which only the tokenizer was read."""
+
+    name: str
+    tokenizer: Any
+
+
+def _check_pairs(sweep: Sweep, sources: Mapping[str, Source]) -> None:
+    """Whether all models of the pairs have the tokens of the sweep's model."""
+    names = dict.fromkeys(name for proxy in sweep.proxy for name in proxy.models)
+    if not names:
+        return
+    base = _Speaker(sweep.model, load_tokenizer(sources[sweep.model].path, sweep.model))
+    for name in names:
+        check_vocabularies(base, _Speaker(name, load_tokenizer(sources[name].path, name)))
 
 
 def check_task(task: AnyTask, path: str) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from earnest.compression import calibration, checkpoint, produce
+from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import Source, resolve
-from earnest.plan import COMPRESS, EVALUATE, Step
+from earnest.plan import COMPRESS, EVALUATE, Member, Steering, Step
 from earnest.records import Manifest
 from earnest.specs import Calibration, UserError, read_method, read_task
 from earnest.store import Store
@@ -87,7 +88,8 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
 
 
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:
-    subject = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
+    base = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
+    subject = base if step.steering is None else _steered(base, step.steering, device, step.spec["dtype"])
     task = read_task({**_without_version(step.spec["task"]), "data": step.location["data"]})
     reference = None
     if step.reference is not None:
@@ -117,13 +119,30 @@ def _subject(store_root: str, source: Source, compressed: str | None, device: st
     return checkpoint.load(Store(store_root).fetch(COMPRESS, compressed), device=device)
 
 
+def _steered(base: LoadedModel, steering: Steering, device: str, dtype: str) -> Ensemble:
+    """A base and the pair that steers it, all on one device."""
+    expert = _steering_model(steering.expert, device, dtype)
+    anti = _steering_model(steering.antiexpert, device, dtype) if steering.antiexpert else None
+    return Ensemble.of(base, [Pair(expert, anti, steering.alpha)])
+
+
+@lru_cache(maxsize=2)
+def _steering_model(member: Member, device: str, dtype: str) -> LoadedModel:
+    """An expert or antiexpert; a pair stays loaded, because it steers the next bases and tasks too."""
+    return load(_proved(member), device=device, dtype=dtype)
+
+
 def _source(step: Step) -> Source:
     """The step's model, proved to have the weights that the step was planned with."""
-    source = resolve(step.location["model"])
-    if source.digest != step.spec["model_digest"]:
+    return _proved(Member(step.location["model_name"], step.location["model"], step.spec["model_digest"]))
+
+
+def _proved(member: Member) -> Source:
+    source = resolve(member.path)
+    if source.digest != member.digest:
         raise UserError(
-            f"model {step.location['model_name']}: its weights changed since the sweep was planned "
-            f"({step.spec['model_digest'][:8]} then, {source.digest[:8]} now); start the sweep again"
+            f"model {member.name}: its weights changed since the sweep was planned "
+            f"({member.digest[:8]} then, {source.digest[:8]} now); start the sweep again"
         )
     return source
 

@@ -106,7 +106,7 @@ def find_inputs(sweep: Sweep) -> Inputs:
     Raises:
         UserError: one of them is not there.
     """
-    models = {name: resolve(name) for name in dict.fromkeys((sweep.model, *sweep.references))}
+    models = {name: resolve(name) for name in sweep.models}
     wanted = {data_key(task): (task.data, task.split) for task in sweep.tasks}
     if any(method.needs_calibration for method in sweep.compress):
         wanted[data_key(sweep.calibration)] = (sweep.calibration.data, sweep.calibration.split)

@@ -156,12 +156,13 @@ OnEvent = Callable[[Event], None]
 
 
 def title_of(step: Step, plan: Plan) -> str:
-    """A step's name for people: its label, and for an evaluation the compression that it looks at."""
+    """A step's name for people: its label, and for an evaluation the compression and the pair that it looks at."""
     if step.kind == COMPRESS:
         return step.label
     compress = plan.steps.get(step.checkpoint or "")
     subject = f"{step.location.get('model_name', '')} dense" if compress is None else compress.label
-    return f"{step.label} of {subject.removeprefix('compress ')}".replace("  ", " ")
+    pair = "" if step.steering is None else f" + {step.steering}"
+    return f"{step.label} of {subject.removeprefix('compress ')}{pair}".replace("  ", " ")
 
 
 def worker_name(kind: Kind, number: int) -> str:

@@ -1,4 +1,4 @@
-"""A sweep: a model, the ways to compress it, the tasks to run on each, and the workers to run them."""
+"""A sweep: a model, the ways to compress and to steer it, the tasks to run on each, and the workers to run them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from earnest.specs.ensembles import Proxy, check_pairs
 from earnest.specs.frame import Spec, UserError, validated
 from earnest.specs.methods import AnyMethod
 from earnest.specs.tasks import AnyTask
@@ -60,7 +61,7 @@ class Tracking(Spec):
 
 
 class Sweep(Spec):
-    """One sweep: a model, the ways to compress it, the tasks to run on each."""
+    """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     model: str = Field(min_length=1)
@@ -68,7 +69,8 @@ class Sweep(Spec):
     store: str = Field(default="store", min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     calibration: Calibration = Calibration()
-    compress: tuple[AnyMethod, ...]
+    compress: tuple[AnyMethod, ...] = ()
+    proxy: tuple[Proxy, ...] = ()
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
     references: tuple[str, ...] = ()
     cluster: Cluster = Cluster()
@@ -83,6 +85,19 @@ class Sweep(Spec):
         if twice:
             raise ValueError(f'tasks: {twice[0]!r} stands twice; give each its own name = "..."')
         return self
+
+    @model_validator(mode="after")
+    def _something_is_asked(self) -> Self:
+        if not (self.compress or self.proxy or "compress" in self.model_fields_set):
+            raise ValueError("a sweep needs [[compress]] or [[proxy]] entries; compress = [] evaluates the model alone")
+        check_pairs(self.proxy)
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that the sweep names, each once: its own, references, those of pairs, targets."""
+        steering = (name for proxy in self.proxy for name in (*proxy.models, proxy.target) if name is not None)
+        return tuple(dict.fromkeys((self.model, *self.references, *steering)))
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,74 @@
+"""What steers a sweep's models: a small tuned expert beside its untuned twin, at one or several strengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from earnest.specs.frame import Spec
+
+ADAPTIVE: Literal["adaptive"] = "adaptive"
+Alpha = float | Literal["adaptive"]
+
+
+def _listed(value: Any) -> Any:
+    """One value as a list of one; lists are grids."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class Proxy(Spec):
+    """Proxy-tuning (Liu et al. 2024, arXiv 2401.08565): logits = base + alpha * (expert - antiexpert).
+
+    Without an antiexpert the base itself stands there. `alpha` is a number, "adaptive", or a list of these. `bases`
+    says which of the sweep's cells are steered: "all" (but no model that has a part in a pair itself), "dense" (the
+    sweep's model as it is), or names: of a method ("wanda"), of a cell ("wanda 50%"), of a model among `references`.
+    `target` is the directly tuned model that the share of the gap closed is measured against; it is evaluated beside
+    the others.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    expert: str = Field(min_length=1)
+    antiexpert: str | None = Field(default=None, min_length=1)
+    alpha: Annotated[tuple[Alpha, ...], BeforeValidator(_listed), Field(min_length=1)] = (1.0,)
+    bases: Literal["all", "dense"] | tuple[str, ...] = "all"
+    target: str | None = Field(default=None, min_length=1)
+
+    @field_validator("alpha")
+    @classmethod
+    def _finite(cls, alphas: tuple[Alpha, ...]) -> tuple[Alpha, ...]:
+        for alpha in alphas:
+            if not isinstance(alpha, str) and not math.isfinite(alpha):
+                raise ValueError(f"alpha {alpha}: write a finite number such as 1.0, or {ADAPTIVE!r}")
+        return tuple(dict.fromkeys(alphas))
+
+    @field_validator("bases")
+    @classmethod
+    def _some(cls, bases: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not bases:
+            raise ValueError('bases = [] steers nothing; write "all", "dense" or some names, or leave the entry out')
+        return bases
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the pair is made of."""
+        return tuple(name for name in (self.expert, self.antiexpert) if name is not None)
+
+
+def check_pairs(proxies: Sequence[Proxy]) -> None:
+    """Raise ValueError where one name stands for two pairs: entries may share a name, but then also the models."""
+    named: dict[str, Proxy] = {}
+    for proxy in proxies:
+        other = named.setdefault(proxy.name, proxy)
+        if (other.models, other.target) != (proxy.models, proxy.target):
+            raise ValueError(
+                f"proxy: {proxy.name!r} names {' - '.join(other.models)} and {' - '.join(proxy.models)}, or two "
+                "targets; give each pair a name of its own"
+            )
+
+
+def alpha_text(alpha: Alpha) -> str:
+    """An alpha as it is written: "0.5", "1", "adaptive"."""
+    return alpha if isinstance(alpha, str) else f"{alpha:g}"
