@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,7 @@ class EnsembleHandle(Protocol):
     where the request cannot be served.
     """
 
-    def stream(self, request: Request) -> AsyncIterator[list[Chunk]]:
+    def stream(self, request: Request) -> AsyncGenerator[list[Chunk], None]:
         """The chunks of one continuation: each item holds all that came since the last. Closing it frees the row."""
 
     async def describe(self) -> EnsembleCard:
