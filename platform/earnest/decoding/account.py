@@ -49,7 +49,8 @@ class TokenAccount:
 
     `shift` is what the pairs added to its logit, the sum of alpha * (expert - antiexpert). A constant for all tokens
     changes no distribution but is in that figure; `log_prob_shift`, combined less base in nats, is free of it.
-    `changed` says whether the combination's likeliest token is another one than the base's.
+    `changed` says whether the combination's likeliest token is another one than the base's. `alpha` is how strongly
+    each pair steered here, in the order of the ensemble's pairs.
     """
 
     token: int
@@ -60,6 +61,7 @@ class TokenAccount:
     shift: float
     log_prob_shift: float
     changed: bool
+    alpha: tuple[float, ...]
 
 
 @torch.inference_mode()
@@ -86,12 +88,12 @@ def account(ensemble: Ensemble, prompt: Prompt, ids: Sequence[int], count: int =
         return []
     logits = _logits_apart(ensemble, prompt, ids)
     written = torch.tensor(list(ids))
-    combined = ensemble.combine(logits)
+    combined, alphas = ensemble.mixed(logits)
     shown = {role: _candidates(ensemble.tokenizer, rows, written, count) for role, rows in logits.items()}
     whole = _candidates(ensemble.tokenizer, combined, written, count)
     return [
-        _token_account(ensemble, {role: rows[place] for role, rows in shown.items()}, whole[place])
-        for place in range(len(ids))
+        _token_account(ensemble, {role: rows[place] for role, rows in shown.items()}, whole[place], tuple(alpha))
+        for place, alpha in enumerate(alphas.tolist())
     ]
 
 
@@ -131,7 +133,7 @@ def _candidates(tokenizer: Any, logits: Tensor, written: Tensor, count: int) -> 
     return [(candidate(row, token), finite(row)) for row, token in enumerate(written.tolist())]
 
 
-def _token_account(ensemble: Ensemble, shown: dict[int, Shown], whole: Shown) -> TokenAccount:
+def _token_account(ensemble: Ensemble, shown: dict[int, Shown], whole: Shown, alpha: tuple[float, ...]) -> TokenAccount:
     base = View("base", ensemble.base.name, None, *shown[0])
     combined = View("combined", "ensemble", None, *whole)
     token = combined.chosen
@@ -144,6 +146,7 @@ def _token_account(ensemble: Ensemble, shown: dict[int, Shown], whole: Shown) ->
         token.logit - base.chosen.logit,
         token.log_prob - base.chosen.log_prob,
         combined.top[0].token != base.top[0].token,
+        alpha,
     )
 
 

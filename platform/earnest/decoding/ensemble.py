@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.distribution import Forms, ModelDistribution, Session
+from earnest.decoding.fusion import ADAPTIVE, Alpha, adaptive_alphas
 from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
 
@@ -25,11 +26,12 @@ class Pair:
     """What steers a base: a tuned expert and its untuned twin, and how strongly.
 
     Without an antiexpert the base itself stands there, and `alpha` leads from the base (0) to the expert (1).
+    An `alpha` of "adaptive" is found anew at each token (`fusion`).
     """
 
     expert: LoadedModel
     antiexpert: LoadedModel | None = None
-    alpha: float = 1.0
+    alpha: Alpha = 1.0
 
 
 class Ensemble:
@@ -40,11 +42,11 @@ class Ensemble:
     vocabulary, or has no row in some model's head, is -inf and never chosen.
 
     Raises:
-        UserError: a token's id differs between two of the models, or an alpha is not finite.
+        UserError: a token's id differs between two of the models, or an alpha is neither finite nor "adaptive".
     """
 
     def __init__(
-        self, base: LoadedModel, expert: LoadedModel, antiexpert: LoadedModel | None = None, alpha: float = 1.0
+        self, base: LoadedModel, expert: LoadedModel, antiexpert: LoadedModel | None = None, alpha: Alpha = 1.0
     ) -> None:
         self._settle(base, [Pair(expert, antiexpert, alpha)])
 
@@ -58,8 +60,7 @@ class Ensemble:
     def _settle(self, base: LoadedModel, pairs: Sequence[Pair]) -> None:
         self.base, self.pairs = base, tuple(pairs)
         for pair in self.pairs:
-            if not math.isfinite(pair.alpha):
-                raise UserError(f"ensemble: alpha {pair.alpha} of {pair.expert.name} is not finite; 1 is the usual one")
+            _check_alpha(pair)
         for model in self.steering:
             check_vocabularies(base, model)
         distinct = {id(model): model for model in (base, *self.steering)}
@@ -120,13 +121,36 @@ class Ensemble:
 
     def combine(self, logits: dict[int, Tensor]) -> Tensor:
         """The models' logits by role [..., their head] as base + sum of alpha * (expert - antiexpert), in float32."""
+        return self.mixed(logits)[0]
+
+    def mixed(self, logits: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+        """The combined logits [..., vocabulary] in float32, and the alphas that made them [..., pairs].
+
+        Adaptive pairs steer what comes of the base and the pairs whose alpha is fixed.
+        """
+        roles = _roles(self.pairs)
+        base = _widened(logits[0], len(self.meaningless))
+        never = self.meaningless.to(base.device) | base.isneginf()
+        alphas = torch.zeros(*base.shape[:-1], len(roles), device=base.device)
+        combined = base
+        for number, pair in enumerate(roles):
+            if pair.alpha and pair.alpha != ADAPTIVE:
+                alphas[..., number] = pair.alpha
+                combined = combined + pair.alpha * torch.sub(*self._heads(logits, pair))
+        combined = combined.masked_fill(never, -torch.inf)
+        adaptive = {number: self._heads(logits, pair) for number, pair in enumerate(roles) if pair.alpha == ADAPTIVE}
+        if adaptive:
+            experts, antiexperts = zip(*adaptive.values(), strict=True)
+            alphas[..., list(adaptive)] = adaptive_alphas(combined, experts, antiexperts)
+            for number, (expert, antiexpert) in adaptive.items():
+                combined = combined + alphas[..., number, None] * (expert - antiexpert)
+            combined = combined.masked_fill(never, -torch.inf)
+        return combined, alphas
+
+    def _heads(self, logits: dict[int, Tensor], pair: _Roles) -> tuple[Tensor, Tensor]:
+        """A pair's logits [..., vocabulary], expert first, where the base's are."""
         device, width = logits[0].device, len(self.meaningless)
-        combined = _widened(logits[0], width)
-        for pair in _roles(self.pairs):
-            if pair.alpha:
-                expert, anti = (_widened(logits[role].to(device), width) for role in (pair.expert, pair.antiexpert))
-                combined = combined + pair.alpha * (expert - anti)
-        return combined.masked_fill(self.meaningless.to(device), -torch.inf)
+        return _widened(logits[pair.expert].to(device), width), _widened(logits[pair.antiexpert].to(device), width)
 
 
 Texts = tuple[tuple[int, ...], ...]
@@ -138,7 +162,7 @@ class _Roles:
 
     expert: int
     antiexpert: int
-    alpha: float
+    alpha: Alpha
 
 
 def _roles(pairs: Sequence[Pair]) -> list[_Roles]:
@@ -197,6 +221,12 @@ class EnsembleSession:
         for session in self._sessions:
             session.keep(rows.to(session.logits.device))
         self.logits = self.logits[rows]
+
+
+def _check_alpha(pair: Pair) -> None:
+    alpha = pair.alpha
+    if alpha != ADAPTIVE and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
+        raise UserError(f"ensemble: alpha {alpha} of {pair.expert.name} is not finite; 1 is the usual one, or adaptive")
 
 
 def _widened(logits: Tensor, width: int) -> Tensor:
