@@ -5,7 +5,7 @@ Made on demand after the fact, by one more pass of each model over the text; gen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,13 +87,40 @@ def account(ensemble: Ensemble, prompt: Prompt, ids: Sequence[int], count: int =
     if not ids:
         return []
     logits = _logits_apart(ensemble, prompt, ids)
-    written = torch.tensor(list(ids))
     combined, alphas = ensemble.mixed(logits)
-    shown = {role: _candidates(ensemble.tokenizer, rows, written, count) for role, rows in logits.items()}
-    whole = _candidates(ensemble.tokenizer, combined, written, count)
+    voices = {Voice("base", ensemble.base.name, None): logits[0]}
+    voices |= {voice: logits[role] for role, voice in _steering_voices(ensemble) if role in logits}
+    return accounts(ensemble.tokenizer, voices, combined, alphas, ids, count)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who speaks in an ensemble: its part, its model, and the pair that it belongs to, counted from 0."""
+
+    part: Part
+    model: str
+    pair: int | None
+
+
+def accounts(
+    tokenizer: Any, voices: Mapping[Voice, Tensor], combined: Tensor, alphas: Tensor, ids: Sequence[int], count: int
+) -> list[TokenAccount]:
+    """The account of each token of `ids`, from logits that are known already.
+
+    Args:
+        tokenizer: decodes tokens.
+        voices: the logits [tokens, its head] of each model that was run, the base's first.
+        combined: their combination [tokens, vocabulary].
+        alphas: how strongly each pair steered [tokens, pairs].
+        ids: the tokens that were written.
+        count: how many of its likeliest tokens each model shows.
+    """
+    written = torch.tensor(list(ids))
+    shown = {voice: _candidates(tokenizer, logits, written, count) for voice, logits in voices.items()}
+    whole = _candidates(tokenizer, combined, written, count)
     return [
-        _token_account(ensemble, {role: rows[place] for role, rows in shown.items()}, whole[place], tuple(alpha))
-        for place, alpha in enumerate(alphas.tolist())
+        _token_account([View(v.part, v.model, v.pair, *of[place]) for v, of in shown.items()], whole[place], alpha)
+        for place, alpha in enumerate(map(tuple, alphas.tolist()))
     ]
 
 
@@ -133,15 +160,14 @@ def _candidates(tokenizer: Any, logits: Tensor, written: Tensor, count: int) -> 
     return [(candidate(row, token), finite(row)) for row, token in enumerate(written.tolist())]
 
 
-def _token_account(ensemble: Ensemble, shown: dict[int, Shown], whole: Shown, alpha: tuple[float, ...]) -> TokenAccount:
-    base = View("base", ensemble.base.name, None, *shown[0])
-    combined = View("combined", "ensemble", None, *whole)
+def _token_account(views: Sequence[View], whole: Shown, alpha: tuple[float, ...]) -> TokenAccount:
+    base, combined = views[0], View("combined", "ensemble", None, *whole)
     token = combined.chosen
     return TokenAccount(
         token.token,
         token.text,
         base,
-        tuple(_steering_views(ensemble, shown)),
+        tuple(views[1:]),
         combined,
         token.logit - base.chosen.logit,
         token.log_prob - base.chosen.log_prob,
@@ -150,15 +176,13 @@ def _token_account(ensemble: Ensemble, shown: dict[int, Shown], whole: Shown, al
     )
 
 
-def _steering_views(ensemble: Ensemble, shown: dict[int, Shown]) -> list[View]:
-    """The views of the experts and antiexperts that were run, in the order of `Ensemble.steering`."""
-    views, role = [], 0
+def _steering_voices(ensemble: Ensemble) -> Iterator[tuple[int, Voice]]:
+    """The roles of experts and antiexperts in the order of `Ensemble.steering`, but for pairs that are not run."""
+    role = 0
     for number, pair in enumerate(ensemble.pairs):
         parts: list[tuple[Part, Any]] = [("expert", pair.expert), ("antiexpert", pair.antiexpert)]
         for part, model in parts:
-            if model is None:
-                continue
-            role += 1
-            if role in shown and pair.alpha:
-                views.append(View(part, model.name, number, *shown[role]))
-    return views
+            if model is not None:
+                role += 1
+                if pair.alpha:
+                    yield role, Voice(part, model.name, number)

@@ -1,13 +1,33 @@
-"""Continuous batching: texts join and leave a running batch between its steps."""
+"""Continuous batching: texts join and leave a running batch between its steps, and each has its own mixture of models.
+
+A step moves every running text on (`rounds`), reads some of the prompts that are unread, and lets waiting texts in.
+What a text gets does not depend on its company. Where it sits belongs to `seats`, who is next to `fair_queue`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from earnest.decoding.members import Member
-from earnest.decoding.requests import Chunk, Request
+import torch
+
+from earnest.decoding.account import TokenAccount, accounts
+from earnest.decoding.fair_queue import FairQueue
+from earnest.decoding.generation import Reader
+from earnest.decoding.members import Member, MemberLostError
+from earnest.decoding.mixing import Mixer
+from earnest.decoding.pace import Acceptance
+from earnest.decoding.requests import Chunk, QueueFullError, Request
+from earnest.decoding.rounds import Rounds, Thoughts, Verdict, grouped
+from earnest.decoding.seats import LEAST_COPIED, Seats, shared
+from earnest.decoding.texts import Text, text_of
+
+MOST_TO_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -36,35 +56,249 @@ class Gauges:
 
 
 class Batcher:
-    """A running batch over some members. `submit` and `cancel` may be called from any thread, `step` from one."""
+    """A running batch over some members. `submit` and `cancel` may be called from any thread, `step` from one.
+
+    Args:
+        members: the models, all of one vocabulary.
+        tokenizer: theirs.
+        ends: the tokens that end a text.
+        limits: how much may wait, and how much is read at once.
+    """
 
     def __init__(
-        self, members: Sequence[Member], tokenizer: Any, *, ends: frozenset[int], limits: Limits = Limits()
+        self, members: Sequence[Member], tokenizer: Any, *, ends: frozenset[int], limits: Limits | None = None
     ) -> None:
-        raise NotImplementedError
+        self._members: Mapping[str, Member] = {member.name: member for member in members}
+        self._tokenizer = tokenizer
+        self._limits = limits or Limits()
+        self._seats = Seats(self._members)
+        self._rounds = Rounds(self._members, self._seats, Mixer(tokenizer, [member.vocabulary for member in members]))
+        self._reader = Reader(tokenizer, ends)
+        self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
+        self._lock = threading.Lock()
+        self._tickets = count(1)
+        self._queue: FairQueue[Text] = FairQueue()
+        self._texts: dict[int, Text] = {}
+        self._cancelled: set[int] = set()
+        self._reading: list[Text] = []
+        self._writing: list[Text] = []
+        self._lost: MemberLostError | None = None
+        self._done: dict[str, int] = dict.fromkeys(
+            ("rounds", "tokens", "drafted", "accepted", "prompt_tokens", "cached_tokens"), 0
+        )
 
     def submit(self, request: Request) -> int:
         """Take a request; its ticket.
 
         Raises:
             QueueFullError: too many wait.
+            MemberLostError: a member is gone, and this batch with it.
             ValueError: the request cannot be served: unknown member, prompt longer than the rows, bad settings.
         """
-        raise NotImplementedError
+        text = text_of(next(self._tickets), request, self._members, self._tokenizer)
+        with self._lock:
+            if self._lost is not None:
+                raise MemberLostError(str(self._lost))
+            if len(self._queue) >= self._limits.waiting:
+                raise QueueFullError(len(self._queue), self._seconds_to_wait())
+            self._queue.put(request.owner, text)
+            self._texts[text.ticket] = text
+        return text.ticket
 
     def cancel(self, ticket: int) -> None:
         """Forget a request; its rows are free before the next step. A ticket that has ended is ignored."""
-        raise NotImplementedError
-
-    def step(self) -> list[tuple[int, Chunk]]:
-        """One round: admit, read prompts, draft, verify. The chunks that came of it, by ticket; [] when idle."""
-        raise NotImplementedError
+        with self._lock:
+            text = self._texts.get(ticket)
+            if text is None:
+                return
+            if text.admitted:
+                self._cancelled.add(ticket)
+            else:
+                self._queue.drop(text.request.owner, text)
+                del self._texts[ticket]
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        raise NotImplementedError
+        with self._lock:
+            return not self._texts
 
     def gauges(self) -> Gauges:
         """How the batch stands."""
-        raise NotImplementedError
+        with self._lock:
+            waiting, running = len(self._queue), len(self._texts) - len(self._queue)
+        rows, row_bytes = self._seats.count, self._seats.row_bytes
+        return Gauges(running, waiting, rows, running * row_bytes, rows * row_bytes, **self._done)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Chunk]]:
+        """One round: admit, move every text on, read prompts. The chunks that came of it, by ticket; [] when idle.
+
+        A member that is lost ends every text with an error; the batch takes none after that.
+        """
+        self._admit()
+        try:
+            return [*self._write(), *self._read()]
+        except MemberLostError as lost:
+            return self._abandon(lost)
+
+    # --- who is in ---------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Drop who was cancelled, and give free seats to those that waited."""
+        with self._lock:
+            for ticket in self._cancelled & self._texts.keys():
+                self._leave(self._texts[ticket])
+            self._cancelled.clear()
+            while len(self._queue) and self._seats.free:
+                text = self._queue.get()
+                text.take_seat(self._seats.take(text.lead, text.reads[text.lead]))
+                text.acceptance = self._usual[text.drafter or ""].heir()
+                self._reading.append(text)
+
+    def _leave(self, text: Text) -> None:
+        """Take a text out; the lock is held."""
+        del self._texts[text.ticket]
+        self._seats.leave(text.seat)
+        for place in (self._reading, self._writing):
+            if text in place:
+                place.remove(text)
+
+    def _abandon(self, lost: MemberLostError) -> list[tuple[int, Chunk]]:
+        with self._lock:
+            self._lost = lost
+            texts = list(self._texts.values())
+            self._texts.clear()
+            self._queue = FairQueue()
+            self._reading, self._writing = [], []
+        return [(text.ticket, Chunk(error=str(lost), usage=text.usage())) for text in texts]
+
+    def _seconds_to_wait(self) -> float:
+        """A guess at when a place in the queue falls free, from how long the running texts have taken so far."""
+        now = time.perf_counter()
+        running = [now - text.seated for text in (*self._reading, *self._writing)]
+        mean = sum(running) / max(1, len(running))
+        return max(1.0, min(MOST_TO_WAIT_S, mean * len(self._queue) / self._seats.count))
+
+    # --- prompts -----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> list[tuple[int, Chunk]]:
+        """Read some tokens of the prompts that came first; the first tokens of those that are read."""
+        work = self._due()
+        under_way = []
+        for name, pieces in work.items():
+            rows, starts = self._seats.places(name, [text.seat for text in pieces])
+            under_way.append((name, self._members[name].read(rows, starts, list(pieces.values()), last=True)))
+        for name, pending in under_way:
+            logits = pending.result()  # [texts, 1, head]
+            for number, (text, piece) in enumerate(work[name].items()):
+                self._seats.known(name, text.seat).extend(piece)
+                if not self._unread(text, name):
+                    text.answers[name] = logits[number]
+        ready = [text for text in self._reading if len(text.answers) == len(text.reads)]
+        return self._begin_to_write(ready) if ready else []
+
+    def _due(self) -> dict[str, dict[Text, tuple[int, ...]]]:
+        """What each member reads next of each prompt: as much as the limit allows, first come, first served."""
+        budget = self._limits.prefill
+        work: dict[str, dict[Text, tuple[int, ...]]] = defaultdict(dict)
+        for text in self._reading:
+            if budget <= 0:
+                break
+            if not text.begun:
+                if self._has_a_twin_ahead(text):
+                    continue
+                self._begin(text)
+            pieces = {name: self._unread(text, name)[:budget] for name in text.reads}
+            budget -= max(map(len, pieces.values()))
+            for name, piece in pieces.items():
+                if piece:
+                    work[name][text] = piece
+        return work
+
+    def _has_a_twin_ahead(self, text: Text) -> bool:
+        """Whether another text is about to read much of what this one begins with: then it waits and copies."""
+        mine = text.reads[text.lead]
+        others = (other.reads[other.lead] for other in self._reading if other.begun and other.lead == text.lead)
+        promised = min(max((shared(theirs, mine) for theirs in others), default=0), len(mine) - 1)
+        return promised >= LEAST_COPIED and promised >= self._seats.most_shared(text.lead, mine) + LEAST_COPIED
+
+    def _begin(self, text: Text) -> None:
+        held = {name: self._seats.begin(name, text.seat, tokens) for name, tokens in text.reads.items()}
+        text.begin(held[text.lead])
+        self._done["prompt_tokens"] += len(text.reads[text.lead])
+        self._done["cached_tokens"] += text.cached
+
+    def _unread(self, text: Text, name: str) -> tuple[int, ...]:
+        return text.reads[name][len(self._seats.known(name, text.seat)) :]
+
+    def _begin_to_write(self, ready: list[Text]) -> list[tuple[int, Chunk]]:
+        self._reading = [text for text in self._reading if text not in ready]
+        self._writing += ready
+        answers = {
+            name: Thoughts(torch.stack([text.answers[name] for text in of]), {text: i for i, text in enumerate(of)})
+            for name, of in grouped((name, text) for text in ready for name in text.reads).items()
+        }
+        chunks = self._settle(self._rounds.judge(answers, dict.fromkeys(ready, ())))
+        for text in ready:
+            text.answers.clear()
+        return chunks
+
+    # --- continuations -----------------------------------------------------------------------------------------------
+
+    def _write(self) -> list[tuple[int, Chunk]]:
+        if not self._writing:
+            return []
+        self._done["rounds"] += 1
+        return self._settle(self._rounds.advance(self._writing))
+
+    def _settle(self, verdicts: Mapping[Text, Verdict]) -> list[tuple[int, Chunk]]:
+        """Give each text what is right of its verdict; who has ended leaves."""
+        chunks = [(text.ticket, self._append(text, verdict)) for text, verdict in verdicts.items()]
+        with self._lock:
+            for text in verdicts:
+                if text.row.finish is not None:
+                    self._leave(text)
+        return chunks
+
+    def _append(self, text: Text, verdict: Verdict) -> Chunk:
+        """The proposals up to the first wrong one, and one token more; what all members have read of it stays known."""
+        row, before, unread = text.row, len(text.row.ids), text.row.ids[-1:]
+        taken = 0
+        for token, logprobs in zip(verdict.tokens, verdict.logprobs, strict=True):
+            self._reader.append(row, token, logprobs)
+            taken += 1
+            if row.finish is not None or taken > len(verdict.proposed) or token != verdict.proposed[taken - 1]:
+                break
+        right = verdict.proposed[: taken - 1]
+        for name in text.reads:
+            self._seats.known(name, text.seat).extend([*unread, *right])
+        self._learn(text, len(verdict.proposed), len(right))
+        fresh = tuple(row.ids[before:])
+        piece = text.wrote(fresh)
+        return Chunk(
+            ids=fresh,
+            text=piece,
+            logprobs=tuple(row.logprobs[before:]),
+            accounts=self._accounts(text, verdict, fresh),
+            finish=row.finish,
+            usage=None if row.finish is None else text.usage(),
+        )
+
+    def _learn(self, text: Text, proposed: int, right: int) -> None:
+        text.saw(proposed, right)
+        if proposed:
+            self._usual[text.drafter or ""].saw(proposed, right)
+        self._done["tokens"] += right + 1
+        self._done["drafted"] += proposed
+        self._done["accepted"] += right
+
+    def _accounts(self, text: Text, verdict: Verdict, fresh: Sequence[int]) -> tuple[TokenAccount, ...]:
+        """Each token's account, where they are asked for; an end token has none."""
+        if text.request.account is None or verdict.alphas is None:
+            return ()
+        kept = [logits[: len(fresh)] for logits in verdict.apart]
+        voices = dict(zip(text.voices, kept, strict=False))
+        return tuple(
+            accounts(self._tokenizer, voices, kept[-1], verdict.alphas[: len(fresh)], fresh, text.request.account)
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -134,7 +134,7 @@ def continue_prompts(
             hold.
     """
     rows = [row_of(number, prompt, distribution.max_length) for number, prompt in enumerate(prompts)]
-    reader, done = Reader(distribution), 0
+    reader, done = Reader(distribution.tokenizer, distribution.ends), 0
     for batch in _batches(rows, budget):
         _continue(distribution, batch, reader)
         done += len(batch)
@@ -218,9 +218,9 @@ def _continue(distribution: NextTokens, batch: list[Row], reader: Reader) -> Non
 class Reader:
     """Turns tokens into text and sees where a row ends."""
 
-    def __init__(self, distribution: NextTokens) -> None:
-        self._tokenizer = distribution.tokenizer
-        self._ends = distribution.ends
+    def __init__(self, tokenizer: Any, ends: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._ends = ends
         self._completes: dict[tuple[tuple[str, ...], int], bool] = {}
 
     def append(self, row: Row, token: int, logprobs: TokenLogprobs | None = None) -> None:

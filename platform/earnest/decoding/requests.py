@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from earnest.decoding.account import TokenAccount
+from earnest.decoding.fusion import Alpha
 from earnest.decoding.generation import Finish
 from earnest.decoding.sampling import GREEDY, Sampling, TokenLogprobs
-
-ADAPTIVE: Literal["adaptive"] = "adaptive"
-Alpha = float | Literal["adaptive"]
 
 
 class QueueFullError(Exception):

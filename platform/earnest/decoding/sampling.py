@@ -130,7 +130,7 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
     A row whose logits are not finite gets `NO_TOKEN`.
     """
     if all(draw.sampling.plain for draw in draws):
-        return _checked(logits.argmax(-1), logits), [None] * len(draws)
+        return likeliest(logits).tolist(), [None] * len(draws)
     tokens, known = [0] * len(draws), [None] * len(draws)  # type: tuple[list[int], list[TokenLogprobs | None]]
     alike: dict[Sampling, list[int]] = defaultdict(list)
     for number, draw in enumerate(draws):
@@ -143,10 +143,13 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
     return tokens, known
 
 
-def _checked(tokens: Tensor, logits: Tensor) -> list[int]:
-    """The likeliest tokens, `NO_TOKEN` where logits are not finite: a NaN beats any number, so the winner tells."""
-    finite = logits.gather(-1, tokens[:, None])[:, 0].isfinite()
-    return list(tokens.where(finite, NO_TOKEN).tolist())
+def likeliest(logits: Tensor) -> Tensor:
+    """The likeliest tokens [...] of logits [..., vocabulary], `NO_TOKEN` where these are not finite.
+
+    A NaN beats any number, so the winner tells.
+    """
+    values, tokens = logits.max(-1)
+    return tokens.where(values.isfinite(), NO_TOKEN)
 
 
 def _choose_alike(

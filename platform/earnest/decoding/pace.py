@@ -1,0 +1,96 @@
+"""How many tokens to propose at once: as many as make most tokens per second, by what is measured as decoding goes on.
+
+If each proposal is accepted with probability a, g of them yield (1 - a^(g+1)) / (1 - a) tokens in expectation
+(Leviathan et al. 2023, arXiv 2211.17192, equation 1). What they cost is not taken from a table but from the clock: the
+seconds of a drafting step, and of a verification as a line over the tokens that it reads. The number changes nothing
+but the speed, so it may depend on the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+MOST_PROPOSED = 12
+MEMORY = 0.95
+PRIOR_ACCEPTED, PRIOR_TRIED = 1.5, 2.0
+
+
+@dataclass
+class Acceptance:
+    """The probability that a text's next proposal is accepted; older verifications fade.
+
+    A refused token hides those behind it, so only tokens up to it count as tried.
+    """
+
+    accepted: float = PRIOR_ACCEPTED
+    tried: float = PRIOR_TRIED
+
+    @property
+    def rate(self) -> float:
+        """Between 0 and 1."""
+        return self.accepted / self.tried
+
+    def heir(self) -> Acceptance:
+        """What a new text may expect: the same rate, soon unlearnt."""
+        return Acceptance(PRIOR_TRIED * self.rate, PRIOR_TRIED)
+
+    def saw(self, proposed: int, accepted: int) -> None:
+        """Learn from one verification."""
+        self.accepted = MEMORY * self.accepted + accepted
+        self.tried = MEMORY * self.tried + min(proposed, accepted + 1)
+
+
+@dataclass
+class Line:
+    """Seconds as a line over an amount of work: fixed + each * amount, by least squares with fading memory."""
+
+    sums: list[float] = field(default_factory=lambda: [0.0] * 5)  # weight, x, y, x^2, x*y
+
+    def saw(self, amount: float, seconds: float) -> None:
+        """Learn from one measurement."""
+        terms = (1.0, amount, seconds, amount * amount, amount * seconds)
+        self.sums = [MEMORY * old + new for old, new in zip(self.sums, terms, strict=True)]
+
+    @property
+    def fit(self) -> tuple[float, float]:
+        """(fixed, each), neither below zero; (0, 0) before anything was measured."""
+        weight, x, y, xx, xy = self.sums
+        if not weight:
+            return 0.0, 0.0
+        spread = weight * xx - x * x
+        each = max(0.0, (weight * xy - x * y) / spread) if spread > 1e-9 * weight * xx else 0.0
+        fixed = (y - each * x) / weight
+        return (fixed, each) if fixed > 0 else (0.0, y / x)
+
+
+class Pace:
+    """The clock of a running batch."""
+
+    def __init__(self, most: int = MOST_PROPOSED) -> None:
+        self._most = most
+        self.draft = Line()
+        self.verify = Line()
+
+    def proposals(self, rates: Sequence[float], drafted: bool) -> int:
+        """How many tokens to propose for each of some texts; 0 where drafting does not pay.
+
+        Args:
+            rates: each text's acceptance.
+            drafted: whether a member proposes, which takes one step more than there are proposals; looking up is free.
+        """
+        if not rates:
+            return 0
+        counts = np.arange(self._most + 1)
+        a = np.clip(np.asarray(rates)[:, None], 0.0, 0.999)
+        tokens = ((1 - a ** (counts + 1)) / (1 - a)).sum(0)
+        fixed, each = self.verify.fit
+        seconds = fixed + each * len(rates) * (counts + 1)
+        if drafted:
+            step, row = self.draft.fit
+            seconds = seconds + (counts + 1) * (step + row * len(rates))
+        if not seconds[0]:
+            return min(4, self._most)  # nothing measured yet
+        return int((tokens / seconds).argmax())

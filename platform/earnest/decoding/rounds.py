@@ -1,0 +1,189 @@
+"""One round of a running batch: propose, verify in one pass, mix, and see how far the proposals are right.
+
+Exact for greedy and for sampled texts, because the noise of a sampled token belongs to its place (`noise`): a proposal
+is right just where the mixture itself would write it. Speculative decoding after Leviathan et al. 2023, arXiv
+2211.17192, with the first pair's expert as the drafter: what it thought while it proposed is what the mixture needs of
+it, so drafting costs no reading twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from earnest.decoding.members import Member, Wanted
+from earnest.decoding.mixing import Mixer
+from earnest.decoding.pace import Pace
+from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
+from earnest.decoding.seats import Seats
+from earnest.decoding.texts import Text
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """One member's logits [texts, positions, head], and which text stands where."""
+
+    logits: Tensor
+    place: Mapping[Text, int]
+
+    def of(self, texts: Sequence[Text], positions: int) -> Tensor:
+        """The logits of some texts [texts, positions, head]."""
+        rows = [self.place[text] for text in texts]
+        whole = rows == list(range(len(self.logits)))
+        chosen = self.logits if whole else self.logits[torch.tensor(rows, device=self.logits.device)]
+        return chosen[:, :positions]
+
+
+Key = TypeVar("Key", bound=Hashable)
+Answers = dict[str, Thoughts]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the mixture writes in one text behind each proposal; from the first that differs on it means nothing.
+
+    `apart` are the logits [proposals + 1, head] of lead, first expert, first antiexpert, ... and of the mixture, and
+    `alphas` [proposals + 1, pairs], where the text asks for an account.
+    """
+
+    proposed: tuple[int, ...]
+    tokens: Sequence[int]
+    logprobs: Sequence[TokenLogprobs | None]
+    apart: tuple[Tensor, ...] = ()
+    alphas: Tensor | None = None
+
+
+class Rounds:
+    """Moves texts on, all of them together."""
+
+    def __init__(self, members: Mapping[str, Member], seats: Seats, mixer: Mixer) -> None:
+        self._members, self._seats, self._mixer = members, seats, mixer
+        self._pace = Pace()
+
+    def advance(self, texts: Sequence[Text]) -> dict[Text, Verdict]:
+        """A round for texts whose members have read all but the last token.
+
+        Raises:
+            MemberLostError: a member is gone.
+        """
+        proposals: dict[Text, tuple[int, ...]] = dict.fromkeys(texts, ())
+        drafted: Answers = {}
+        for drafter, group in grouped((text.drafter, text) for text in texts).items():
+            wanted = self._wanted(drafter, group)
+            if drafter is None:
+                proposals |= {text: text.lookup.propose(n) for text, n in wanted.items() if text.lookup is not None}
+            elif any(wanted.values()):
+                drafted[drafter] = self._draft(drafter, wanted, proposals)
+        began = time.perf_counter()
+        verdicts = self.judge(self._verify(texts, proposals, drafted), proposals)
+        self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
+        return verdicts
+
+    def _wanted(self, drafter: str | None, texts: Sequence[Text]) -> dict[Text, int]:
+        """How many tokens to propose for each text; the last token that may be written is never proposed."""
+        able = [text for text in texts if text.request.draft]
+        most = self._pace.proposals([text.acceptance.rate for text in able], drafted=drafter is not None)
+        return {text: max(0, min(most, text.left - 1)) if text.request.draft else 0 for text in texts}
+
+    def _draft(self, name: str, wanted: Mapping[Text, int], proposals: dict[Text, tuple[int, ...]]) -> Thoughts:
+        """Let a member propose; it reads what it proposes, so its logits there are known too."""
+        began = time.perf_counter()
+        rows, starts = self._seats.places(name, [text.seat for text in wanted])
+        asked = [
+            Wanted(n, text.request.sampling, text.row.start, tuple(text.row.ids)) for text, n in wanted.items()
+        ]  # fmt: skip
+        drafted = self._members[name].draft(rows, starts, asked).result()
+        proposals |= zip(wanted, drafted.tokens, strict=True)
+        steps = max(map(len, drafted.tokens)) + 1
+        self._pace.draft.saw(len(rows), (time.perf_counter() - began) / steps)
+        return Thoughts(drafted.logits, {text: i for i, text in enumerate(wanted)})
+
+    def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> Answers:
+        """Let all other members read each text's last token and its proposals, side by side where they can."""
+        under_way = []
+        for name, every in grouped((name, text) for text in texts for name in text.reads).items():
+            done = drafted[name].place if name in drafted else {}
+            of = [text for text in every if text not in done]
+            if of:
+                rows, starts = self._seats.places(name, [text.seat for text in of])
+                tokens = [(text.row.ids[-1], *proposals[text]) for text in of]
+                under_way.append((name, of, self._members[name].read(rows, starts, tokens)))
+        answers = dict(drafted)
+        for name, of, pending in under_way:
+            read = Thoughts(pending.result(), {text: i for i, text in enumerate(of)})
+            answers[name] = _joined(answers[name], read) if name in answers else read
+        return answers
+
+    def judge(self, answers: Answers, proposals: Mapping[Text, tuple[int, ...]]) -> dict[Text, Verdict]:
+        """Mix what the members think of each text's proposals, and choose.
+
+        Args:
+            answers: of every member that a text has, the logits after its last token and after each proposal.
+            proposals: of every text.
+        """
+        verdicts = {}
+        for group in grouped((text.parts, text) for text in proposals).values():
+            lead, pairs = self._apart(group, answers, max(len(proposals[text]) for text in group) + 1)
+            asked = [[steering.alpha for steering in text.mixture.steering] for text in group]
+            mixed, alphas = self._mixer.mix(lead, pairs, asked)  # [texts, positions, vocabulary]
+            for number, (text, chosen) in enumerate(zip(group, _chosen(mixed, group, proposals), strict=True)):
+                proposed = proposals[text]
+                if text.request.account is None:
+                    verdicts[text] = Verdict(proposed, *chosen)
+                    continue
+                apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
+                mine = tuple(logits[number, : len(proposed) + 1] for logits in apart)
+                verdicts[text] = Verdict(proposed, *chosen, mine, alphas[number].expand(mixed.shape[1], -1))
+        return verdicts
+
+    def _apart(
+        self, group: Sequence[Text], answers: Answers, positions: int
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The lead's logits [texts, positions, head], and those of each pair beside them."""
+        first, named = group[0].parts
+        lead = answers[first].of(group, positions)
+
+        def beside(name: str) -> Tensor:
+            return answers[name].of(group, positions).to(lead.device)
+
+        return lead, [(beside(expert), beside(antiexpert)) for expert, antiexpert in named]
+
+
+def grouped(pairs: Iterable[tuple[Key, Text]]) -> dict[Key, list[Text]]:
+    """Texts by a key, both in order."""
+    found: dict[Key, list[Text]] = defaultdict(list)
+    for key, text in pairs:
+        found[key].append(text)
+    return found
+
+
+def _joined(one: Thoughts, other: Thoughts) -> Thoughts:
+    """What one member thought while drafting some texts and reading others."""
+    width = max(one.logits.shape[1], other.logits.shape[1])
+    padded = [torch.nn.functional.pad(each, (0, 0, 0, width - each.shape[1])) for each in (one.logits, other.logits)]
+    begin = len(one.logits)
+    return Thoughts(torch.cat(padded), {**one.place, **{text: begin + i for text, i in other.place.items()}})
+
+
+def _chosen(
+    mixed: Tensor, group: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]]
+) -> list[tuple[list[int], list[TokenLogprobs | None]]]:
+    """What the mixture writes behind each proposal of each text, from its logits [texts, positions, vocabulary]."""
+    if all(text.request.sampling.plain for text in group):
+        return [(tokens, [None] * len(tokens)) for tokens in likeliest(mixed).tolist()]
+    counts = [len(proposals[text]) + 1 for text in group]
+    draws = [
+        Draw(text.request.sampling, text.row.start, [*text.row.ids, *proposals[text][:i]])
+        for text, n in zip(group, counts, strict=True)
+        for i in range(n)
+    ]
+    tokens, known = choose(torch.cat([rows[:n] for rows, n in zip(mixed, counts, strict=True)]), draws)
+    ends = accumulate(counts)
+    return [(tokens[end - n : end], known[end - n : end]) for n, end in zip(counts, ends, strict=True)]
