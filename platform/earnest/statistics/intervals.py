@@ -6,7 +6,7 @@ Everything is vectorised and seeded: the same numbers give the same interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -67,6 +67,31 @@ def bootstrap_mean(values: Sequence[float] | Floats, seed: int = SEED) -> Estima
     """A mean with the bootstrap's standard error and 95 % percentile interval: for scores with bounds."""
     array = np.asarray(values, dtype=np.float64)
     return ratio_estimate(array, np.ones_like(array), seed)
+
+
+def cluster_mean(values: Sequence[float] | Floats, clusters: Sequence[Hashable], seed: int = SEED) -> Estimate:
+    """The mean of all values, with a bootstrap that draws whole clusters, such as the questions of one subject.
+
+    `n` counts clusters.
+
+    Raises:
+        ValueError: there are no values, or not one cluster's name for each.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return ratio_estimate(cluster_sums(array, clusters), cluster_sums(np.ones_like(array), clusters), seed)
+
+
+def cluster_sums(values: Floats, clusters: Sequence[Hashable]) -> Floats:
+    """The sum of `values` in each cluster, in the order in which clusters first appear.
+
+    Raises:
+        ValueError: there is not one cluster's name for each value.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"clusters: {len(clusters)} names for {len(values)} values; name one for each")
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    member = np.array([places[name] for name in clusters], dtype=np.int64)
+    return np.bincount(member, weights=values).astype(np.float64)
 
 
 def ratio_estimate(
