@@ -102,16 +102,17 @@ class CausalForward:
     """Hidden states of new tokens after a past, and the output head on the positions that are needed.
 
     `cached` says whether the model's past can be kept: full attention in every layer. Without it `extend` takes no
-    past, and callers run whole rows. A model whose logits are not its head on its last hidden state (a cap, a scale)
-    is noticed by a probe and run whole.
+    past, and callers run whole rows. `body` is the model up to its hidden states, and `takes_positions` whether it
+    wants to be told them. A model whose logits are not its head on its last hidden state (a cap, a scale) is noticed by
+    a probe and run whole.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.cached = has_full_attention(model)
         self.tokens_forwarded = 0
-        self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
-        self._body, self._head = _body_and_head(model)
+        self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self.body, self._head = _body_and_head(model)
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +136,7 @@ class CausalForward:
         self.tokens_forwarded += int(lengths.sum())
         lengths = lengths.to(self.device)
         if not keep and past is None:
-            return self._body(input_ids=ids, use_cache=False), None  # causal: padding on the right needs no mask
+            return self.body(input_ids=ids, use_cache=False), None  # causal: padding on the right needs no mask
         if not self.cached:
             raise ValueError("this model's past cannot be kept; run whole rows with past=None and keep=False")
         return self._with_past(ids, lengths, past)
@@ -146,12 +147,12 @@ class CausalForward:
         if past is None:
             cache = DynamicCache()
             cache.layer_class_to_replicate = RoomyLayer
-            hidden = self._body(input_ids=ids, use_cache=True, past_key_values=cache)
+            hidden = self.body(input_ids=ids, use_cache=True, past_key_values=cache)
             return hidden, Past(cache, real, lengths)
         mask = torch.cat([past.mask, real], dim=1)  # [rows, slots + width]
         positions = past.lengths[:, None] + steps.minimum(lengths[:, None] - 1)
-        named = {"position_ids": positions} if self._takes_positions else {}
-        hidden = self._body(
+        named = {"position_ids": positions} if self.takes_positions else {}
+        hidden = self.body(
             input_ids=ids, use_cache=True, past_key_values=past.cache, attention_mask=mask.long(), **named
         )
         return hidden, Past(past.cache, mask, past.lengths + lengths)

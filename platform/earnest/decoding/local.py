@@ -1,0 +1,221 @@
+"""A member of a running batch in this process: a loaded model, read by the fastest pass that is true to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from earnest.decoding.fallback import RereadDecoder, StoredDecoder
+from earnest.decoding.forward import has_full_attention
+from earnest.decoding.lean import LeanDecoder, fits
+from earnest.decoding.members import Drafted, Wanted
+from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose
+from earnest.models.loading import LoadedModel
+
+T = TypeVar("T")
+
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
+_PROBE = 16
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """An answer that is there already."""
+
+    value: T
+
+    def result(self) -> T:
+        """The answer."""
+        return self.value
+
+
+class Decoder(Protocol):
+    """A model with rows; what `LeanDecoder` and the fallbacks offer."""
+
+    vocabulary: int
+
+    @property
+    def kind(self) -> str:
+        """How the model is run."""
+
+    @property
+    def row_bytes(self) -> int:
+        """What one row's past takes."""
+
+    def read(
+        self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
+    ) -> Tensor:
+        """As `members.Member.read`."""
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """As `members.Member.copy`."""
+
+    def clear(self, rows: Sequence[int]) -> None:
+        """Wipe rows."""
+
+
+class LocalMember:
+    """A model of a running batch that lies in this process; see `members.Member`. For one thread at a time.
+
+    Args:
+        name: how requests call it.
+        loaded: the model. Its weights may be rearranged in memory; their values and the model's own use stay.
+        rows: how many texts it holds at a time.
+        slots: how many tokens each of them has room for.
+
+    Raises:
+        ValueError: `rows` or `slots` is not what the model can hold.
+    """
+
+    def __init__(self, name: str, loaded: LoadedModel, *, rows: int, slots: int) -> None:
+        if rows < 1:
+            raise ValueError(f"member {name}: rows = {rows} holds no text; use at least 1")
+        if not 1 <= slots <= loaded.max_length:
+            raise ValueError(
+                f"member {name}: slots = {slots}, but the model was made for texts of 1 to {loaded.max_length} tokens"
+            )
+        self.name, self.rows, self.slots = name, rows, slots
+        self._decoder = decoder_for(loaded.model, rows, slots)
+
+    @property
+    def vocabulary(self) -> int:
+        """How wide its logits are, padding rows of the head included."""
+        return self._decoder.vocabulary
+
+    @property
+    def row_bytes(self) -> int:
+        """What one row's past takes in memory."""
+        return self._decoder.row_bytes
+
+    @property
+    def kind(self) -> Literal["lean", "transformers"]:
+        """Whether the model is run by our own pass or by transformers."""
+        return "lean" if self._decoder.kind == "lean" else "transformers"
+
+    def read(
+        self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
+    ) -> Done[Tensor]:
+        """Read tokens into rows; see `members.Member.read`.
+
+        Raises:
+            ValueError: a row is not there or named twice, has nothing to read, or has no room for it.
+        """
+        self._check(rows, starts, [len(row) for row in tokens])
+        return Done(self._read(rows, starts, tokens, last))
+
+    def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Done[Drafted]:
+        """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
+
+        A row whose logits are not finite gets no further proposals.
+        """
+        counts = [want.count for want in wanted]
+        self._check(rows, starts, [count + 1 for count in counts])
+        settings = [_silent(want.sampling) for want in wanted]
+        tokens: list[list[int]] = [[] for _ in rows]
+        steps: list[Tensor] = []
+        active = list(range(len(rows)))
+        for step in range(max(counts) + 1):
+            active = [i for i in active if counts[i] >= step and len(tokens[i]) == step]
+            if not active:
+                break
+            unread = [[(tokens[i] or wanted[i].written)[-1]] for i in active]
+            logits = self._read([rows[i] for i in active], [starts[i] + step for i in active], unread, True)[:, 0]
+            steps.append(_spread(logits, active, len(rows)))
+            going = [n for n, i in enumerate(active) if counts[i] > step]
+            if not going:
+                continue
+            at = [active[n] for n in going]
+            draws = [Draw(settings[i], wanted[i].prompt, (*wanted[i].written, *tokens[i])) for i in at]
+            chosen, _ = choose(logits if len(going) == len(active) else logits[going], draws)
+            for i, token in zip(at, chosen, strict=True):
+                tokens[i] += [token] if token != NO_TOKEN else []
+        return Done(Drafted(tuple(map(tuple, tokens)), torch.stack(steps, 1)))
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Give row `target` the first `count` tokens of row `source`'s past.
+
+        Raises:
+            ValueError: a row is not there, or has no such tokens.
+        """
+        self._check([source], [0], [count])
+        self._check([target], [0], [count])
+        if source != target:
+            self._decoder.copy(source, target, count)
+
+    def _read(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool) -> Tensor:
+        logits = self._decoder.read(rows, starts, tokens, last)
+        if not bool(logits.sum().isfinite()):
+            # Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it.
+            broken = ~logits.flatten(1).isfinite().all(1)
+            self._decoder.clear([row for row, bad in zip(rows, broken.tolist(), strict=True) if bad])
+        return logits
+
+    def _check(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> None:
+        if len(set(rows)) != len(rows) or not rows:
+            raise ValueError(f"member {self.name}: rows {list(rows)}; name at least one row, and each only once")
+        for row, start, length in zip(rows, starts, lengths, strict=True):
+            if not 0 <= row < self.rows:
+                raise ValueError(f"member {self.name}: row {row} is not there; it has rows 0 to {self.rows - 1}")
+            if start < 0 or length < 1 or start + length > self.slots:
+                raise ValueError(
+                    f"member {self.name}: {length} tokens from position {start} on do not fit row {row}; "
+                    f"read at least one, within its {self.slots} slots"
+                )
+
+
+@lru_cache(maxsize=256)
+def _silent(sampling: Sampling) -> Sampling:
+    """The same choices, with nothing to report of them."""
+    return sampling.model_copy(update={"logprobs": None})
+
+
+def _spread(logits: Tensor, active: Sequence[int], rows: int) -> Tensor:
+    """Logits [active, vocabulary] of some rows as those of all [rows, vocabulary]."""
+    if len(active) == rows:
+        return logits
+    whole = logits.new_zeros((rows, logits.shape[-1]))
+    whole[list(active)] = logits
+    return whole
+
+
+def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
+    """The fastest decoder whose logits are the model's own, by a probe."""
+    if fits(model):
+        lean = LeanDecoder(model, rows, slots)
+        if _agrees(lean, model, rows, slots):
+            return lean
+    if has_full_attention(model):
+        stored = StoredDecoder(model, rows, slots)
+        if _agrees(stored, model, rows, slots):
+            return stored
+    return RereadDecoder(model, rows, slots)
+
+
+@torch.inference_mode()
+def _agrees(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
+    """Whether texts read in pieces, in company and alone, get the logits that the model gives them whole."""
+    width, together = min(_PROBE, slots), list(range(min(rows, 3)))
+    numbers = torch.Generator().manual_seed(0)
+    texts = torch.randint(decoder.vocabulary, (len(together), width), generator=numbers)
+    whole = model(input_ids=texts.to(model.device), use_cache=False).logits.float()
+    cuts = [max(1, width // 2 - row) for row in together]
+    pieces = decoder.read(
+        together, [0] * len(cuts), [text[:cut] for text, cut in zip(texts.tolist(), cuts, strict=True)]
+    )
+    found = [pieces[row, : cuts[row]] for row in together]
+    wanted = [whole[row, : cuts[row]] for row in together]
+    for row, cut in enumerate(cuts):
+        for start, stop in ((cut, cut + 1), (cut + 1, width)):
+            if start < stop <= width:
+                found.append(decoder.read([row], [start], [texts[row, start:stop].tolist()])[0])
+                wanted.append(whole[row, start:stop])
+    ours, theirs = torch.cat(list(chain(found))), torch.cat(list(chain(wanted)))
+    decoder.clear(together)
+    error = (ours - theirs).abs().nan_to_num(0.0).max() if bool(theirs.isnan().any()) else (ours - theirs).abs().max()
+    return bool(error <= _TOLERANCE[model.dtype] * theirs.nan_to_num(0.0).abs().max())
