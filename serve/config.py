@@ -113,8 +113,14 @@ class Traces(Spec):
     """MLflow traces of requests: of which share (0 is off), to which server, into which experiment."""
 
     rate: float = Field(default=0.0, ge=0, le=1)
-    uri: str | None = None
-    experiment: str = "earnest-serve"
+    uri: str | None = Field(default=None, min_length=1)
+    experiment: str = Field(default="earnest-serve", min_length=1)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.rate and self.uri is None:
+            raise ValueError(f'rate {self.rate}: say where to, such as uri = "http://127.0.0.1:5000"')
+        return self
 
 
 class Settings(Spec):

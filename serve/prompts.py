@@ -92,6 +92,15 @@ class Prompts:
             raise ApiError(400, "prompt: is empty; give at least one character", param="prompt")
         return rows
 
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a prompt that came as token ids."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def is_token(self, token: int) -> bool:
+        """Whether the vocabulary has this id."""
+        return token in self._known
+
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise ApiError unless all of these are tokens."""
         unknown = next((token for token in ids if token not in self._known), None)

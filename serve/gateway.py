@@ -1,0 +1,182 @@
+"""The HTTP side: OpenAI's API over an ensemble, wherever that runs. `make_app` is all that others need.
+
+POST /v1/completions  POST /v1/chat/completions  GET /v1/models       with a key where keys are configured
+GET /metrics                                                          with a key that may
+GET /health  GET /ready                                               alive; and able to answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+import earnest
+from serve.asked import ChatBody, CompletionBody
+from serve.config import Config, Key
+from serve.errors import ApiError, install
+from serve.guard import Guard
+from serve.metrics import Metrics
+from serve.orders import Clerk, Order
+from serve.prompts import Prompts
+from serve.quota import Quota
+from serve.replies import ChatReply, CompletionReply, ErrorReply, ModelReply, ModelsReply, StateReply
+from serve.running import lost
+from serve.seam import EnsembleHandle, EnsembleLostError
+from serve.tokens import TokenTexts
+from serve.traces import Tracer
+from serve.turns import EventStream, LeftError, Turn, unless_left
+
+READY_S = 5.0
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Gateway:
+    """What one gateway process knows: its config, which `configure` replaces at once and whole, and its books."""
+
+    def __init__(self, config: Config, ensemble: EnsembleHandle, replica: str) -> None:
+        self.config, self.ensemble = config, ensemble
+        self.metrics, self.quota = Metrics(replica), Quota()
+        self.tracer = Tracer(config.traces, replica)
+        self.began = int(time.time())
+        self._prompts = Prompts(config)
+        self._tokens = TokenTexts(self._prompts.tokenizer)
+        self._context: int | None = None
+
+    def configure(self, config: Config) -> None:
+        """Take another config for the requests to come; those under way go on with theirs."""
+        self.config = config
+
+    async def clerk(self) -> Clerk:
+        """Who takes orders now. Raises ApiError where the ensemble does not say what it is."""
+        if self._context is None:
+            try:
+                self._context = (await self.ensemble.describe()).max_length
+            except EnsembleLostError as error:
+                raise lost(str(error)) from error
+        return Clerk(self.config, self._prompts, self._tokens, self._context)
+
+    async def answer(self, request: Request, order: Order, key: Key, *, stream: bool, with_usage: bool) -> Response:
+        """Run an order and answer it."""
+        config = self.config
+        tracer = self.tracer if self.tracer.draws(config.traces.rate) else None
+        turn = Turn(order, key, request.url.path, metrics=self.metrics, quota=self.quota, tracer=tracer)
+        seconds = config.limits.timeout_s
+        try:
+            if stream:
+                events = turn.events(self.ensemble, seconds, with_usage)
+                return await unless_left(request.receive, lambda: EventStream.begun(events))
+            return JSONResponse(await unless_left(request.receive, lambda: turn.whole(self.ensemble, seconds)))
+        except LeftError:
+            return Response(status_code=499)
+
+    def models(self) -> list[ModelReply]:
+        """The ensemble under its own name, and every model alone."""
+        return [ModelReply(id=name, created=self.began) for name in (self.config.name, *self.config.models)]
+
+
+def make_app(config: Config, ensemble: EnsembleHandle, *, replica: str = "") -> FastAPI:
+    """The gateway as an ASGI app; `app.state.configure(config)` changes what may change while requests run.
+
+    Args:
+        config: a checked config.
+        ensemble: what decodes; not asked before the first request.
+        replica: the name of this process in metrics and traces.
+
+    Raises:
+        UserError: a model or template is not to be found, or vocabularies differ.
+    """
+    gateway = Gateway(config, ensemble, replica)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(gateway.tracer.close)
+
+    # The usual pages of documentation load their scripts from elsewhere; the schema itself is at /openapi.json.
+    app = FastAPI(title="earnest", version=earnest.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.configure = gateway.configure
+    app.add_middleware(Guard, config=lambda: gateway.config, metrics=gateway.metrics)
+    install(app)
+    _add_completions(app, gateway)
+    _add_models(app, gateway)
+    _add_state(app, gateway)
+    return app
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorReply, "description": said}
+    for status, said in {
+        400: "the request breaks a rule", 401: "no key, or an unknown one", 403: "the key may not do this",
+        404: "no such model", 413: "the body is too large", 429: "too much is asked; Retry-After says when to return",
+        500: "internal error", 503: "the ensemble is lost", 504: "not finished in time",
+    }.items()
+}  # fmt: skip
+"""Every error has the same shape; 422 is never used."""
+
+
+def _answers(reply: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": reply, "content": {"text/event-stream": {"schema": {"type": "string"}}}}, **REFUSALS}
+
+
+def _add_completions(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/v1/completions", response_model=None, responses=_answers(CompletionReply))
+    async def completions(request: Request, body: CompletionBody) -> Response:
+        """Continue texts."""
+        key: Key = request.state.key
+        order = (await gateway.clerk()).completion(body, key)
+        return await gateway.answer(request, order, key, stream=bool(body.stream), with_usage=body.wants_usage)
+
+    @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatReply))
+    async def chat_completions(request: Request, body: ChatBody) -> Response:
+        """Continue a conversation."""
+        key: Key = request.state.key
+        order = (await gateway.clerk()).chat(body, key)
+        return await gateway.answer(request, order, key, stream=bool(body.stream), with_usage=body.wants_usage)
+
+
+def _add_models(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/v1/models", responses=REFUSALS)
+    async def models() -> ModelsReply:
+        """Which models may be asked."""
+        return ModelsReply(data=gateway.models())
+
+    @app.get("/v1/models/{model}", responses=REFUSALS)
+    async def model(model: str) -> ModelReply:
+        """One of them."""
+        for known in gateway.models():
+            if known.id == model:
+                return known
+        raise ApiError(404, f"model {model!r} is not served", param="model", code="model_not_found")
+
+
+def _add_state(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/health", responses=REFUSALS)
+    async def health() -> StateReply:
+        """Whether this process answers."""
+        return StateReply(status="alive")
+
+    @app.get("/ready", responses=REFUSALS)
+    async def ready() -> StateReply:
+        """Whether the ensemble behind it does, too."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await gateway.ensemble.describe()
+        except (EnsembleLostError, TimeoutError) as error:
+            raise lost(str(error) or f"no answer within {READY_S:g} s") from error
+        return StateReply(status="ready")
+
+    @app.get("/metrics", response_model=None, responses={200: {"content": {"text/plain": {}}}, **REFUSALS})
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        try:
+            async with asyncio.timeout(READY_S):
+                gauges = await gateway.ensemble.gauges()
+        except (EnsembleLostError, TimeoutError):
+            gauges = None
+        return Response(gateway.metrics.page(gauges), media_type=METRICS_TYPE)

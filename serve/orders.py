@@ -1,0 +1,178 @@
+"""From a body to the requests that the ensemble runs: every rule that takes more than the body to check.
+
+Which model is meant, how it is steered and whether this key may, whether prompts and answers have room.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from earnest.decoding.requests import Mixture, Request, Steering
+from serve.answers import ChatShape, CompletionShape, ProxyReport, Shape
+from serve.asked import ChatBody, Common, CompletionBody, ProxyOptions
+from serve.config import Alpha, Config, Key
+from serve.errors import ApiError
+from serve.prompts import Prompts
+from serve.tokens import TokenTexts
+
+DEFAULT_COMPLETION = 16
+"""OpenAI's max_tokens of completions that name none; chats go on as long as they may."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A body, checked: its choices as requests, and how they are told. `prompts` are the distinct prompts' tokens."""
+
+    model: str
+    requests: tuple[Request, ...]
+    prompts: tuple[int, ...]
+    shape: Shape
+    report: ProxyReport | None
+
+
+@dataclass(frozen=True)
+class Clerk:
+    """Takes orders under one config; `context` is the most tokens of a text, prompt included."""
+
+    config: Config
+    prompts: Prompts
+    tokens: TokenTexts
+    context: int
+
+    def completion(self, body: CompletionBody, key: Key) -> Order:
+        """An order for /v1/completions. Raises ApiError for what cannot be served."""
+        mixture, report = self._mixture(body, key)
+        rows = self._rows(body.prompt)
+        first = self._request(body, key, mixture, max(map(len, rows)), body.max_tokens, DEFAULT_COMPLETION)
+        first = replace(first, sampling=body.sampling(_seed(), body.logprobs))
+        every = self._choices([replace(first, prompt=row) for row in rows], body.n or 1)
+        echoes = self._echoes(body, rows) if body.echo else {}
+        shape = CompletionShape(self.tokens, body.logprobs, echoes)
+        return Order(body.model, every, tuple(map(len, rows)), shape, report)
+
+    def chat(self, body: ChatBody, key: Key) -> Order:
+        """An order for /v1/chat/completions. Raises ApiError for what cannot be served."""
+        mixture, report = self._mixture(body, key)
+        messages = [{"role": message.role, "content": message.text} for message in body.messages]
+        prompt, forms = self.prompts.read_conversation(messages, mixture)
+        longest = max(map(len, (prompt, *forms.values())))
+        wanted = body.max_completion_tokens or body.max_tokens
+        first = self._request(body, key, mixture, longest, wanted, self.context)
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        stops = tuple(dict.fromkeys((*first.stops, *self.config.chat_stop)))
+        request = replace(first, prompt=prompt, forms=forms, stops=stops, sampling=body.sampling(_seed(), top))
+        every = self._choices([request], body.n or 1)
+        return Order(body.model, every, (len(prompt),), ChatShape(self.tokens, top), report)
+
+    def _rows(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
+        """The token ids of every prompt."""
+        given: Sequence[str | int | list[int]] = [prompt] if isinstance(prompt, str) else prompt
+        if len(given) > self.config.limits.choices and not isinstance(given[0], int):
+            raise self._too_many(len(given))
+        texts = [one for one in given if isinstance(one, str)]
+        if texts:
+            return self.prompts.read_texts(texts)
+        rows = [tuple(one) for one in given if isinstance(one, list)]
+        rows = rows or [tuple(token for token in given if isinstance(token, int))]
+        for row in rows:
+            self.prompts.check_ids(row)
+        return rows
+
+    def _choices(self, requests: Sequence[Request], n: int) -> tuple[Request, ...]:
+        """Every prompt n times, each choice with a seed of its own."""
+        if n > self.config.limits.choices or n * len(requests) > self.config.limits.choices:
+            raise self._too_many(n * len(requests))
+        return tuple(
+            replace(request, sampling=request.sampling.nth(number)) for request in requests for number in range(n)
+        )
+
+    def _too_many(self, choices: int) -> ApiError:
+        most = self.config.limits.choices
+        return ApiError(400, f"n: {choices} choices (prompts x n) are more than {most}; ask for fewer", param="n")
+
+    def _request(
+        self, body: Common, key: Key, mixture: Mixture, prompt: int, wanted: int | None, default: int
+    ) -> Request:
+        """A request without its prompt, with the tokens there is room for."""
+        self._check_bias(body)
+        room = self.context - prompt
+        if room < 1:
+            message = f"the prompt has {prompt} tokens, but the context of {self.context} must hold the answer too"
+            raise ApiError(400, f"{message}; shorten it", code="context_length_exceeded")
+        most = min(self.config.limits.max_tokens, key.max_tokens or self.config.limits.max_tokens)
+        if wanted is None:
+            wanted = min(default, room, most)
+        if wanted > most:
+            raise ApiError(400, f"max_tokens {wanted} is more than {most}; ask for fewer", param="max_tokens")
+        if wanted > room:
+            message = f"a prompt of {prompt} tokens and max_tokens {wanted} are more than the context of {self.context}"
+            raise ApiError(
+                400, f"{message}; ask for at most {room}", param="max_tokens", code="context_length_exceeded"
+            )
+        account = body.proxy.candidates if body.proxy else None
+        return Request((), mixture, max_tokens=wanted, stops=body.stops, account=account, owner=key.name)
+
+    def _check_bias(self, body: Common) -> None:
+        unknown = [token for token in body.logit_bias or {} if not self.prompts.is_token(int(token))]
+        if unknown:
+            raise ApiError(400, f"logit_bias: token {unknown[0]} is not in the vocabulary", param="logit_bias")
+
+    def _mixture(self, body: Common, key: Key) -> tuple[Mixture, ProxyReport | None]:
+        """Which models speak, and what is told of it where `proxy` was given."""
+        options = body.proxy or ProxyOptions()
+        pairs: tuple[str, ...] = ()
+        steering: tuple[Steering, ...] = ()
+        if body.model == self.config.name:
+            steered_by = self.config.steered_by
+            pairs = options.pairs or ((steered_by,) if steered_by else ())
+            steering = tuple(self._steering(name, options.alpha, key) for name in dict.fromkeys(pairs))
+        elif body.model not in self.config.models:
+            names = ", ".join((self.config.name, *self.config.models))
+            raise ApiError(
+                404, f"model {body.model!r} is not served; there are {names}", param="model", code="model_not_found"
+            )
+        elif options.pairs or options.alpha is not None:
+            raise ApiError(400, f"proxy: {body.model!r} speaks alone; ask {self.config.name!r}", param="proxy")
+        lead = self.config.base if body.model == self.config.name else body.model
+        report = ProxyReport(pairs, tuple(one.alpha for one in steering), options.candidates is not None)
+        return Mixture(lead, steering), report if body.proxy else None
+
+    def _steering(self, name: str, alpha: Alpha | None, key: Key) -> Steering:
+        pair = self.config.pairs.get(name)
+        if pair is None:
+            names = ", ".join(self.config.pairs) or "none"
+            raise ApiError(
+                400, f"pair {name!r} is not served; there are: {names}", param="proxy.pair", code="pair_not_found"
+            )
+        alpha = pair.alpha if alpha is None else alpha
+        _check_permission(key, name, alpha)
+        return Steering(pair.expert, pair.antiexpert, alpha)
+
+    def _echoes(self, body: CompletionBody, rows: Sequence[tuple[int, ...]]) -> dict[int, str]:
+        """The prompts' texts by choice."""
+        given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        texts = [one for one in given if isinstance(one, str)] or [self.prompts.text(row) for row in rows]
+        n = body.n or 1
+        return {place * n + number: text for place, text in enumerate(texts) for number in range(n)}
+
+
+def _check_permission(key: Key, pair: str, alpha: Alpha) -> None:
+    """Raise a 403 unless the key may steer with this pair, so strongly."""
+    allowed = key.pairs is None or pair in key.pairs
+    if not allowed:
+        raise _forbidden(f"key {key.name} may not use the pair {pair!r}")
+    if isinstance(alpha, str):
+        if not key.adaptive:
+            raise _forbidden(f"key {key.name} may not use an adaptive alpha; give a number")
+    elif key.alphas is not None and not key.alphas[0] <= alpha <= key.alphas[1]:
+        raise _forbidden(f"key {key.name} may use alphas from {key.alphas[0]:g} to {key.alphas[1]:g}, not {alpha:g}")
+
+
+def _forbidden(message: str) -> ApiError:
+    return ApiError(403, message, headers={"WWW-Authenticate": 'Bearer realm="earnest", error="insufficient_scope"'})
+
+
+def _seed() -> int:
+    return secrets.randbits(62)

@@ -1,0 +1,213 @@
+"""One request under way: its choices run, told as they come or at the end, counted, traced, and cleared away.
+
+A turn ends exactly once, however it ends: finished, refused, timed out, lost, or left by its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from earnest.decoding.requests import Chunk, Usage
+from serve.answers import Json, joined, plain, usage_of
+from serve.config import Key
+from serve.errors import ApiError
+from serve.metrics import Metrics
+from serve.orders import Order
+from serve.quota import Quota
+from serve.running import run
+from serve.seam import EnsembleHandle
+from serve.traces import Told, Tracer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+
+
+class LeftError(Exception):
+    """The client is gone; nobody hears an answer."""
+
+
+class Turn:
+    """An order of one key, run by an ensemble."""
+
+    def __init__(
+        self, order: Order, key: Key, route: str, *, metrics: Metrics, quota: Quota, tracer: Tracer | None
+    ) -> None:
+        self._order, self._key, self._route = order, key, route
+        self._metrics, self._quota, self._tracer = metrics, quota, tracer
+        self._head = {
+            "id": f"{'chatcmpl' if order.shape.kind.startswith('chat') else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": order.model,
+        }
+        self._usages: list[Usage] = []
+        self._kept: list[list[Chunk]] = [[] for _ in order.requests] if tracer else []
+        self._began_ns = time.time_ns()
+
+    async def whole(self, ensemble: EnsembleHandle, timeout_s: float) -> Json:
+        """The answer at its end. Raises ApiError."""
+        chunks: list[list[Chunk]] = [[] for _ in self._order.requests]
+        async with aclosing(self._chunks(ensemble, timeout_s)) as found:
+            async for index, chunk in found:
+                chunks[index].append(chunk)
+        choices = []
+        for index, own in enumerate(chunks):
+            chunk = joined(own)
+            choices.append(self._told(self._order.shape.whole(index, chunk), index, chunk))
+        return {**self._head, "object": self._order.shape.kind, "choices": choices, "usage": self._usage()}
+
+    async def events(self, ensemble: EnsembleHandle, timeout_s: float, with_usage: bool) -> AsyncGenerator[bytes, None]:
+        """The answer as server-sent events. Raises ApiError before the first one; later errors are the last event."""
+        shape, begun = self._order.shape, False
+        try:
+            async with aclosing(self._chunks(ensemble, timeout_s)) as found:
+                async for index, chunk in found:
+                    if not begun:
+                        begun = True
+                        yield b"".join(self._event([one], with_usage) for one in self._openings())
+                    if chunk.text or chunk.last or chunk.logprobs or chunk.accounts:
+                        yield self._event([self._told(shape.piece(index, chunk), index, chunk)], with_usage)
+            if with_usage:
+                yield self._event([], with_usage, self._usage())
+            yield DONE
+        except ApiError as error:
+            if not begun:
+                raise
+            self._metrics.broke(error.code or str(error.status))
+            yield error.event()
+        except Exception:  # the status is sent, so only an event can say that this was not the end
+            if not begun:
+                raise
+            log.exception("a stream broke")
+            self._metrics.broke("internal_error")
+            yield ApiError(500, "internal error; this is not the end of the text").event()
+
+    def _openings(self) -> list[Json]:
+        every = (self._order.shape.opening(index) for index in range(len(self._order.requests)))
+        return [one for one in every if one is not None]
+
+    def _event(self, choices: list[Json], with_usage: bool, usage: Json | None = None) -> bytes:
+        piece = {**self._head, "object": self._order.shape.stream_kind, "choices": choices}
+        if with_usage:
+            piece["usage"] = usage
+        return b"data: " + json.dumps(piece, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+    def _told(self, choice: Json, index: int, chunk: Chunk) -> Json:
+        report = self._order.report
+        return choice if report is None else choice | {"proxy": report.of(index, chunk)}
+
+    def _usage(self) -> Json:
+        return usage_of(self._order.prompts, self._usages, self._order.report is not None)
+
+    async def _chunks(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[tuple[int, Chunk], None]:
+        """All choices' chunks, with the books kept."""
+        key, model, failed = self._key, self._order.model, "left by the client"
+        self._quota.enter(key)
+        try:
+            begun = False
+            async with aclosing(run(ensemble, self._order.requests, timeout_s)) as found:
+                async for index, chunk in found:
+                    if not begun:
+                        begun = True
+                        read = sum(self._order.prompts)
+                        self._quota.pay(key, read)
+                        self._metrics.read(key.name, model, read)
+                    self._note(index, chunk)
+                    yield index, chunk
+            failed = ""
+        except Exception as error:
+            failed = str(error)
+            raise
+        finally:
+            self._quota.leave(key)
+            if self._tracer is not None:
+                self._tracer.offer(self._trace(failed or None))
+
+    def _note(self, index: int, chunk: Chunk) -> None:
+        self._quota.pay(self._key, len(chunk.ids))
+        self._metrics.written(self._key.name, self._order.model, len(chunk.ids))
+        if chunk.usage is not None:
+            self._usages.append(chunk.usage)
+            self._metrics.finished(self._order.model, chunk.usage)
+        if self._tracer is not None:
+            self._kept[index].append(chunk)
+
+    def _trace(self, failed: str | None) -> Told:
+        """What a trace shows: settings and steering, texts as token ids, accounts where they were asked for."""
+        request = self._order.requests[0]
+        choices = [joined(own) for own in self._kept if own]
+        return Told(
+            self._route,
+            inputs={"prompts": [list(one.prompt) for one in self._order.requests], "mixture": plain(request.mixture)},
+            outputs={"texts": [one.text for one in choices], "accounts": [plain(one.accounts) for one in choices]},
+            attributes={
+                "id": self._head["id"],
+                "model": self._order.model,
+                "key": self._key.name,
+                "alpha": plain(tuple(one.alpha for one in request.mixture.steering)),
+                "max_tokens": request.max_tokens,
+                "sampling": request.sampling.model_dump(mode="json"),
+                "usage": self._usage(),
+            },
+            failed=failed,
+            began_ns=self._began_ns,
+            ended_ns=time.time_ns(),
+        )
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, the first of them known; whatever happens to the client, the rest is closed."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], first: bytes) -> None:
+        self._events = events
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._from(first), headers=headers)
+
+    @classmethod
+    async def begun(cls, events: AsyncGenerator[bytes, None]) -> EventStream:
+        """A stream once its first event is there. Raises what prevents it."""
+        return cls(events, await anext(events))
+
+    async def _from(self, first: bytes) -> AsyncGenerator[bytes, None]:
+        yield first
+        async for event in self._events:
+            yield event
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it all."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+async def unless_left(receive: Receive, work: Callable[[], Awaitable[T]]) -> T:
+    """What `work` gives; it is cancelled when the client goes away. Raises LeftError then."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work()), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise LeftError
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
