@@ -45,6 +45,9 @@ def finish(store: Store, plan: Plan, digest: str, scores: Scores, rows: list[tup
             "prompt_hash": [f"hash of {name}" for name in ids],
             "prediction": predictions,
             "correct": pa.array(correct, pa.bool_()),
+            "score": pa.array([None if right is None else float(right) for right in correct], pa.float64()),
+            "nats": [1.0] * len(ids),
+            "tokens": [2] * len(ids),
         }
     )
     with store.publish("evaluate", digest, plan.steps[digest].spec, {"seconds": 2.5}) as folder:

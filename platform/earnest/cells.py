@@ -1,4 +1,4 @@
-"""From finished steps to rows: every cell of a plan with its size, its scores and its comparison with dense.
+"""From finished steps to rows: every cell of a plan with its size, its scores, its comparison with dense, its gains.
 
 Reads what the store holds and computes nothing that needs a model. What is missing is said, never filled in: a task
 that failed or did not run stands in `failures` with the reason.
@@ -12,24 +12,35 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from earnest.plan import COMPRESS, EVALUATE, Cell, Plan, Step, method_fields
-from earnest.records import CellRecord, Comparison, Estimate, Manifest, Scores
-from earnest.statistics import paired
+from earnest.records import CellRecord, Comparison, Estimate, Gain, Manifest, Scores, Steered
+from earnest.statistics import gaps, paired
+from earnest.statistics.paired import Sums
 from earnest.store import Store
 
 NOT_FINISHED = "not finished"
 _COLUMNS = ("id", "prompt_hash", "prediction", "correct")
+# Headlines that are a ratio of sums over samples, and not the mean of their scores.
+RATIOS = {"true": ("true", "well_formed"), "token_perplexity": ("nats", "tokens")}
+EXPONENTIAL = frozenset({"token_perplexity"})
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a subject said to one sample, and whether it was right where right and wrong exist."""
+    """What a subject said to one sample, and whether it was right where right and wrong exist.
+
+    `above` and `below` are what the sample adds above and below the line of the headline; it adds nothing where `above`
+    is None.
+    """
 
     prompt_hash: str
     prediction: str
     correct: bool | None
+    above: float | None = None
+    below: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,10 @@ def _read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
 
 def _read_evaluation(store: Store, digest: str) -> Evaluated:
     scores = Scores.model_validate_json(store.read_file(EVALUATE, digest, "scores.json"))
-    table = pq.read_table(io.BytesIO(store.read_file(EVALUATE, digest, "samples.parquet")), columns=list(_COLUMNS))
-    ids, *columns = (table[column].to_pylist() for column in _COLUMNS)
+    sums = RATIOS.get(scores.headline, ("score",))
+    content = io.BytesIO(store.read_file(EVALUATE, digest, "samples.parquet"))
+    table = pq.read_table(content, columns=[*_COLUMNS, *sums])
+    ids, *columns = (table[column].to_pylist() for column in (*_COLUMNS, *sums))
     answers = (Answer(*row) for row in zip(*columns, strict=True))
     return Evaluated(scores, dict(zip(ids, answers, strict=True)))
 
@@ -83,8 +96,8 @@ def _record(
     failures: Mapping[str, str],
 ) -> CellRecord:
     dense = plan.cells[0]
-    mine = {task: evaluated[digest] for task, digest in cell.evaluate.items() if digest in evaluated}
-    theirs = {task: evaluated[digest] for task, digest in dense.evaluate.items() if digest in evaluated}
+    mine = _finished(cell, evaluated)
+    theirs = _finished(dense, evaluated)
     steps = {**({"compress": cell.compress} if cell.compress else {}), **cell.evaluate}
     compress = plan.steps[cell.compress] if cell.compress else None
     manifest = _manifest(store, cell.compress) if cell.compress in finished else None
@@ -101,14 +114,21 @@ def _record(
         nominal_bits=getattr(cell.method, "bits", None),
         method_spec={**method_fields(cell.method), "calibration": compress.spec["calibration"] if compress else None},
         seed=cell.seed,
+        steering=_steered(cell, plan),
         size=manifest.size if manifest else None,
         scores={task: found.scores for task, found in mine.items()},
         comparisons=_comparisons(mine, theirs) if cell.key != dense.key else {},
+        gains=_gains(cell, plan, evaluated) if cell.steering else {},
         failures={name: failures.get(d, NOT_FINISHED) for name, d in steps.items() if d not in finished},
         seconds=_seconds(plan, store, {name: d for name, d in steps.items() if d in finished}),
         steps=steps,
         datasets={name: _dataset(plan.steps[d]) for name, d in steps.items() if _dataset(plan.steps[d])},
     )
+
+
+def _finished(cell: Cell, evaluated: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
+    """A cell's finished evaluations by task."""
+    return {task: evaluated[digest] for task, digest in cell.evaluate.items() if digest in evaluated}
 
 
 def _manifest(store: Store, digest: str) -> Manifest:
@@ -175,3 +195,59 @@ def _flips(pairs: Sequence[tuple[Answer, Answer]]) -> Estimate | None:
     correct = [[answer.correct for answer in answers] for answers in (before, after)]
     texts = [[answer.prediction for answer in answers] for answers in (before, after)]
     return paired.flips(*correct, *texts)
+
+
+# --- what a pair gains ----------------------------------------------------------------------------------------------
+
+
+def _steered(cell: Cell, plan: Plan) -> Steered | None:
+    if cell.steering is None or cell.base is None:
+        return None
+    expert, anti = cell.steering.expert, cell.steering.antiexpert
+    return Steered(
+        pair=cell.steering.name,
+        expert=expert.name,
+        expert_digest=expert.digest,
+        antiexpert=anti.name if anti else None,
+        antiexpert_digest=anti.digest if anti else None,
+        alpha=cell.steering.alpha,
+        base=cell.base,
+        target=next((other.model for other in plan.cells if other.key == cell.target), None),
+    )
+
+
+def _gains(cell: Cell, plan: Plan, evaluated: Mapping[str, Evaluated]) -> dict[str, Gain]:
+    """Every task of a steered cell against the same cell without the pair, where both are finished."""
+    cells = {other.key: _finished(other, evaluated) for other in plan.cells if other.steering is None}
+    dense = next(other.key for other in plan.cells if other.model == cell.model and other.compress is None)
+    base, mine = cells[str(cell.base)], _finished(cell, evaluated)
+    found = {}
+    for task in mine:
+        goals = [None if key is None else cells[key].get(task) for key in (cell.target, dense)]
+        if task in base and (gain := gain_of(base[task], mine[task], *goals)) is not None:
+            found[task] = gain
+    return found
+
+
+def gain_of(base: Evaluated, steered: Evaluated, target: Evaluated | None, dense: Evaluated | None) -> Gain | None:
+    """What a pair gained on the samples that all have a score for; None where they were asked different prompts.
+
+    `dense` is the base itself where nothing was compressed, and then nothing is won back.
+    """
+    goals = [goal for goal in (target, dense) if goal is not None]
+    if any(other.prompts != base.prompts for other in (steered, *goals)):
+        return None
+    known = [key for key in base.answers if all(e.answers[key].above is not None for e in (base, steered, *goals))]
+    start, reached = _headline(base, known), _headline(steered, known)
+    return Gain(
+        difference=gaps.difference(start, reached),
+        gap_closed=gaps.share_closed(start, reached, _headline(target, known)) if target else None,
+        won_back=gaps.share_closed(start, reached, _headline(dense, known)) if dense and dense is not base else None,
+    )
+
+
+def _headline(evaluated: Evaluated, samples: Sequence[str]) -> gaps.Headline:
+    """The headline metric as sums over some samples."""
+    answers = [evaluated.answers[key] for key in samples]
+    sums = Sums(np.array([a.above for a in answers], dtype=float), np.array([a.below for a in answers], dtype=float))
+    return gaps.Headline(sums, evaluated.scores.headline in EXPONENTIAL)

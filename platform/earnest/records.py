@@ -154,8 +154,42 @@ class Comparison(Record):
     kl: Estimate | None = None
 
 
+class Steered(Record):
+    """What steers a cell's model: a pair, how strongly, the same cell without it, and the directly tuned model.
+
+    `base` is that cell's key, `target` the model that gaps are measured against.
+    """
+
+    pair: str
+    expert: str
+    expert_digest: str
+    antiexpert: str | None
+    antiexpert_digest: str | None
+    alpha: float | Literal["adaptive"]
+    base: str
+    target: str | None
+
+    @property
+    def label(self) -> str:
+        """As in "tuned α 0.5"."""
+        return f"{self.pair} α {self.alpha if isinstance(self.alpha, str) else format(self.alpha, 'g')}"
+
+
+class Gain(Record):
+    """One task of a steered cell against the same model without the pair, on the same samples.
+
+    `difference` is steered − base. `gap_closed` is (steered − base) ÷ (target − base), and `won_back`, for a compressed
+    base, (steered − base) ÷ (dense − base): the share of what compression cost. Each is None where there is nothing to
+    compare with, or where the gap itself is not shown (its 95 % interval holds 0).
+    """
+
+    difference: Estimate
+    gap_closed: Estimate | None = None
+    won_back: Estimate | None = None
+
+
 class CellRecord(Record):
-    """One row as a user reads it: model × compression × seed, with all its tasks."""
+    """One row as a user reads it: model × compression × seed, steered or not, with all its tasks."""
 
     key: str
     sweep: str
@@ -168,9 +202,11 @@ class CellRecord(Record):
     nominal_bits: int | None = None
     method_spec: dict[str, Any]
     seed: int
+    steering: Steered | None = None
     size: Size | None = None
     scores: dict[str, Scores] = Field(default_factory=dict)
     comparisons: dict[str, Comparison] = Field(default_factory=dict)
+    gains: dict[str, Gain] = Field(default_factory=dict)
     failures: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     steps: dict[str, str] = Field(default_factory=dict)
@@ -178,8 +214,18 @@ class CellRecord(Record):
 
     @property
     def label(self) -> str:
-        """Method and nominal ratio, as in "wanda 50%"."""
+        """Method and nominal ratio, as in "wanda 50%", and what steers it, as in "wanda 50% + tuned α 1"."""
+        return self.base_label + self.steering_label
+
+    @property
+    def base_label(self) -> str:
+        """Method and nominal ratio alone."""
         return self.method if self.family == "dense" else f"{self.method} {self.nominal}"
+
+    @property
+    def steering_label(self) -> str:
+        """As in " + tuned α 1"; empty where nothing steers."""
+        return f" + {self.steering.label}" if self.steering else ""
 
     @property
     def saved(self) -> float:
@@ -191,7 +237,7 @@ class CellRecord(Record):
         """The line this cell is a point of: cells that differ only in sparsity, bits or seed share one.
 
         "wanda", "wanda 2:4", "sparsegpt + 4 bits", "gptq g32": N:M patterns of equal sparsity save equal bytes, so
-        on one line they would stand above each other.
+        on one line they would stand above each other. Steered cells have lines of their own: "wanda + tuned α 1".
         """
         spec, pattern = self.method_spec, self.method_spec.get("pattern") or {}
         parts = [self.method]
@@ -202,7 +248,8 @@ class CellRecord(Record):
         if spec.get("bits") and spec.get("group_size", -1) != -1:
             parts.append(f"g{spec['group_size']}")
         options = ("symmetric", "act_order", "static_groups", "true_sequential")
-        return " ".join(parts + [option.replace("_", "-") for option in options if spec.get(option)])
+        parts += [option.replace("_", "-") for option in options if spec.get(option)]
+        return " ".join(parts) + self.steering_label
 
 
 def canonical(value: Any) -> str:

@@ -1,0 +1,94 @@
+"""How far something got on the way from one score to another: gap closed, and what is won back.
+
+All scores of one quotient are drawn together: every bootstrap sample takes the same samples of each subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from earnest.records import Estimate
+from earnest.statistics.intervals import RESAMPLES, Floats, estimate, ratio, resamples
+from earnest.statistics.paired import Sums
+
+KEPT = 2**22  # draws of so many samples are made once and kept
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A headline metric over samples: a ratio of sums, or exp of it, as perplexity is."""
+
+    sums: Sums
+    exponential: bool = False
+
+    @property
+    def value(self) -> float:
+        """The metric on all samples."""
+        return float(self._of(self.sums.numerators.sum(), self.sums.denominators.sum()))
+
+    @property
+    def replicates(self) -> Floats:
+        """The metric in each bootstrap sample."""
+        columns = np.stack([self.sums.numerators, self.sums.denominators], axis=1)
+        drawn = np.concatenate([counts @ columns for counts in _counts(len(columns))])  # [draws, 2]
+        return self._of(drawn[:, 0], drawn[:, 1])
+
+    def _of(self, numerator: Floats, denominator: Floats) -> Floats:
+        value = ratio(numerator, denominator)
+        return np.exp(value) if self.exponential else value
+
+
+def difference(start: Headline, reached: Headline) -> Estimate:
+    """How much higher `reached` is than `start`, with a paired bootstrap.
+
+    Raises:
+        ValueError: the two have different numbers of samples.
+    """
+    n = _common_count(start, reached)
+    return estimate(reached.value - start.value, reached.replicates - start.replicates, n)
+
+
+def share_closed(start: Headline, reached: Headline, goal: Headline) -> Estimate | None:
+    """(reached − start) ÷ (goal − start), with a paired bootstrap.
+
+    None where no gap is shown: where the 95 % interval of goal − start holds 0, its quotient would be noise. The few
+    draws in which the gap is exactly 0 count as 0.
+
+    Raises:
+        ValueError: the three have different numbers of samples.
+    """
+    n = _common_count(start, reached, goal)
+    gap = difference(start, goal)
+    if gap.low is None or gap.high is None or gap.low <= 0 <= gap.high:
+        return None
+    before = start.replicates
+    value = (reached.value - start.value) / (goal.value - start.value)
+    return estimate(value, ratio(reached.replicates - before, goal.replicates - before), n)
+
+
+def _common_count(*headlines: Headline) -> int:
+    sizes = {len(headline.sums.numerators) for headline in headlines}
+    if len(sizes) != 1:
+        raise ValueError(f"gap: {sorted(sizes)} samples; align all subjects by sample id first")
+    return sizes.pop()
+
+
+def _counts(n: int) -> Iterator[Floats]:
+    """How often each of `n` samples is drawn in each bootstrap sample [some, n]."""
+    return iter(_kept_counts(n)) if RESAMPLES * n <= KEPT else _drawn_counts(n)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(n: int) -> tuple[Floats, ...]:
+    return tuple(_drawn_counts(n))
+
+
+def _drawn_counts(n: int) -> Iterator[Floats]:
+    for draw in resamples(n):
+        rows = np.arange(len(draw))[:, None] * n
+        counts = np.bincount((draw + rows).ravel(), minlength=len(draw) * n)
+        yield counts.reshape(len(draw), n).astype(np.float64)
