@@ -175,16 +175,21 @@ class ProxyReport:
 
 
 def usage_of(prompts: Sequence[int], usages: Sequence[Usage], told: bool) -> Json:
-    """What the request took, all choices together; `told` adds how it was drafted and how long it waited.
+    """What a finished request took, all choices together; `told` adds how it was drafted and how long it took.
 
-    `prompts` are the tokens of each distinct prompt: like OpenAI, several choices of one prompt count it once.
+    Args:
+        prompts: tokens of each distinct prompt. Like OpenAI, several choices of one prompt count it once; what the
+            first of them found in the prefix cache is what the cache saved.
+        usages: one per choice, in order.
+        told: whether the extension was asked for.
     """
     completion = sum(usage.completion_tokens for usage in usages)
+    n = max(1, len(usages) // len(prompts))
     found: Json = {
         "prompt_tokens": sum(prompts),
         "completion_tokens": completion,
         "total_tokens": sum(prompts) + completion,
-        "prompt_tokens_details": {"cached_tokens": min(sum(prompts), sum(usage.cached_tokens for usage in usages))},
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in usages[::n])},
     }
     if told:
         found["proxy"] = {name: sum(getattr(usage, name) for usage in usages) for name in DRAFTING} | {

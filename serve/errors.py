@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES = {
-    401: "invalid_api_key", 403: "permission_denied", 404: "not_found", 405: "method_not_allowed",
+    400: "invalid_value", 401: "invalid_api_key", 403: "permission_denied", 404: "not_found", 405: "method_not_allowed",
     413: "request_too_large", 429: "rate_limit_exceeded", 500: "internal_error", 503: "overloaded", 504: "timeout",
 }  # fmt: skip
 
@@ -83,29 +83,37 @@ async def _answer_http(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    deepest: dict[str, Mapping[str, Any]] = {}
+    broken: dict[str, list[Mapping[str, Any]]] = {}
     for problem in error.errors():
         if problem["type"] == "json_invalid":
             return ApiError(400, "the body is not valid JSON", code="invalid_json").response()
-        # Of a union every alternative complains; the one that got furthest is the one that was meant.
-        param = str(next(iter(problem["loc"][1:]), ""))
-        if param not in deepest or len(problem["loc"]) > len(deepest[param]["loc"]):
-            deepest[param] = problem
-    message = "; ".join(_said(problem) for problem in list(deepest.values())[:3])
-    return ApiError(400, message, param=next(iter(deepest)) or None, code="invalid_value").response()
+        broken.setdefault(str(next(iter(problem["loc"][1:]), "")), []).append(problem)
+    message = "; ".join(_said(problems) for problems in list(broken.values())[:3])
+    return ApiError(400, message, param=next(iter(broken)) or None, code="invalid_value").response()
 
 
-def _said(problem: Mapping[str, Any]) -> str:
-    """One broken rule in words; the value is shown where it is short."""
-    where = ".".join(str(part) for part in problem["loc"][1:] if not _names_a_type(part))
-    where = f"{where}: " if where else ""
-    if problem["type"] == "none_required":
-        return f"{where}not supported by this server; leave it out"
-    if problem["type"] == "extra_forbidden":
-        return f"{where}no such parameter; leave it out"
-    value = problem.get("input")
+def _said(problems: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with one parameter, in words; its value is shown where it is short.
+
+    Of a union every alternative complains. The one that was meant got past the types, or else furthest; where several
+    got equally far, each of them would do.
+    """
+    meant = max(map(_got, problems))
+    first, *others = [problem for problem in problems if _got(problem) == meant]
+    where = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part)) or "body"
+    if first["type"] == "none_required":
+        return f"{where}: not supported by this server; leave it out"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: no such parameter; leave it out"
+    rules = dict.fromkeys(str(one["msg"]).removeprefix("Value error, ") for one in (first, *others))
+    value = first.get("input")
     shown = f"{value!r}: " if isinstance(value, str | int | float) and len(str(value)) <= 80 else ""
-    return where + shown + str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {shown}" + " or ".join(rules)
+
+
+def _got(problem: Mapping[str, Any]) -> tuple[bool, int]:
+    kind = problem["type"]
+    return not (kind.endswith("_type") or kind == "literal_error"), len(problem["loc"])
 
 
 def _names_a_type(part: str | int) -> bool:

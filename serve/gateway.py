@@ -27,6 +27,7 @@ from serve.prompts import Prompts
 from serve.quota import Quota
 from serve.replies import ChatReply, CompletionReply, ErrorReply, ModelReply, ModelsReply, StateReply
 from serve.running import lost
+from serve.schema import openapi
 from serve.seam import EnsembleHandle, EnsembleLostError
 from serve.tokens import TokenTexts
 from serve.traces import Tracer
@@ -106,6 +107,7 @@ def make_app(config: Config, ensemble: EnsembleHandle, *, replica: str = "") -> 
     _add_completions(app, gateway)
     _add_models(app, gateway)
     _add_state(app, gateway)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 

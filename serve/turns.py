@@ -51,7 +51,7 @@ class Turn:
             "created": int(time.time()),
             "model": order.model,
         }
-        self._usages: list[Usage] = []
+        self._usages: dict[int, Usage] = {}
         self._kept: list[list[Chunk]] = [[] for _ in order.requests] if tracer else []
         self._began_ns = time.time_ns()
 
@@ -108,7 +108,8 @@ class Turn:
         return choice if report is None else choice | {"proxy": report.of(index, chunk)}
 
     def _usage(self) -> Json:
-        return usage_of(self._order.prompts, self._usages, self._order.report is not None)
+        usages = [self._usages[index] for index in sorted(self._usages)]
+        return usage_of(self._order.prompts, usages, self._order.report is not None)
 
     async def _chunks(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[tuple[int, Chunk], None]:
         """All choices' chunks, with the books kept."""
@@ -138,7 +139,7 @@ class Turn:
         self._quota.pay(self._key, len(chunk.ids))
         self._metrics.written(self._key.name, self._order.model, len(chunk.ids))
         if chunk.usage is not None:
-            self._usages.append(chunk.usage)
+            self._usages[index] = chunk.usage
             self._metrics.finished(self._order.model, chunk.usage)
         if self._tracer is not None:
             self._kept[index].append(chunk)
