@@ -264,16 +264,14 @@ class Batcher:
     def _append(self, text: Text, verdict: Verdict) -> Chunk:
         """The proposals up to the first wrong one, and one token more; what all members have read of it stays known."""
         row, before, unread = text.row, len(text.row.ids), text.row.ids[-1:]
+        right = shared(verdict.proposed, verdict.tokens)
         taken = 0
-        for token, logprobs in zip(verdict.tokens, verdict.logprobs, strict=True):
-            self._reader.append(row, token, logprobs)
+        while taken <= right and row.finish is None:
+            self._reader.append(row, verdict.tokens[taken], verdict.logprobs[taken])
             taken += 1
-            if row.finish is not None or taken > len(verdict.proposed) or token != verdict.proposed[taken - 1]:
-                break
-        right = verdict.proposed[: taken - 1]
         for name in text.reads:
-            self._seats.known(name, text.seat).extend([*unread, *right])
-        self._learn(text, len(verdict.proposed), len(right))
+            self._seats.known(name, text.seat).extend([*unread, *verdict.proposed[: taken - 1]])
+        self._learn(text, len(verdict.proposed), min(taken, right), taken)
         fresh = tuple(row.ids[before:])
         piece = text.wrote(fresh)
         return Chunk(
@@ -285,11 +283,11 @@ class Batcher:
             usage=None if row.finish is None else text.usage(),
         )
 
-    def _learn(self, text: Text, proposed: int, right: int) -> None:
+    def _learn(self, text: Text, proposed: int, right: int, taken: int) -> None:
         text.saw(proposed, right)
         if proposed:
             self._usual[text.drafter or ""].saw(proposed, right)
-        self._done["tokens"] += right + 1
+        self._done["tokens"] += taken
         self._done["drafted"] += proposed
         self._done["accepted"] += right
 

@@ -34,11 +34,16 @@ class Acceptance:
         return self.accepted / self.tried
 
     def heir(self) -> Acceptance:
-        """What a new text may expect: the same rate, soon unlearnt."""
-        return Acceptance(PRIOR_TRIED * self.rate, PRIOR_TRIED)
+        """What a new text may expect: half of what others saw, half hope, soon unlearnt."""
+        hope = PRIOR_ACCEPTED / PRIOR_TRIED
+        return Acceptance(PRIOR_TRIED * (self.rate + hope) / 2, PRIOR_TRIED)
 
     def saw(self, proposed: int, accepted: int) -> None:
-        """Learn from one verification."""
+        """Learn from one verification; where nothing is proposed, what was learnt fades, so that it is tried again."""
+        if not proposed:
+            self.accepted = MEMORY * self.accepted + (1 - MEMORY) * PRIOR_ACCEPTED
+            self.tried = MEMORY * self.tried + (1 - MEMORY) * PRIOR_TRIED
+            return
         self.accepted = MEMORY * self.accepted + accepted
         self.tried = MEMORY * self.tried + min(proposed, accepted + 1)
 

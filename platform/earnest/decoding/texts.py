@@ -96,8 +96,7 @@ class Text:
         self.rounds += 1
         self.drafted += proposed
         self.accepted += right
-        if proposed:
-            self.acceptance.saw(proposed, right)
+        self.acceptance.saw(proposed, right)
 
     def wrote(self, fresh: Sequence[int]) -> str:
         """What may be shown now that `fresh` tokens were appended to the row."""
