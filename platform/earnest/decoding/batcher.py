@@ -32,10 +32,14 @@ MOST_TO_WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a batch: texts waiting at most, and tokens of prompts read between two steps."""
+    """What bounds a batch: texts waiting at most, and tokens of prompts read between two steps.
+
+    `proposals` fixes how many tokens are proposed at once; None follows the clock and what is accepted.
+    """
 
     waiting: int = 256
     prefill: int = 512
+    proposals: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Batcher:
         self._tokenizer = tokenizer
         self._limits = limits or Limits()
         self._seats = Seats(self._members)
-        self._rounds = Rounds(self._members, self._seats, Mixer(tokenizer, [member.vocabulary for member in members]))
+        mixer = Mixer(tokenizer, [member.vocabulary for member in members])
+        self._rounds = Rounds(self._members, self._seats, mixer, self._limits.proposals)
         self._reader = Reader(tokenizer, ends)
         self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
         self._lock = threading.Lock()

@@ -61,10 +61,11 @@ class Verdict:
 
 
 class Rounds:
-    """Moves texts on, all of them together."""
+    """Moves texts on, all of them together; with `proposals` a fixed number of tokens is proposed at once."""
 
-    def __init__(self, members: Mapping[str, Member], seats: Seats, mixer: Mixer) -> None:
+    def __init__(self, members: Mapping[str, Member], seats: Seats, mixer: Mixer, proposals: int | None = None) -> None:
         self._members, self._seats, self._mixer = members, seats, mixer
+        self._proposals = proposals
         self._pace = Pace()
 
     def advance(self, texts: Sequence[Text]) -> dict[Text, Verdict]:
@@ -89,7 +90,9 @@ class Rounds:
     def _wanted(self, drafter: str | None, texts: Sequence[Text]) -> dict[Text, int]:
         """How many tokens to propose for each text; the last token that may be written is never proposed."""
         able = [text for text in texts if text.request.draft]
-        most = self._pace.proposals([text.acceptance.rate for text in able], drafted=drafter is not None)
+        most = self._proposals
+        if most is None:
+            most = self._pace.proposals([text.acceptance.rate for text in able], drafted=drafter is not None)
         return {text: max(0, min(most, text.left - 1)) if text.request.draft else 0 for text in texts}
 
     def _draft(self, name: str, wanted: Mapping[Text, int], proposals: dict[Text, tuple[int, ...]]) -> Thoughts:

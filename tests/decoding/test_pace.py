@@ -1,0 +1,63 @@
+"""How many tokens are proposed follows what is accepted and what it costs."""
+
+import pytest
+
+from earnest.decoding.fair_queue import FairQueue
+from earnest.decoding.lookup import Lookup
+from earnest.decoding.pace import Acceptance, Line, Pace
+
+
+def paced(draft: float, fixed: float, each: float) -> Pace:
+    """A pace that has measured a drafting step, and verifications of 1 to 8 tokens."""
+    pace = Pace()
+    for n in range(1, 9):
+        pace.draft.saw(1, draft)
+        pace.verify.saw(n, fixed + each * n)
+    return pace
+
+
+def test_a_line_finds_what_is_fixed_and_what_each_costs() -> None:
+    line = Line()
+    for n in (1, 5, 3, 9, 2):
+        line.saw(n, 0.004 + 0.0005 * n)
+    assert line.fit == pytest.approx((0.004, 0.0005))
+
+
+@pytest.mark.parametrize(("a", "c"), [(0.9, 0.1), (0.7, 0.2), (0.5, 0.05)])
+def test_a_single_text_gets_the_number_of_the_paper(a: float, c: float) -> None:
+    """Theorem 3.8 of arXiv 2211.17192 with a drafting step at c of a verification; ours drafts one step more."""
+    speed = {n: (1 - a ** (n + 1)) / (1 - a) / (1 + (n + 1) * c) for n in range(13)}
+    assert paced(c, 1.0, 0.0).proposals([a], drafted=True) == max(speed, key=speed.__getitem__)
+
+
+def test_nothing_is_proposed_where_it_does_not_pay() -> None:
+    assert paced(draft=1.0, fixed=1.0, each=0.0).proposals([0.5], drafted=True) == 0
+    assert paced(draft=0.1, fixed=0.0, each=1.0).proposals([0.8] * 8, drafted=True) == 0
+    assert paced(draft=0.1, fixed=1.0, each=0.0).proposals([0.02], drafted=True) == 0
+
+
+def test_a_text_whose_drafts_failed_is_given_another_chance() -> None:
+    acceptance = Acceptance()
+    for _ in range(50):
+        acceptance.saw(4, 0)
+    low = acceptance.rate
+    for _ in range(100):
+        acceptance.saw(0, 0)
+    assert low < 0.1 < 0.6 < acceptance.rate
+
+
+def test_owners_take_turns_and_keep_their_order() -> None:
+    queue = FairQueue[int]()
+    for owner, item in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5), ("b", 6)]:
+        queue.put(owner, item)
+    queue.drop("a", 2)
+    assert [queue.get() for _ in range(len(queue))] == [1, 4, 5, 3, 6]
+
+
+def test_looking_up_proposes_what_followed_last() -> None:
+    lookup = Lookup()
+    lookup.grow([1, 2, 3, 7, 8, 1, 2, 3, 9, 1, 2])
+    assert lookup.propose(4) == ()
+    lookup.grow([3])
+    assert lookup.propose(4) == (9, 1, 2, 3)
+    assert lookup.propose(0) == ()
