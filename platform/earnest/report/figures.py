@@ -1,4 +1,5 @@
-"""The figures: what each metric claims (`claims.py`), scores as curves (`panels.py`), and the map of domains.
+"""The figures: what each metric claims (`claims.py`), scores as curves (`panels.py`), what pairs gain (`steering.py`),
+and the map of domains.
 
 Each function draws one figure from a survey; `draw_figures` writes them all. One colour per method everywhere, names
 at the ends of lines, 95 % intervals as bands, and a shaded band where a score still matches dense.
@@ -18,8 +19,10 @@ from matplotlib.figure import Figure
 
 from earnest.palette import ink
 from earnest.report.claims import claims_figure
+from earnest.report.gains import Gains
 from earnest.report.ink import PAPER, STYLE, TEXT, save
 from earnest.report.panels import asked_figure, saved_figure
+from earnest.report.steering import alpha_figure, recovery_figure
 from earnest.report.survey import Survey, is_fluent, spoken
 
 MAX_DOMAINS = 60
@@ -49,7 +52,11 @@ def draw_figures(survey: Survey, folder: Path) -> list[Drawn]:
     return drawn
 
 
-def _all_figures(survey: Survey) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+Figures = Iterator[tuple[str, str, Callable[[], Figure]]]
+
+
+def _all_figures(survey: Survey) -> Figures:
+    yield from _gain_figures(Gains(survey))
     if not survey.curves:
         return
     judged = [curve for curve in survey.curves if not curve.is_pattern and survey.claims(curve)]
@@ -64,6 +71,24 @@ def _all_figures(survey: Survey) -> Iterator[tuple[str, str, Callable[[], Figure
             yield f"domains-{task}", _DOMAINS_CAPTION, partial(domains_figure, survey, task)
 
 
+def _gain_figures(gains: Gains) -> Figures:
+    for task in gains.tasks:
+        if gains.alpha_lines(task):
+            yield f"alpha-{task}", _ALPHA_CAPTION, partial(alpha_figure, gains, task)
+        for number, strength in enumerate(gains.strengths):
+            if gains.recoveries(strength):
+                figure = partial(recovery_figure, gains, task, strength)
+                yield f"recovery-{task}-{number}", _RECOVERY_CAPTION, figure
+
+
+_ALPHA_CAPTION = (
+    "At α = 0 stands the base alone; bands are 95% intervals. Dotted: the directly tuned model and the expert alone."
+)
+_RECOVERY_CAPTION = (
+    "Compressed bases over the bytes they save, without the pair (dashed) and with it. Below, the share of the gap to "
+    "the directly tuned model that the pair closes from there; it stands only where that gap is shown. Bands are 95% "
+    "intervals."
+)
 _CLAIMS_CAPTION = (
     "How far each method can be pushed while a metric still matches dense (no more than 5% worse, relative). "
     "Outlined bars are what perplexity claims, filled ones what the tasks say: where a filled bar ends before the "

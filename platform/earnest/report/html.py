@@ -18,9 +18,10 @@ from markupsafe import Markup
 
 from earnest.palette import ink
 from earnest.plan import EVALUATE
-from earnest.records import CellRecord, digest
+from earnest.records import CellRecord, Estimate, digest
 from earnest.report.export import export_cells
 from earnest.report.figures import Drawn, draw_figures
+from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.samples import FluentButWrong, fluent_but_wrong
 from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, spoken
@@ -28,6 +29,7 @@ from earnest.store import Store
 
 PAGE = "report.html"
 MAX_DATA_BYTES = 2_000_000
+FIGURE_KINDS = ("claims", "saved", "asked", "domains")
 _HERE = Path(__file__).parent
 
 
@@ -102,8 +104,10 @@ def _render(
         title=title,
         content=content,
         survey=survey,
+        finding=Gains(survey).finding or survey.finding,
         spoken=spoken,
-        figures={kind: list(_figures(figures, kind)) for kind in ("claims", "saved", "asked", "domains")},
+        figures={kind: list(_figures(figures, kind)) for kind in FIGURE_KINDS},
+        gains=_gains(Gains(survey), figures),
         rows=[_row(survey, cell) for cell in survey.cells],
         measured=[_measured(survey, task) for task in survey.tasks],
         datasets=_datasets(survey),
@@ -127,10 +131,12 @@ class _Shown:
 
 
 def _figures(figures: Iterable[Drawn], kind: str) -> Iterable[_Shown]:
-    for figure in figures:
-        if figure.name.split("-")[0] == kind:
-            # The SVG is drawn by this program from numbers and names that matplotlib escapes.
-            yield _Shown(figure.name, Markup(figure.svg), figure.caption)  # noqa: S704
+    return (_shown(figure) for figure in figures if figure.name.split("-")[0] == kind)
+
+
+def _shown(figure: Drawn) -> _Shown:
+    # The SVG is drawn by this program from numbers and names that matplotlib escapes.
+    return _Shown(figure.name, Markup(figure.svg), figure.caption)  # noqa: S704
 
 
 def _css_colours(survey: Survey) -> list[tuple[str, str, str]]:
@@ -147,7 +153,7 @@ def _row(survey: Survey, cell: CellRecord) -> dict[str, Any]:
     size = cell.size
     return {
         "method": cell.method,
-        "name": cell.model if cell.family == "dense" else cell.curve,
+        "name": cell.model + cell.steering_label if cell.family == "dense" else cell.curve,
         "asked": cell.nominal + (f", seed {cell.seed}" if cell.seed else ""),
         "saved": None if size is None else size.saved,
         "sparsity": None if size is None else size.sparsity,
@@ -176,6 +182,65 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         "kept": f"{retention.value:.1%} of dense's right answers kept" if retention else "",
         "reason": "",
     }
+
+
+# --- what pairs gain ------------------------------------------------------------------------------------------------
+
+
+def _gains(gains: Gains, figures: Sequence[Drawn]) -> list[dict[str, Any]]:
+    """One part per task: its figures, its table, and the words that the pair changes."""
+    shifts = dict(gains.shifts)
+    return [
+        {
+            "task": task,
+            "figures": [_shown(figure) for figure in figures if figure.name in _names(gains, task)],
+            "rows": [_gain_row(row, gains.survey.headline(task)) for row in gains.rows(task)],
+            "shift": shifts.get(task),
+            "where": gains.main.label if gains.main else "",
+        }
+        for task in gains.tasks
+    ]
+
+
+def _names(gains: Gains, task: str) -> list[str]:
+    """What the figures of one task are called."""
+    return [f"alpha-{task}", *(f"recovery-{task}-{number}" for number in range(len(gains.strengths)))]
+
+
+def _gain_row(row: Row, headline: str) -> dict[str, Any]:
+    cell = row.cell
+    return {
+        "method": cell.method,
+        "base": cell.model if cell.family == "dense" else cell.base_label,
+        "seed": f", seed {cell.seed}" if cell.seed else "",
+        "saved": f"{cell.saved:.1%}" if cell.size else "–",
+        "strength": cell.steering_label.removeprefix(" + "),
+        "without": _text(row.without, headline),
+        "score": _text(row.score, headline),
+        "half": _half_text(row.score, headline),
+        "target": _text(row.target, headline),
+        "gap_closed": _share_text(row.gap_closed),
+        "won_back": _share_text(row.won_back),
+        "changed": "–" if row.shift is None else f"{row.shift.changed.value:.1%}",
+        "nats": "–" if row.shift is None else f"{row.shift.shift.value:.2f}",
+    }
+
+
+def _text(estimate: Estimate | None, headline: str) -> str:
+    return "–" if estimate is None else figure_text(estimate.value, headline)
+
+
+def _share_text(estimate: Estimate | None) -> str:
+    """A share of a gap with its interval, as in "91.4% [85.8, 97.2]"."""
+    if estimate is None:
+        return "–"
+    spread = "" if estimate.low is None else f" [{100 * estimate.low:.1f}, {100 * (estimate.high or 0.0):.1f}]"
+    return f"{100 * estimate.value:.1f}%{spread}"
+
+
+def _half_text(estimate: Estimate, headline: str) -> str:
+    half = half_width(estimate)
+    return "" if half is None else figure_text(half, headline)
 
 
 # --- how it was measured --------------------------------------------------------------------------------------------

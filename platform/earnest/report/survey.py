@@ -1,6 +1,7 @@
 """A sweep's cells seen as a whole: the dense model, the curves, what each metric claims, and the finding in words.
 
-Pure: figures, table and page all draw what is computed here, so they cannot disagree.
+What pairs gain is seen by `gains`; here steered cells stand in the list of all cells only. Pure: figures, table and
+page all draw what is computed here, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Point:
         if not self.is_fluent(task):
             return None
         found = [cell.scores[task].main for cell in self.cells if task in cell.scores]
-        return _mean_estimate(found) if found else None
+        return mean_of(found) if found else None
 
     def relative(self, task: str) -> float | None:
         """The headline's relative change against dense, the mean of the seeds; None where a seed is not fluent."""
@@ -100,20 +101,25 @@ class Survey:
     cells: tuple[CellRecord, ...]
 
     @cached_property
+    def plain(self) -> list[CellRecord]:
+        """The cells that nothing steers."""
+        return [cell for cell in self.cells if cell.steering is None]
+
+    @cached_property
     def compressed(self) -> list[CellRecord]:
         """The cells that are not a model as it is."""
-        return [cell for cell in self.cells if cell.family != "dense"]
+        return [cell for cell in self.plain if cell.family != "dense"]
 
     @cached_property
     def dense(self) -> CellRecord | None:
         """The model that all others are compared with."""
-        models = [cell.model for cell in [*self.compressed, *self.cells]]
-        return next((cell for cell in self.cells if cell.family == "dense" and cell.model == models[0]), None)
+        models = [cell.model for cell in [*self.compressed, *self.plain]]
+        return next((cell for cell in self.plain if cell.family == "dense" and cell.model == models[0]), None)
 
     @cached_property
     def references(self) -> list[CellRecord]:
         """Other models as they are, to stand beside."""
-        return [cell for cell in self.cells if cell.family == "dense" and cell is not self.dense]
+        return [cell for cell in self.plain if cell.family == "dense" and cell is not self.dense]
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -142,8 +148,7 @@ class Survey:
     @cached_property
     def curves(self) -> list[Curve]:
         """Every method's curve, in the sweep's order; N:M patterns are curves of one point."""
-        sized = [cell for cell in self.compressed if cell.size is not None]
-        return [_curve(name, [c for c in sized if c.curve == name]) for name in dict.fromkeys(c.curve for c in sized)]
+        return curves_of(self.compressed)
 
     def claims(self, curve: Curve) -> list[Claim]:
         """Per task, how far along a curve it says that nothing was lost: up to the first point that does not match."""
@@ -253,6 +258,12 @@ def half_width(estimate: Estimate) -> float | None:
     return None if estimate.low is None or estimate.high is None else (estimate.high - estimate.low) / 2
 
 
+def curves_of(cells: Sequence[CellRecord]) -> list[Curve]:
+    """The curves of some compressed cells, in the cells' order; those without a size are left out."""
+    sized = [cell for cell in cells if cell.size is not None]
+    return [_curve(name, [c for c in sized if c.curve == name]) for name in dict.fromkeys(c.curve for c in sized)]
+
+
 def _curve(name: str, cells: Sequence[CellRecord]) -> Curve:
     ratios: dict[str, list[CellRecord]] = {}
     for cell in cells:
@@ -271,7 +282,8 @@ def _last(points: Iterable[Point]) -> Point | None:
     return next(reversed(list(points)), None)
 
 
-def _mean_estimate(found: Sequence[Estimate]) -> Estimate:
+def mean_of(found: Sequence[Estimate]) -> Estimate:
+    """The mean of several seeds' estimates, with the mean of their intervals' ends."""
     lows, highs = ([end for e in found if (end := getattr(e, name)) is not None] for name in ("low", "high"))
     return Estimate(
         value=fmean(e.value for e in found),
