@@ -2,117 +2,25 @@
 
 It does transformers' arithmetic in transformers' order with the fewest calls, in a third of the time: query, key and
 value in one product, gate and up in another, rotary tables looked up, and nothing decided per layer. Which models are
-of that shape is `fits`; whether the logits are truly those of transformers is for `local` to prove. Rows of different
-lengths are packed without padding; only attention sees them padded.
+of that shape is `blocks.fits`; whether the logits are truly those of transformers is for `local` to prove. Rows of
+different lengths are packed without padding; only attention sees them padded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from earnest.decoding.forward import has_full_attention
+from earnest.decoding.blocks import Block, Norm, fused
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 MOST_PACKED = 64
 """So many queries at most are folded into one key's head; more than that read repeated keys."""
-
-
-def fits(model: Any) -> bool:
-    """Whether a model has the shape that this pass knows: family, full attention, rotary positions that stay put."""
-    if model.config.model_type not in FAMILIES or model.config.hidden_act != "silu":
-        return False
-    body = model.model
-    if "dynamic" in body.rotary_emb.rope_type or body.rotary_emb.rope_type == "longrope":
-        return False  # their tables depend on the text's length
-    linears = [module for name, module in body.layers.named_modules() if name.endswith("_proj")]
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    return all(type(linear) is nn.Linear for linear in linears) and len(dtypes) == 1 and has_full_attention(model)
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Weight [out, in] and bias [out] of one product."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return x [..., in] times the weight, plus the bias."""
-        return F.linear(x, self.weight, self.bias)
-
-
-@torch.no_grad()
-def fused(*modules: nn.Linear) -> Linear:
-    """One product for several over the same input. The modules then share its memory: nothing is held twice."""
-    joined = _joined([module.weight for module in modules])
-    biases = [module.bias for module in modules]
-    return Linear(joined, None if biases[0] is None else _joined(biases))
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """The parts stacked along their first dimension, each made a view of the stack; as it is if they are already."""
-    first, rows = parts[0], [len(part) for part in parts]
-    ends = [part.data_ptr() + part.numel() * part.element_size() for part in parts]
-    same = all(part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for part in parts)
-    if same and all(part.data_ptr() == end for part, end in zip(parts[1:], ends[:-1], strict=True)):
-        return first.detach().as_strided((sum(rows), *first.shape[1:]), first.stride())
-    stack = torch.cat([part.detach() for part in parts])
-    for part, view in zip(parts, torch.split(stack, rows), strict=True):
-        part.data = view
-    return stack
-
-
-class Norm:
-    """RMSNorm as transformers computes it: in float32, rounded to the dtype, and only then scaled by the weight."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        self.weight = weight.detach()
-        self._eps = torch.tensor(eps, dtype=torch.float32, device=weight.device)
-        self._width = torch.tensor(float(len(weight)), device=weight.device)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise x [..., width]."""
-        wide = x.float()
-        # eps + sum / width in one call; torch's mean takes four, and costs more than all the rest.
-        scale = torch.addcdiv(self._eps, wide.square().sum(-1, keepdim=True), self._width).rsqrt_()
-        return torch.mul(wide, scale).to(x.dtype).mul_(self.weight)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One layer's weights."""
-
-    before: Norm
-    qkv: Linear
-    query: Norm | None
-    key: Norm | None
-    out: Linear
-    between: Norm
-    gate_up: Linear
-    down: Linear
-
-    @classmethod
-    def of(cls, layer: Any, eps: float) -> Block:
-        """The weights of a transformers layer, which from now on shares them."""
-        attention, mlp = layer.self_attn, layer.mlp
-        query, key = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
-        return cls(
-            Norm(layer.input_layernorm.weight, eps),
-            fused(attention.q_proj, attention.k_proj, attention.v_proj),
-            None if query is None else Norm(query.weight, eps),
-            None if key is None else Norm(key.weight, eps),
-            fused(attention.o_proj),
-            Norm(layer.post_attention_layernorm.weight, eps),
-            fused(mlp.gate_proj, mlp.up_proj),
-            fused(mlp.down_proj),
-        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +29,8 @@ class Place:
 
     `ids` and `positions` are of the tokens, row after row without padding; `rows` x `width` is their padded shape, and
     `padded` the index of each token in it, None where nothing is padded. `written` is what new keys and values are put
-    into at `at`, `seen` the keys and values that are attended to, of the rows `chosen` where they do not lie together.
+    into, at the positions of the rows that own the tokens where it holds many; `keys` and `values` are what is seen, by
+    the rows `chosen` where it holds more than theirs.
     """
 
     ids: Tensor  # [tokens]
@@ -130,7 +39,7 @@ class Place:
     width: int
     padded: Tensor | None  # [tokens]
     written: Sequence[Tensor]
-    at: tuple[Tensor, Tensor] | None
+    owners: Tensor | None  # [tokens]
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
     chosen: Tensor | None  # [rows]
@@ -150,7 +59,7 @@ class LeanDecoder:
         config, body, head = model.config, model.model, model.get_output_embeddings()
         self.rows, self.slots = rows, slots
         self.vocabulary = int(head.weight.shape[0])
-        self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self._groups = self._heads // self._kv_heads
         self._width = int(body.layers[0].self_attn.head_dim)
         self._scale = self._width**-0.5
@@ -206,7 +115,7 @@ class LeanDecoder:
         own = self.store[:, row]
         positions = self._steps[start:end]
         seen = own[:, None, :, :end]
-        causal = width > 1 and start == 0
+        causal = width > 1 and start == 0 and not self._packs(width)
         mask = None if width == 1 or causal else self._mask(positions[None], end)
         return Place(
             ids, positions, 1, width, None, own[:, :, start:end].unbind(0), None,
@@ -216,21 +125,28 @@ class LeanDecoder:
     def many(self, rows: Sequence[int], starts: Sequence[int], ids: Tensor, lengths: Sequence[int]) -> Place:
         """A step of several rows of any lengths; `ids` [tokens] row after row."""
         width, span = max(lengths), max(start + length for start, length in zip(starts, lengths, strict=True))
-        counts = torch.tensor([rows, starts, lengths], device=self.device)
-        row, start, length = counts.unbind(0)
-        grid = start[:, None] + self._steps[:width]  # [rows, width]
-        positions, owner, padded = grid.view(-1), row.repeat_interleave(width), None
-        if min(lengths) < width:
-            padded = (self._steps[:width] < length[:, None]).view(-1).nonzero()[:, 0]
-            positions, owner = positions[padded], owner[padded]
-        first = rows[0]
-        together = list(rows) == list(range(first, first + len(rows)))
-        seen = self.store[:, first : first + len(rows)] if together else self.store
-        seen = seen[:, :, :, :span]
+        row, start, length = torch.tensor([rows, starts, lengths], device=self.device).unbind(0)
+        positions = start[:, None] + self._steps[:width]  # [rows, width]
+        place = self.fixed(ids, row, positions, span, block_of(rows))
+        if min(lengths) == width:
+            return place
+        padded = (self._steps[:width] < length[:, None]).view(-1).nonzero()[:, 0]
+        owners = row.repeat_interleave(width)[padded]
+        return replace(place, positions=place.positions[padded], owners=owners, padded=padded)
+
+    def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
+        """A step that no value in a tensor changes the shape of, as CUDA graphs need it.
+
+        `ids` [rows * width] go to `positions` [rows, width] of `rows` [rows], which are the `block` of the store or lie
+        anywhere in it; tokens that mean nothing go to position `slots`. All positions to be seen lie before `span`.
+        """
+        count, width = positions.shape
+        seen = (self.store if block is None else self.store[:, block])[:, :, :, :span]
         return Place(
-            ids, positions, len(rows), width, padded, self.store.transpose(2, 3).unbind(0), (owner, positions),
+            ids, positions.flatten(), count, width, None,
+            self.store.transpose(2, 3).unbind(0), rows.repeat_interleave(width),
             seen[:, :, : self._kv_heads].unbind(0), seen[:, :, self._kv_heads :].unbind(0),
-            None if together else row, self._mask(grid, span), False,
+            rows if block is None else None, self._mask(positions, span), False,
         )  # fmt: skip
 
     def hidden(self, place: Place) -> Tensor:
@@ -256,10 +172,10 @@ class LeanDecoder:
         half = turned.roll(self._width // 2, -1).mul_(sin)
         turned.mul_(cos).add_(half)
         query, new = z[:, : self._heads], z[:, self._heads :]
-        if place.at is None:
+        if place.owners is None:
             place.written[number].copy_(new.transpose(0, 1))
         else:
-            place.written[number].index_put_(place.at, new)
+            place.written[number].index_put_((place.owners, place.positions), new)
         keys, values = place.keys[number], place.values[number]
         if place.chosen is not None:
             keys, values = keys.index_select(0, place.chosen), values.index_select(0, place.chosen)
@@ -270,6 +186,8 @@ class LeanDecoder:
         if place.padded is not None:
             whole = query.new_zeros((place.rows * place.width, *query.shape[1:]))
             query = whole.index_copy_(0, place.padded, query)
+        if self._packs(place.width):
+            return self._packed_attention(query, keys, values, place)
         query = query.view(place.rows, place.width, self._heads, self._width).transpose(1, 2)
         if self._groups > 1:
             keys, values = (part.repeat_interleave(self._groups, 1) for part in (keys, values))
@@ -279,9 +197,24 @@ class LeanDecoder:
         y = y.transpose(1, 2).reshape(place.rows * place.width, -1)
         return y if place.padded is None else y[place.padded]
 
+    def _packs(self, width: int) -> bool:
+        """Whether heads that share keys are folded into one head of more queries, so that no key is repeated."""
+        return self._groups > 1 and self._groups * width <= MOST_PACKED
+
+    def _packed_attention(self, query: Tensor, keys: Tensor, values: Tensor, place: Place) -> Tensor:
+        """The same with the queries [rows * width, heads, width] of a group of heads in the place of one head's."""
+        shape = (place.rows, place.width, self._kv_heads, self._groups, self._width)
+        query = query.view(shape).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [rows, kv_heads, groups * width, width]
+        y = F.scaled_dot_product_attention(query, keys, values, attn_mask=place.mask, scale=self._scale)
+        y = y.view(place.rows, self._kv_heads, self._groups, place.width, self._width).permute(0, 3, 1, 2, 4)
+        y = y.reshape(place.rows * place.width, -1)
+        return y if place.padded is None else y[place.padded]
+
     def _mask(self, positions: Tensor, span: int) -> Tensor:
         """What is added to scores [rows, 1, width, span] so that positions [rows, width] see nothing behind them."""
         behind = self._steps[:span] > positions[:, None, :, None]
+        if self._packs(positions.shape[1]):
+            behind = behind.repeat(1, 1, self._groups, 1)
         return torch.zeros((), dtype=self.dtype, device=self.device).masked_fill(behind, -torch.inf)
 
     def _rotary(self, rotary: Any) -> tuple[Tensor, Tensor]:
@@ -290,3 +223,9 @@ class LeanDecoder:
         sign = torch.ones(self._width, dtype=sin.dtype, device=sin.device)
         sign[: self._width // 2] = -1
         return cos.contiguous(), sin * sign
+
+
+def block_of(rows: Sequence[int]) -> slice | None:
+    """The stretch of the store that the rows fill in order, None where they do not."""
+    first = rows[0]
+    return slice(first, first + len(rows)) if list(rows) == list(range(first, first + len(rows))) else None

@@ -11,9 +11,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from earnest.decoding.blocks import fits
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder
 from earnest.decoding.forward import has_full_attention
-from earnest.decoding.lean import LeanDecoder, fits
+from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.members import Drafted, Wanted
 from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose
 from earnest.models.loading import LoadedModel
