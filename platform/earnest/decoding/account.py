@@ -88,7 +88,7 @@ def account(ensemble: Ensemble, prompt: Prompt, ids: Sequence[int], count: int =
         return []
     logits = _logits_apart(ensemble, prompt, ids)
     combined, alphas = ensemble.mixed(logits)
-    voices = {Voice("base", ensemble.base.name, None): logits[0]}
+    voices = {Voice("base", ensemble.lead.name, None): logits[0]}
     voices |= {voice: logits[role] for role, voice in _steering_voices(ensemble) if role in logits}
     return accounts(ensemble.tokenizer, voices, combined, alphas, ids, count)
 

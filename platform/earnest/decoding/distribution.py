@@ -68,6 +68,18 @@ class NextTokens(Protocol):
         """Read prompts, one per row; `forms` hold for each row what further models of an ensemble read in its place."""
 
 
+class Remote(NextTokens, Protocol):
+    """A distribution whose weights lie elsewhere, which an ensemble may steer all the same."""
+
+    @property
+    def name(self) -> str:
+        """How errors and accounts call it."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How wide its logits are."""
+
+
 class ModelDistribution:
     """One model's next-token distribution."""
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from earnest.decoding.distribution import Forms, ModelDistribution, Session
+from earnest.decoding.distribution import Forms, ModelDistribution, NextTokens, Remote, Session
 from earnest.decoding.fusion import ADAPTIVE, Alpha, adaptive_alphas
 from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
@@ -51,21 +51,23 @@ class Ensemble:
         self._settle(base, [Pair(expert, antiexpert, alpha)])
 
     @classmethod
-    def of(cls, base: LoadedModel, pairs: Sequence[Pair]) -> Ensemble:
-        """A base and any number of pairs; none leaves the base alone."""
+    def of(cls, base: LoadedModel | Remote, pairs: Sequence[Pair]) -> Ensemble:
+        """A base, which may be a black box, and any number of pairs; none leaves the base alone."""
         ensemble = cls.__new__(cls)
         ensemble._settle(base, pairs)
         return ensemble
 
-    def _settle(self, base: LoadedModel, pairs: Sequence[Pair]) -> None:
-        self.base, self.pairs = base, tuple(pairs)
+    def _settle(self, base: LoadedModel | Remote, pairs: Sequence[Pair]) -> None:
+        self.lead, self.pairs = base, tuple(pairs)
         for pair in self.pairs:
             _check_alpha(pair)
         for model in self.steering:
             check_vocabularies(base, model)
         distinct = {id(model): model for model in (base, *self.steering)}
         self._member_of = {key: number for number, key in enumerate(distinct)}
-        self.members = tuple(ModelDistribution(model) for model in distinct.values())
+        self.members: tuple[NextTokens, ...] = tuple(
+            ModelDistribution(model) if isinstance(model, LoadedModel) else model for model in distinct.values()
+        )
         self.tokenizer = base.tokenizer
         self.ends = self.members[0].ends
         self.max_length = min(member.max_length for member in self.members)
@@ -78,9 +80,27 @@ class Ensemble:
         return [model for pair in self.pairs for model in (pair.expert, pair.antiexpert) if model is not None]
 
     @property
+    def base(self) -> LoadedModel:
+        """The base, for what needs its weights.
+
+        Raises:
+            UserError: it is a black box.
+        """
+        return _loaded(self.lead)
+
+    @property
     def running(self) -> dict[int, ModelDistribution]:
-        """Who plays each role that is run: 0 is the base, then `steering`; pairs with alpha 0 are not run."""
-        models = [self.base, *self.steering]
+        """Who plays each role that is run: 0 is the base, then `steering`; pairs with alpha 0 are not run.
+
+        Raises:
+            UserError: the base is a black box.
+        """
+        _loaded(self.lead)
+        return {role: member for role, member in self._speaking.items() if isinstance(member, ModelDistribution)}
+
+    @property
+    def _speaking(self) -> dict[int, NextTokens]:
+        models = [self.lead, *self.steering]
         steering = (role for pair in _roles(self.pairs) if pair.alpha for role in (pair.expert, pair.antiexpert))
         return {role: self.members[self._member_of[id(models[role])]] for role in dict.fromkeys((0, *steering))}
 
@@ -102,7 +122,7 @@ class Ensemble:
         reads = self._reads(prompts, forms)
         sessions: dict[tuple[int, Texts], Session] = {}
         of_role: dict[int, tuple[int, Texts]] = {}
-        for role, member in self.running.items():
+        for role, member in self._speaking.items():
             key = of_role[role] = (id(member), reads[role])
             if key not in sessions:
                 sessions[key] = member.open(reads[role])
@@ -223,6 +243,12 @@ class EnsembleSession:
         self.logits = self.logits[rows]
 
 
+def _loaded(base: LoadedModel | Remote) -> LoadedModel:
+    if isinstance(base, LoadedModel):
+        return base
+    raise UserError(f"ensemble: {base.name} is a black box, which can write but not be scored; load the model here")
+
+
 def _check_alpha(pair: Pair) -> None:
     alpha = pair.alpha
     if alpha != ADAPTIVE and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
@@ -234,7 +260,7 @@ def _widened(logits: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(logits.float(), (0, width - logits.shape[-1]))
 
 
-def _meaningless(models: Sequence[LoadedModel]) -> Tensor:
+def _meaningless(models: Sequence[LoadedModel | Remote]) -> Tensor:
     """Which columns of the widest head [vocabulary] are padding, or no row of some narrower head."""
     heads = [model.vocabulary for model in models]
     mask = torch.ones(max(heads), dtype=torch.bool)
@@ -246,8 +272,13 @@ def _meaningless(models: Sequence[LoadedModel]) -> Tensor:
 class Speaker(Protocol):
     """What has a name and a tokenizer: a model, or what stands for one where its weights are elsewhere."""
 
-    name: str
-    tokenizer: Any
+    @property
+    def name(self) -> str:
+        """How errors call it."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Whose tokens are compared."""
 
 
 def check_vocabularies(one: Speaker, other: Speaker) -> None:
