@@ -25,7 +25,8 @@ def run(*arguments: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["plan", "sweep", "compress", "evaluate", "verify", "export", "report", "dashboard", "generate"]
+    "command",
+    ["plan", "sweep", "compress", "evaluate", "verify", "export", "report", "dashboard", "generate", "compare"],
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     assert f"Example: earnest {command}" in run(command, "--help")

@@ -158,9 +158,9 @@ def evaluate(
         _refuse_unwritable(file)
     result = evaluate_once(subject, spec, dtype=dtype, device=device, on_step=_progress("batch"))
     if samples is not None:
-        import pyarrow.parquet as pq
+        from earnest.compare.samples import write_samples
 
-        pq.write_table(result.samples, samples, compression="zstd")
+        write_samples(result.samples, result.scores, samples)
     if json_file is not None:
         json_file.write_text(json.dumps(result.scores.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
     scores = result.scores
@@ -172,6 +172,40 @@ def evaluate(
         f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}",
         highlight=False,
     )
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="Samples of evaluate --out, a folder of them, or with --sweep a cell or all.")
+    ],
+    b: Annotated[str, typer.Argument(help="What A stands against: the same, or dense.")],
+    sweep: Annotated[Path | None, typer.Option(help="A sweep's TOML file; A and B are then its cells.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; may be repeated.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="A column of the samples, such as domain, to draw together.")
+    ] = None,
+    store: StoreOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Compare two subjects on the same samples: what matches, what falls or rises, and what is not decided.
+
+    Example: earnest compare "magnitude 50%" dense --sweep jobs/configs/demo.toml
+    """
+    from earnest.compare.run import compare_cells, compare_paths
+    from earnest.compare.table import print_versus, write_versus
+
+    _refuse_unwritable(json_file)
+    if sweep is None:
+        rows, skipped = compare_paths(Path(a), Path(b), task or (), cluster)
+    else:
+        from earnest.sweep import prepare
+
+        prepared = prepare(sweep, store=store)
+        rows, skipped = compare_cells(prepared.plan, prepared.store, a, b, task or (), cluster)
+    print_versus(rows, a, b, out, skipped=skipped)
+    if json_file is not None:
+        write_versus(rows, json_file)
 
 
 @app.command()

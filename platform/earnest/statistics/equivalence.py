@@ -94,10 +94,12 @@ def samples_needed(
     """About how many units would show what the scores suggest: matches inside the margin, falls or rises outside.
 
     From the mean and the variance of the observed contrasts, which for right and wrong is their discordance, at the
-    asked power. `tests` divides the error rate, as Holm's first step does. None where no number of samples would:
-    dense scores 0, or the subject lies on the margin.
+    asked power. `tests` divides the error rate, as Holm's first step does. None where no number of samples would
+    (dense scores 0, or the subject lies on the margin), or where a single unit shows no variance.
     """
     _check_margin(margin)
+    if pairs.n < 2:
+        return None
     low, high = 1 - margin, 1 + margin
     above_low, below_high = pairs.contrast(low), -pairs.contrast(high)
     if above_low.mean() > 0 and below_high.mean() > 0:

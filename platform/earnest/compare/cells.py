@@ -1,0 +1,60 @@
+"""A sweep's cells as sides of a comparison: found by name, their samples read from the store, their seeds as noise."""
+
+from __future__ import annotations
+
+from earnest.compare.samples import SAMPLES_FILE, SCORES_FILE, Samples, read_samples
+from earnest.plan import EVALUATE, Cell, Plan
+from earnest.records import Scores
+from earnest.specs import UserError
+from earnest.statistics.noise import noise_floor_of_scores
+from earnest.store import Store
+
+
+def stored_samples(plan: Plan, store: Store, cell: Cell, cluster: str | None = None) -> dict[str, Samples]:
+    """Task -> samples of a cell, for the tasks that are finished. Raises UserError as `read_samples` does."""
+    found = {}
+    for task, digest in cell.evaluate.items():
+        if store.has(EVALUATE, digest):
+            scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
+            found[task] = read_samples(content, f"{plan.sweep}: {name_of(cell)}: {task}", scores, task, cluster)
+    return found
+
+
+def noise_floors(plan: Plan, store: Store, cell: Cell) -> dict[str, float]:
+    """Task -> how far two seeds of a cell lie apart by chance; nothing where fewer than two are finished."""
+    same = [other for other in plan.cells if (other.model, other.method) == (cell.model, cell.method)]
+    seeds = [other for other in same if other.steering == cell.steering]
+    floors = {}
+    for task in cell.evaluate:
+        digests = [other.evaluate[task] for other in seeds if store.has(EVALUATE, other.evaluate[task])]
+        files = [store.read_file(EVALUATE, digest, SCORES_FILE) for digest in digests]
+        if len(files) > 1:
+            floors[task] = noise_floor_of_scores([Scores.model_validate_json(file).main.value for file in files])
+    return floors
+
+
+def find_cell(plan: Plan, name: str) -> Cell:
+    """A sweep's cell by its name: "dense", "nano:small", "wanda 50%", "wanda 50% seed 1", "wanda 50% + tuned α 1".
+
+    Of several seeds the first is meant. Where a name fits cells that differ in more, the first letters of a cell's
+    key tell them apart.
+
+    Raises:
+        UserError: no cell has the name, or several do.
+    """
+    if name == "dense":
+        return plan.cells[0]
+    found = [cell for cell in plan.cells if name in (name_of(cell), f"{name_of(cell)} seed {cell.seed}")]
+    found = found or [cell for cell in plan.cells if len(name) >= 6 and cell.key.startswith(name)]
+    if not found:
+        names = ", ".join(f'"{known}"' for known in dict.fromkeys(map(name_of, plan.cells)))
+        raise UserError(f"{name!r}: not a cell of {plan.sweep}; it has dense, {names}")
+    if len({cell.method for cell in found}) > 1:
+        keys = ", ".join(cell.key[:8] for cell in found)
+        raise UserError(f"{name!r}: {len(found)} cells of {plan.sweep} have this name; name one by its key: {keys}")
+    return found[0]
+
+
+def name_of(cell: Cell) -> str:
+    """What names a cell but for its seed."""
+    return cell.label + (f" + {cell.steering}" if cell.steering else "")

@@ -1,0 +1,130 @@
+"""A comparison as one table that a person can act on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from earnest.compare.versus import Versus, by_verdict
+from earnest.report.survey import MINUS, figure_text, percent_change, spoken
+from earnest.statistics.equivalence import Verdict
+from earnest.statistics.paired import MATCHING
+
+_STYLES: dict[Verdict, str] = {
+    "falls": "red",
+    "rises": "green",
+    "matches": "green",
+    "no worse": "green",
+    "not decided": "yellow",
+}
+
+
+def print_versus(
+    rows: Sequence[Versus], a: str, b: str, console: Console, *, margin: float = MATCHING, skipped: Mapping[str, str]
+) -> None:
+    """Print the rows, what is left out, what the columns mean, and one line per verdict."""
+    several = len({row.name for row in rows}) > 1
+    console.print(Text(f"A  {a}\nB  {b}\n"))
+    console.print(_table(rows, margin, several=several))
+    for row in rows:
+        if row.left_out:
+            console.print(
+                Text(f"{_title(row, several=several)}: {row.left_out} samples left out: no score, or other prompts")
+            )
+    for task, reason in skipped.items():
+        console.print(Text(f"{task}: {reason}", style="dim"))
+    console.print(Text(_legend(rows, margin), style="dim"))
+    if not several:
+        for verdict, same in by_verdict(rows).items():
+            console.print(Text(f"A {_said(verdict)}: {', '.join(spoken(row.task) for row in same)}", style="bold"))
+
+
+def write_versus(rows: Sequence[Versus], file: Path) -> None:
+    """Write the rows as JSON."""
+    content = [{**asdict(row), "difference": row.difference.model_dump(mode="json")} for row in rows]
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _table(rows: Sequence[Versus], margin: float, *, several: bool) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in (*(["cell"] if several else []), "task"):
+        table.add_column(name, no_wrap=True)
+    for name in ("n", "A", "B", "A − B", "95%", "relative", "p", "better", "worse"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("A against B")
+    previous = rows[0].name if rows else ""
+    for row in rows:
+        if row.name != previous:
+            table.add_row()
+        previous = row.name
+        names = [Text(row.name)] if several else []
+        table.add_row(*names, Text(spoken(row.task)), *_figures(row), _verdict(row, margin))
+    return table
+
+
+def _figures(row: Versus) -> list[Text]:
+    gap = row.difference
+    interval = "" if gap.low is None or gap.high is None else f"[{_signed(gap.low, row)}, {_signed(gap.high, row)}]"
+    return [
+        Text(f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}"),
+        Text(figure_text(row.a, row.headline)),
+        Text(figure_text(row.b, row.headline)),
+        Text(_signed(gap.value, row) + (" ~" if row.within_noise else "")),
+        Text(interval),
+        Text(percent_change(row.relative)),
+        Text(_p(row.p_holm), style="bold" if row.changed else ""),
+        Text(f"{row.better:,}"),
+        Text(f"{row.worse:,}"),
+    ]
+
+
+def _verdict(row: Versus, margin: float) -> Text:
+    if row.verdict != "not decided":
+        return Text(row.verdict, style=_STYLES[row.verdict])
+    units = "n" if row.units == row.samples else "clusters"
+    need = f"needs {units} ≈ {_rounded_up(row.needed)}" if row.needed else f"no {units} would decide it"
+    said = f"not decided at {units} = {row.units:,}, {need}"
+    if row.changed:
+        better = (row.difference.value > 0) == row.higher_is_better
+        said = f"{'better' if better else 'worse'}, by {margin:.0%}? {said}"
+    return Text(said, style=_STYLES[row.verdict])
+
+
+def _said(verdict: Verdict) -> str:
+    words = {"matches": "matches on", "no worse": "is no worse on", "not decided": "is not decided on"}
+    return words.get(verdict, f"{verdict} on")
+
+
+def _legend(rows: Sequence[Versus], margin: float) -> str:
+    lines = [
+        f"\nmatches: within {margin:.0%} of B, shown. falls, rises: worse, better by more, shown. no worse: matches or",
+        "rises, shown. A wrong claim of a kind anywhere in the table: at most 5% (Holm over its rows).",
+        f"p: no change at all, Holm over {len(rows)}. 95%: BCa interval of A − B. better, worse: samples.",
+    ]
+    noisy = [row.noise for row in rows if row.noise is not None]
+    return "\n".join([*lines, *(["~: no larger than seeds alone make it."] if noisy else [])])
+
+
+def _title(row: Versus, *, several: bool) -> str:
+    return f"{row.name}: {spoken(row.task)}" if several else spoken(row.task)
+
+
+def _signed(value: float, row: Versus) -> str:
+    text = figure_text(abs(value), row.headline)
+    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _rounded_up(n: int) -> str:
+    """A number of samples to two digits: 2,684 is 2,700."""
+    step = 10 ** max(0, len(str(n)) - 2)
+    return f"{-(-n // step) * step:,}"
