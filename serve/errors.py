@@ -99,7 +99,8 @@ def _said(problems: Sequence[Mapping[str, Any]]) -> str:
     got equally far, each of them would do.
     """
     meant = max(map(_got, problems))
-    first, *others = [problem for problem in problems if _got(problem) == meant]
+    first, *rest = [problem for problem in problems if _got(problem) == meant]
+    others = [problem for problem in rest if problem["loc"][-1] == first["loc"][-1] or _names_a_type(first["loc"][-1])]
     where = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part)) or "body"
     if first["type"] == "none_required":
         return f"{where}: not supported by this server; leave it out"
@@ -111,9 +112,12 @@ def _said(problems: Sequence[Mapping[str, Any]]) -> str:
     return f"{where}: {shown}" + " or ".join(rules)
 
 
-def _got(problem: Mapping[str, Any]) -> tuple[bool, int]:
-    kind = problem["type"]
-    return not (kind.endswith("_type") or kind == "literal_error"), len(problem["loc"])
+def _got(problem: Mapping[str, Any]) -> tuple[int, int]:
+    """How far an alternative got: a wrong `type` of an object decides before all else about it."""
+    kind, loc = problem["type"], problem["loc"]
+    if loc[-1] == "type":
+        return 2, len(loc)
+    return int(not (kind.endswith("_type") or kind == "literal_error")), len(loc)
 
 
 def _names_a_type(part: str | int) -> bool:
