@@ -247,17 +247,8 @@ def test_the_command_prints_the_table_and_writes_it(tmp_path: Path) -> None:
 
 def test_what_evaluate_writes_can_be_compared(tmp_path: Path) -> None:
     for model in ("nano:large", "nano:small"):
-        arguments = [
-            "evaluate",
-            model,
-            "--task",
-            "closed_book",
-            "--limit",
-            "40",
-            "--out",
-            tmp_path / f"{model}.parquet",
-        ]
-        assert runner.invoke(app, list(map(str, arguments)), catch_exceptions=False).exit_code == 0
+        words = f"evaluate {model} --task closed_book --limit 24 --out {tmp_path / model}.parquet"
+        assert runner.invoke(app, words.split(), catch_exceptions=False).exit_code == 0
     row = compared(tmp_path / "nano:small.parquet", tmp_path / "nano:large.parquet")
     assert (row.task, row.headline, row.samples) == ("closed_book", "exact_match", 24)
     assert row.a < row.b
