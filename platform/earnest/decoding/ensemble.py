@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.distribution import Forms, ModelDistribution, NextTokens, Remote, Session
-from earnest.decoding.fusion import ADAPTIVE, Alpha, adaptive_alphas
+from earnest.decoding.fusion import adaptive_alphas
 from earnest.models.loading import LoadedModel
-from earnest.specs import UserError
+from earnest.specs import ADAPTIVE, Alpha, UserError
 
 
 @dataclass(frozen=True)

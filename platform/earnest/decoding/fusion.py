@@ -14,13 +14,9 @@ neighbours, so that it moves with the logits instead of jumping by 0.1 where two
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-ADAPTIVE: Literal["adaptive"] = "adaptive"
-Alpha = float | Literal["adaptive"]
 
 MOST = 2.0
 STEPS = 20

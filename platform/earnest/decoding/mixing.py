@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earnest.decoding.fusion import ADAPTIVE, Alpha, adaptive_alphas
+from earnest.decoding.fusion import adaptive_alphas
+from earnest.specs import ADAPTIVE, Alpha
 
 
 class Mixer:

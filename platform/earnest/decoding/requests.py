@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from earnest.decoding.account import TokenAccount
-from earnest.decoding.fusion import Alpha
 from earnest.decoding.generation import Finish
 from earnest.decoding.sampling import GREEDY, Sampling, TokenLogprobs
+from earnest.specs import Alpha
 
 
 class QueueFullError(Exception):

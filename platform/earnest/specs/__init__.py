@@ -4,7 +4,7 @@ Everything here is data. Unknown keys are refused, numbers are checked, and the 
 a step's digest covers. What the house itself writes down is in `records.py`.
 """
 
-from earnest.specs.ensembles import Alpha, Proxy, alpha_text
+from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text
 from earnest.specs.frame import Spec, UserError, explain, validated
 from earnest.specs.methods import (
     GPTQ,
@@ -38,6 +38,7 @@ from earnest.specs.tasks import (
 )
 
 __all__ = [
+    "ADAPTIVE",
     "GPTQ", "METHODS", "MMLU", "NM", "RTN", "TASKS", "Alpha", "AnyMethod", "AnyTask", "Biography",
     "Calibration", "ClosedBook", "Cluster", "Dense", "Magnitude", "Method", "MultipleChoice", "OpenBook", "Pattern",
     "Perplexity", "Proxy", "Pruning", "Quantisation", "Random", "SparseGPT", "Spec", "Summarisation", "Sweep", "Task",
