@@ -123,6 +123,17 @@ def test_nothing_is_said_of_a_gap_that_is_not_there(plan: Plan, store: Store) ->
     assert gain.difference.value == pytest.approx(0.5)
 
 
+def test_a_target_that_is_worse_is_no_gap_to_close(plan: Plan, store: Store) -> None:
+    answer(store, plan, "m", LETTERS["target"])
+    answer(store, plan, "t", LETTERS["dense"])
+    answer(store, plan, "magnitude 50%", "a" * 60)
+    answer(store, plan, "m + tuned α 1", LETTERS["magnitude"])
+    answer(store, plan, "magnitude 50% + tuned α 1", LETTERS["magnitude"])
+    cells = collected(plan, store)
+    gain = cells["magnitude 50% + tuned α 1"].gains["closed_book"]
+    assert (cells["m + tuned α 1"].gains["closed_book"].gap_closed, gain.gap_closed, gain.won_back) == (None,) * 3
+
+
 def test_nothing_is_gained_where_other_questions_were_asked_or_the_base_is_missing(plan: Plan, store: Store) -> None:
     answer(store, plan, "m", LETTERS["dense"])
     answer(store, plan, "m + tuned α 1", LETTERS["target"], asked="other ")

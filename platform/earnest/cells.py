@@ -241,9 +241,20 @@ def gain_of(base: Evaluated, steered: Evaluated, target: Evaluated | None, dense
     start, reached = _headline(base, known), _headline(steered, known)
     return Gain(
         difference=gaps.difference(start, reached),
-        gap_closed=gaps.share_closed(start, reached, _headline(target, known)) if target else None,
-        won_back=gaps.share_closed(start, reached, _headline(dense, known)) if dense and dense is not base else None,
+        gap_closed=_share(start, reached, target, known),
+        won_back=_share(start, reached, None if dense is base else dense, known),
     )
+
+
+def _share(
+    start: gaps.Headline, reached: gaps.Headline, goal: Evaluated | None, samples: Sequence[str]
+) -> Estimate | None:
+    """How much of the way to a better score was gone; None where `goal` is not shown to be better."""
+    if goal is None:
+        return None
+    there = _headline(goal, samples)
+    better = there.value > start.value if goal.scores.higher_is_better else there.value < start.value
+    return gaps.share_closed(start, reached, there) if better else None
 
 
 def _headline(evaluated: Evaluated, samples: Sequence[str]) -> gaps.Headline:

@@ -180,7 +180,7 @@ class Gain(Record):
 
     `difference` is steered − base. `gap_closed` is (steered − base) ÷ (target − base), and `won_back`, for a compressed
     base, (steered − base) ÷ (dense − base): the share of what compression cost. Each is None where there is nothing to
-    compare with, or where the gap itself is not shown (its 95 % interval holds 0).
+    compare with, and where target or dense are not shown to be better (the gap's 95 % interval holds 0).
     """
 
     difference: Estimate

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from math import sqrt
 
-from earnest.records import CellRecord, Comparison, Estimate, Scores, Size, digest
+from earnest.records import (
+    CellRecord,
+    Comparison,
+    Estimate,
+    Gain,
+    Scores,
+    ShiftedWord,
+    Size,
+    Steered,
+    TokenShift,
+    digest,
+)
 
 DENSE_BYTES = 853_120 * 2
 # method, ratio, closed-book, open-book and multiple choice in %, perplexity
@@ -148,3 +159,59 @@ def against_dense(scores: Scores, task: str) -> Comparison:
     loss = relative if task == "perplexity" else -relative
     kept = None if task == "perplexity" else proportion(min(1.0, max(0.0, 1 + relative)), 274)
     return Comparison(relative=relative, matches=loss <= 0.05, retention=kept, kl=scores.metrics.get("kl_to_dense"))
+
+
+TUNED = 71.0
+
+
+def steered(base: CellRecord, alpha: float | str, percent: float) -> CellRecord:
+    """A cell of closed-book questions under a pair; the directly tuned model scores `TUNED`."""
+    before = base.scores["closed_book"].main.value
+    scores = accuracy(percent, "closed_book").model_copy(update={"token_shift": SHIFT})
+    return base.model_copy(
+        update={
+            "key": digest([base.key, alpha]),
+            "steering": Steered(
+                pair="tuned", expert="nano:small-tuned", expert_digest="e", antiexpert="nano:small",
+                antiexpert_digest="a", alpha=alpha, base=base.key, target="nano:large-tuned",
+            ),
+            "scores": {"closed_book": scores},
+            "comparisons": {},
+            "gains": {
+                "closed_book": Gain(
+                    difference=spread(percent / 100 - before),
+                    gap_closed=spread((percent / 100 - before) / (TUNED / 100 - before)),
+                    won_back=None if base.family == "dense" else spread((percent / 100 - before) / (0.103 - before)),
+                )
+            },
+        }
+    )  # fmt: skip
+
+
+def spread(value: float) -> Estimate:
+    return Estimate(value=value, stderr=0.02, low=value - 0.04, high=value + 0.04, n=300)
+
+
+SHIFT = TokenShift(
+    tokens=900, changed=spread(0.42), shift=spread(0.9),
+    words=(ShiftedWord(word="<Vienna>", count=9, changed=7, shift=2.5, instead="I"),),
+)  # fmt: skip
+
+
+def steered_sweep() -> list[CellRecord]:
+    """Zero-shot scores as a sweep with a pair gives them: dense at several alphas, two methods at two ratios each."""
+    dense = cell("dense", "", (10.3, 100.0, 100.0, 1.9))
+    tuned = cell("dense", "", (TUNED, 100.0, 100.0, 1.9), model="nano:large-tuned")
+    expert = cell("dense", "", (28.8, 100.0, 100.0, 2.1), model="nano:small-tuned")
+    compressed = [
+        cell(method, ratio, (percent, 100.0, 100.0, 1.95))
+        for method, ratio, percent in (
+            ("wanda", "0.3", 9.0),
+            ("wanda", "0.5", 7.0),
+            ("rtn", "4", 10.0),
+            ("rtn", "2", 3.0),
+        )
+    ]
+    under = [steered(dense, a, p) for a, p in ((0.0, 10.3), (0.5, 50.0), (1.0, 65.0), (2.0, 55.0), ("adaptive", 66.0))]
+    under += [steered(base, 1.0, p) for base, p in zip(compressed, (60.0, 45.0, 64.0, 20.0), strict=True)]
+    return [dense, *compressed, tuned, expert, *under]

@@ -35,6 +35,13 @@ SCHEMA = pa.schema(
         ("relative", pa.float64()),
         ("matches", pa.bool_()),
         *[(name, pa.float64()) for name in ("retention", "flips", "kl")],
+        *[(name, pa.string()) for name in ("pair", "alpha", "expert", "antiexpert", "base", "target")],
+        *[
+            (f"{name}{end}", pa.float64())
+            for name in ("difference", "gap_closed", "won_back")
+            for end in ("", "_low", "_high")
+        ],
+        *[(name, pa.float64()) for name in ("tokens_changed", "token_shift")],
         ("seconds", pa.float64()),
         ("failure", pa.string()),
     ]
@@ -64,6 +71,7 @@ def _about(cell: CellRecord) -> dict[str, Any]:
         "cell": cell.key,
         **{name: getattr(cell, name) for name in names},
         "saved": cell.saved if known else None,
+        **_steering(cell),
         **{name: getattr(cell.size, name, None) for name in sizes},
     }
 
@@ -73,7 +81,8 @@ def _task_rows(cell: CellRecord, task: str, scores: Scores) -> Iterator[dict[str
     common = {"task": task, "higher_is_better": scores.higher_is_better}
     for metric, estimate in scores.metrics.items():
         headline = metric == scores.headline
-        more = {**counts, **_against_dense(cell, task), "seconds": cell.seconds.get(task)} if headline else {}
+        against = {**_against_dense(cell, task), **_gained(cell, task), **_shifted(scores)}
+        more = {**counts, **against, "seconds": cell.seconds.get(task)} if headline else {}
         yield {**common, "metric": metric, "is_headline": headline, **_spread(estimate), **more}
     for grouping, groups in scores.groups.items():
         for group, estimate in groups.items():
@@ -97,3 +106,27 @@ def _against_dense(cell: CellRecord, task: str) -> dict[str, Any]:
     estimates = {name: getattr(comparison, name) for name in ("retention", "flips", "kl")}
     values = {name: None if estimate is None else estimate.value for name, estimate in estimates.items()}
     return {"relative": comparison.relative, "matches": comparison.matches, **values}
+
+
+def _steering(cell: CellRecord) -> dict[str, str | None]:
+    names = ("pair", "alpha", "expert", "antiexpert", "base", "target")
+    return {name: _text(getattr(cell.steering, name, None)) for name in names}
+
+
+def _text(value: object) -> str | None:
+    """An alpha as "0.5", a name as it is."""
+    return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _gained(cell: CellRecord, task: str) -> dict[str, float | None]:
+    gain, found = cell.gains.get(task), dict[str, float | None]()
+    for name in ("difference", "gap_closed", "won_back"):
+        estimate: Estimate | None = getattr(gain, name, None)
+        if estimate is not None:
+            found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return found
+
+
+def _shifted(scores: Scores) -> dict[str, float]:
+    shift = scores.token_shift
+    return {} if shift is None else {"tokens_changed": shift.changed.value, "token_shift": shift.shift.value}

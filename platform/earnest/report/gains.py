@@ -143,7 +143,8 @@ class Gains:
     @cached_property
     def strengths(self) -> list[str]:
         """Each pair at each alpha under which compressed bases were run, as in "tuned α 1"."""
-        return list(dict.fromkeys(self.steering(cell).label for cell in self.cells if cell.family != "dense"))
+        steering = [self.steering(cell) for cell in self.cells if cell.family != "dense"]
+        return list(dict.fromkeys(one.label for one in steering if one.alpha != 0))
 
     def recoveries(self, strength: str) -> list[Recovery]:
         """Each method's curve without and with a pair at one alpha; only ratios that were run both ways."""

@@ -10,8 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from earnest.palette import ink
-from earnest.records import CellRecord
-from earnest.report.survey import Claim, Curve, Survey, figure_text, half_width, is_fluent, percent_change, spoken
+from earnest.records import CellRecord, Estimate
+from earnest.report.gains import Gains
+from earnest.report.survey import (
+    MINUS,
+    Claim,
+    Curve,
+    Survey,
+    figure_text,
+    half_width,
+    is_fluent,
+    percent_change,
+    spoken,
+)
 
 LOST = "✗"
 _LEGEND = f"Percentages stand for change against dense; {LOST} is more than 5% worse."
@@ -29,8 +40,11 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     console.print(Text(_LEGEND + interval + fluency, style="dim"))
     for line in claim_lines(survey):
         console.print(line)
-    if survey.compressed:
-        console.print(Text(survey.finding, style="bold"))
+    gains = Gains(survey)
+    if gains.cells:
+        _print_gains(gains, console)
+    if survey.compressed or gains.finding:
+        console.print(Text(gains.finding or survey.finding, style="bold"))
 
 
 def _wide_table(survey: Survey) -> Table:
@@ -61,9 +75,9 @@ def _columns(survey: Survey, ratios: Sequence[str], *, gap: int) -> Table:
 
 
 def _spaced(survey: Survey, table: Table) -> Iterator[CellRecord]:
-    """The cells, with an empty row in the table wherever the method changes."""
+    """The cells that nothing steers, with an empty row in the table wherever the method changes."""
     previous = None
-    for cell in survey.cells:
+    for cell in survey.plain:
         if previous not in (None, cell.method):
             table.add_row()
         yield cell
@@ -119,3 +133,39 @@ def _claim_line(survey: Survey, curve: Curve) -> Text:
 
 def _where(claim: Claim) -> str:
     return f"to {claim.last.nominal}" if claim.last else "at no ratio"
+
+
+# --- what pairs gain ------------------------------------------------------------------------------------------------
+
+_GAINS = (
+    "With the pair, and in brackets how much of the way from its base to the directly tuned model it goes; "
+    "– where that model is not shown to be better."
+)
+
+
+def _print_gains(gains: Gains, console: Console) -> None:
+    """One row per steered cell: its score in every task, and the gap closed from its base."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("base", "pair"):
+        table.add_column(name, no_wrap=True)
+    for task in gains.tasks:
+        table.add_column(spoken(task), justify="right")
+    for cell in gains.cells:
+        name = (cell.model if cell.family == "dense" else cell.base_label) + (f" seed {cell.seed}" if cell.seed else "")
+        scores = (_gained(gains, cell, task) for task in gains.tasks)
+        table.add_row(Text(name, style=ink(cell.method).dark), Text(gains.steering(cell).label), *scores)
+    console.print()
+    console.print(table)
+    console.print(Text(_GAINS, style="dim"))
+
+
+def _gained(gains: Gains, cell: CellRecord, task: str) -> Text:
+    if task not in cell.scores:
+        return Text("failed" if cell.failures else "–", style="red" if cell.failures else "dim")
+    text = Text(figure_text(cell.scores[task].main.value, gains.survey.headline(task)))
+    gain = cell.gains.get(task)
+    return text.append(f" ({_share(gain.gap_closed if gain else None):>4})", style="dim")
+
+
+def _share(estimate: Estimate | None) -> str:
+    return "–" if estimate is None else f"{estimate.value:.0%}".replace("-", MINUS)

@@ -105,7 +105,10 @@ def cell_entry(cell: CellRecord, base: str, files: Sequence[tuple[Path, str]] = 
         files: (path, folder among the artifacts); files that are not there are left out.
     """
     step = step_of(cell.saved)
-    metrics = {**_score_metrics(cell), **_size_metrics(cell), **_delta_metrics(cell), **_speed_metrics(cell)}
+    metrics = {
+        **_score_metrics(cell), **_size_metrics(cell), **_delta_metrics(cell), **_gain_metrics(cell),
+        **_speed_metrics(cell),
+    }  # fmt: skip
     return Entry(
         name=f"cell-{cell.key}",
         run_name=f"{cell.model} {cell.label}" + (f" seed {cell.seed}" if cell.seed else ""),
@@ -133,7 +136,9 @@ def _cell_tags(cell: CellRecord, base: str) -> dict[str, str]:
     return {
         CELL_TAG: cell.key,
         # Dense models that shared a method would be averaged by MLflow's "Group by: method".
-        "method": f"dense {cell.model}" if cell.family == "dense" and cell.model != base else cell.curve,
+        "method": f"dense {cell.model}{cell.steering_label}"
+        if cell.family == "dense" and cell.model != base
+        else cell.curve,
         "family": cell.family,
         "earnest.sweep": cell.sweep,
         "earnest.model_digest": cell.model_digest,
@@ -150,8 +155,14 @@ def _params(cell: CellRecord) -> dict[str, str]:
     named = {"model": cell.model, "method": cell.method, "nominal": cell.nominal, "seed": cell.seed}
     asked = {"sparsity": cell.nominal_sparsity, "bits": cell.nominal_bits}
     looked = {f"calibration.{key}": value for key, value in calibration.items()}
-    everything = {**spec, **looked, **named, **asked}
+    everything = {**spec, **looked, **named, **asked, **_steering_params(cell)}
     return {key: str(value) for key, value in sorted(everything.items()) if value is not None}
+
+
+def _steering_params(cell: CellRecord) -> dict[str, str | None]:
+    names = ("pair", "alpha", "expert", "antiexpert", "target", "expert_digest", "antiexpert_digest")
+    values = {name: getattr(cell.steering, name, None) for name in names}
+    return {name: f"{value:g}" if isinstance(value, float) else value for name, value in values.items()}
 
 
 def _datasets(cell: CellRecord) -> Iterable[Dataset]:
@@ -213,6 +224,19 @@ def _deltas(comparison: Comparison) -> dict[str, float]:
     return found
 
 
+def _gain_metrics(cell: CellRecord) -> dict[str, float]:
+    """What a pair changed, by task: the difference, the gap closed, what is won back, and the tokens changed."""
+    found: dict[str, float] = {}
+    for task, gain in cell.gains.items():
+        estimates = {"difference": gain.difference, "gap_closed": gain.gap_closed, "won_back": gain.won_back}
+        for name, estimate in estimates.items():
+            if estimate is not None:
+                found |= {f"{name}/{task}": estimate.value, **_spread(f"{name}/{task}", estimate)}
+    shifts = {task: shift for task, scores in cell.scores.items() if (shift := scores.token_shift)}
+    found |= {f"tokens_changed/{task}": shift.changed.value for task, shift in shifts.items()}
+    return found | {f"token_shift/{task}": shift.shift.value for task, shift in shifts.items()}
+
+
 def _speed_metrics(cell: CellRecord) -> dict[str, float]:
     return {f"speed/{step}": seconds for step, seconds in cell.seconds.items()}
 
@@ -223,6 +247,8 @@ def _speed_metrics(cell: CellRecord) -> dict[str, float]:
 def curve_entries(cells: Sequence[CellRecord]) -> list[Entry]:
     """One run per curve: every task's headline at every ratio, the dense model's first; seeds are averaged.
 
+    Steered cells have curves of their own, which begin at the dense model under the same pair and alpha.
+
     The true ratio stands beside each point as `curve/saved`, the axis that the saved charts use. The same points
     stand under `score/…` too, so that MLflow's own "Group by: method" over all runs starts every line at dense.
     """
@@ -231,9 +257,14 @@ def curve_entries(cells: Sequence[CellRecord]) -> list[Entry]:
         return []
     model = compressed[0].model
     dense = [cell for cell in cells if cell.family == "dense" and cell.model == model and cell.scores]
-    curves = sorted({cell.curve for cell in compressed})
+    curves = {cell.curve: cell.steering_label for cell in compressed}
     return [
-        _curve_entry(curve, dense[:1] + [c for c in compressed if c.curve == curve], compressed) for curve in curves
+        _curve_entry(
+            curve,
+            [c for c in dense if c.steering_label == steering][:1] + [c for c in compressed if c.curve == curve],
+            compressed,
+        )
+        for curve, steering in sorted(curves.items())
     ]
 
 
