@@ -1,0 +1,125 @@
+"""Start the served ensemble.
+
+    serve run serve.app:build config=serve/configs/nano.toml      on Ray Serve's own terms: its port, its cluster
+    python -m serve.app serve/configs/nano.toml [--port PORT]     with host and port of the config; Ctrl-C ends it
+
+All that can be checked is checked before anything is deployed. A config without keys gets one, made at random for
+this run and printed, when it is started in the second way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import TypeAdapter
+
+from earnest.models.source import resolve
+from earnest.preflight import check_model
+from earnest.specs import Spec, UserError, validated
+from serve.config import LOOPBACK, Config, read_config
+from serve.operate import operate
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+DEFAULT = "serve/configs/nano.toml"
+
+
+class Arguments(Spec):
+    """What `serve run serve.app:build` takes, as name=value."""
+
+    config: str = DEFAULT
+
+
+class Refused(click.ClickException):
+    """A user's mistake, as Ray Serve's command line shows it: one line, no traceback."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Say what, the rule and the remedy."""
+        click.echo(f"error: {self.message}", file=file or sys.stderr)
+
+
+def build(args: dict[str, str]) -> Application:
+    """The application for `serve run`, `serve deploy` and KubeRay.
+
+    Raises:
+        Refused: unknown arguments, a bad config, a model that is missing, vocabularies that differ.
+    """
+    from serve.deployments import graph
+
+    try:
+        arguments = validated(TypeAdapter(Arguments), args, "serve.app:build")
+        return graph(checked(read_config(Path(arguments.config))))
+    except UserError as error:
+        raise Refused(str(error)) from None
+
+
+def checked(config: Config) -> Config:
+    """The config with its folders named from the root, as replicas elsewhere need them, once all of it is there.
+
+    Raises:
+        UserError: a model or template is missing or damaged, or the models have different vocabularies.
+    """
+    from serve.prompts import Prompts
+
+    for model in config.models.values():
+        check_model(resolve(model.source))
+    Prompts(config)
+    models = {
+        name: model.model_copy(
+            update={"source": _from_root(model.source), "chat_template": _from_root(model.chat_template)}
+        )
+        for name, model in config.models.items()
+    }
+    return config.model_copy(update={"models": models})
+
+
+def _from_root(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name and path.exists() else name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve a config until interrupted."""
+    options = _options(arguments)
+    try:
+        config = read_config(options.config)
+        if options.port is not None:
+            config = validated(TypeAdapter(Config), {**config.model_dump(), "port": options.port}, "--port")
+        operate(options.config, _with_free_port(checked(config)))
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m serve.app", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", type=Path, nargs="?", default=Path(DEFAULT), help=f"TOML file (default: {DEFAULT})")
+    parser.add_argument("--port", type=int, help="instead of the config's")
+    return parser.parse_args(arguments)
+
+
+def _with_free_port(config: Config) -> Config:
+    """The config's port, or one that is free where it is taken and nobody but this machine is served."""
+    for port in (config.port, *((0,) if config.host in LOOPBACK else ())):
+        with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.host, port))
+            except OSError:
+                continue
+            return config.model_copy(update={"port": probe.getsockname()[1]})
+    raise UserError(f"port {config.port} of {config.host} cannot be had; set another one in the config, or --port")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

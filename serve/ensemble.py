@@ -1,0 +1,164 @@
+"""The running ensemble: a thread that decodes, and streams that hand on what comes of it.
+
+Plain Python, so that it runs inside a Serve replica as well as beside a gateway in one process. The batch belongs to
+the decoding thread; everything else belongs to the event loops of those who stream. A stream that is closed gives its
+row back before the next step, and a thread that dies ends every stream with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+
+import torch
+
+from earnest.decoding.batcher import Batcher, Gauges, Limits
+from earnest.decoding.members import MemberLostError
+from earnest.decoding.requests import Chunk, Request
+from serve.colocated import Placed
+from serve.config import Batch
+from serve.members import RemoteMember
+from serve.seam import EnsembleCard, EnsembleLostError
+
+
+class Ensemble:
+    """A batch over some members and the thread that decodes it (see `seam.EnsembleHandle`)."""
+
+    def __init__(self, placed: Placed, batch: Batch) -> None:
+        self._members = placed.members
+        limits = Limits(batch.waiting, batch.prefill)
+        self._batcher = Batcher(placed.members, placed.tokenizer, ends=placed.ends, limits=limits)
+        self._inboxes: dict[int, Inbox] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failure: str | None = None
+        self._thread = threading.Thread(target=self._decode, args=(torch.get_num_threads(),), daemon=True)
+        self._thread.start()
+
+    async def stream(self, request: Request) -> AsyncGenerator[list[Chunk], None]:
+        """The chunks of one continuation: each item holds all that came since the last. Closing it frees the row.
+
+        Raises:
+            QueueFullError: too many wait.
+            ValueError: the request cannot be served.
+            EnsembleLostError: nothing decodes any more. Streams that were running end with an error chunk instead.
+        """
+        inbox = Inbox(asyncio.get_running_loop())
+        ticket = self._submit(request, inbox)
+        try:
+            last = False
+            while not last:
+                chunks = await inbox.take()
+                last = chunks[-1].last
+                yield chunks
+        finally:
+            self._forget(ticket)
+
+    async def describe(self) -> EnsembleCard:
+        """What it is. Raises EnsembleLostError."""
+        self.check_health()
+        return EnsembleCard(
+            tuple(member.name for member in self._members),
+            min(member.rows for member in self._members),
+            min(member.slots for member in self._members),
+        )
+
+    async def gauges(self) -> Gauges:
+        """How the batch stands. Raises EnsembleLostError."""
+        self.check_health()
+        return self._batcher.gauges()
+
+    def check_health(self) -> None:
+        """Raise EnsembleLostError where decoding has ended or a member's process is gone."""
+        gone = [member.name for member in self._members if isinstance(member, RemoteMember) and member.lost]
+        if gone:
+            raise EnsembleLostError(f"member {gone[0]}: its process is gone")
+        if self._failure is not None:
+            raise EnsembleLostError(self._failure)
+
+    def close(self) -> None:
+        """End the thread after its step; streams that still run end with an error."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+        for member in self._members:
+            if isinstance(member, RemoteMember):
+                member.close()
+
+    def _submit(self, request: Request, inbox: Inbox) -> int:
+        with self._changed:
+            if self._failure is not None:
+                raise EnsembleLostError(self._failure)
+            try:
+                ticket = self._batcher.submit(request)
+            except MemberLostError as error:
+                raise EnsembleLostError(str(error)) from error
+            self._inboxes[ticket] = inbox
+            self._changed.notify()
+        return ticket
+
+    def _forget(self, ticket: int) -> None:
+        with self._changed:
+            del self._inboxes[ticket]
+        self._batcher.cancel(ticket)
+
+    def _decode(self, threads: int) -> None:
+        torch.set_num_threads(threads)  # OpenMP counts threads per calling thread
+        try:
+            while self._wait_for_work():
+                self._deliver(self._batcher.step())
+        finally:
+            self._end(sys.exc_info()[1])
+
+    def _wait_for_work(self) -> bool:
+        """Whether there is some; False when closing."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or not self._batcher.idle)
+            return not self._closing
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._changed:
+            self._failure = f"the ensemble stopped: {error}" if error else "the ensemble was shut down"
+            self._deliver([(ticket, Chunk(error=self._failure)) for ticket in self._inboxes])
+
+    def _deliver(self, chunks: Sequence[tuple[int, Chunk]]) -> None:
+        """Wake each event loop once, with everything that came for its streams."""
+        parcels: defaultdict[asyncio.AbstractEventLoop, list[tuple[Inbox, Chunk]]] = defaultdict(list)
+        with self._changed:
+            for ticket, chunk in chunks:
+                if (inbox := self._inboxes.get(ticket)) is not None:
+                    parcels[inbox.loop].append((inbox, chunk))
+        for loop, parcel in parcels.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_hand_over, parcel)
+
+
+class Inbox:
+    """What came for one stream since it last looked."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._chunks: list[Chunk] = []
+        self._came = asyncio.Event()
+
+    def put(self, chunk: Chunk) -> None:
+        """Add a chunk, on the stream's own loop; nothing comes behind the last."""
+        if not (self._chunks and self._chunks[-1].last):
+            self._chunks.append(chunk)
+            self._came.set()
+
+    async def take(self) -> list[Chunk]:
+        """Everything, as soon as there is anything."""
+        await self._came.wait()
+        self._came.clear()
+        chunks, self._chunks = self._chunks, []
+        return chunks
+
+
+def _hand_over(parcel: Sequence[tuple[Inbox, Chunk]]) -> None:
+    for inbox, chunk in parcel:
+        inbox.put(chunk)

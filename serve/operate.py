@@ -1,0 +1,118 @@
+"""A served ensemble from its start to Ctrl-C: deploy it, say where it answers, take what changes in its file."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+
+from earnest.cluster.session import connected
+from earnest.specs import UserError
+from serve.config import Config, Key, Settings, read_config
+from serve.keys import digest, new_key
+
+LOOK_S = 1.0
+
+
+def operate(file: Path, config: Config) -> None:
+    """Serve `config`, which was read from `file`, until interrupted.
+
+    Without keys it gets one, made here and printed; only its hash goes on. What `config.Settings` holds may change in
+    the file meanwhile.
+
+    Raises:
+        UserError: the cluster has less than the models need, or the deployment failed.
+    """
+    key = None if config.keys else new_key()
+    with connected(None):
+        from ray import serve
+
+        _check_resources(config)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(http_options={"host": config.host, "port": config.port})
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own would not let running answers end
+        try:
+            _deploy(config, _settings(config, key))
+            _announce(config, key)
+            _follow(file, config, key)
+        except KeyboardInterrupt:
+            _say("ending: running answers are finished first; Ctrl-C again ends them too")
+        finally:
+            serve.shutdown()
+
+
+def _settings(config: Config, key: str | None) -> Settings:
+    """All that may change while requests run, and the key that was made here."""
+    made = () if key is None else (Key(name="demo", sha256=digest(key), metrics=True),)
+    return Settings(
+        alphas={name: pair.alpha for name, pair in config.pairs.items()},
+        default_pair=config.default_pair,
+        limits=config.limits,
+        keys=(*config.keys, *made),
+        trace_rate=config.traces.rate,
+    )
+
+
+def _check_resources(config: Config) -> None:
+    """Serve would wait for ever for what no node has."""
+    import ray
+
+    there = ray.cluster_resources()
+    for what, wanted in (
+        ("GPU", sum(model.gpus for model in config.models.values())),
+        ("CPU", sum(model.cpus for model in config.models.values()) + config.gateways.cpus * config.gateways.least),
+    ):
+        if wanted > there.get(what, 0):
+            raise UserError(
+                f"the models ask for {wanted:g} {what}s, the cluster has {there.get(what, 0):g}; "
+                f"lower {what.lower()}s of [models.NAME], or join a cluster with RAY_ADDRESS"
+            )
+
+
+def _deploy(config: Config, settings: Settings) -> None:
+    from ray import serve
+
+    from serve.deployments import graph
+
+    try:
+        serve.run(graph(config, settings), name=config.name, route_prefix="/")
+    except RuntimeError as error:
+        raise UserError(f"the ensemble could not be deployed: {error}") from error
+
+
+def _announce(config: Config, key: str | None) -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    sys.stdout.write(f"{config.name} answers at http://{host}:{config.port}\n")
+    if key is not None:
+        sys.stdout.write(f"key: {key}\n")
+    sys.stdout.flush()
+
+
+def _follow(file: Path, config: Config, key: str | None) -> None:
+    """Look at the file now and then; what may change in it is deployed while requests go on."""
+    began, seen = read_config(file), file.stat().st_mtime_ns
+    while True:
+        time.sleep(LOOK_S)
+        now = file.stat().st_mtime_ns if file.is_file() else seen
+        if now != seen:
+            seen = now
+            _say(_taken_over(file, began, config, key))
+
+
+def _taken_over(file: Path, began: Config, config: Config, key: str | None) -> str:
+    try:
+        changed = read_config(file)
+        settings = _settings(changed, None)
+        if began.with_settings(settings.model_dump()) != changed:
+            return f"{file} changed in what takes a restart; nothing of it was taken over"
+        _deploy(config, _settings(changed, key))
+    except UserError as error:
+        return f"error: {error}\nnothing was taken over"
+    return f"{file} was taken over"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
