@@ -15,7 +15,8 @@ MANIFESTS = sorted((ROOT / "infra" / "kuberay").glob("*.yaml"))
 def cluster_of(path: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert manifest["apiVersion"] == "ray.io/v1"
-    cluster: dict[str, Any] = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+    spec = manifest["spec"]
+    cluster: dict[str, Any] = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
     return cluster
 
 
