@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from earnest.specs import UserError, read_method, read_task
+from earnest.specs import UserError, read_alpha, read_method, read_task
 
 app = typer.Typer(
     name="earnest",
@@ -31,6 +31,9 @@ err = Console(stderr=True)
 
 StoreOption = Annotated[str | None, typer.Option(help="Where step outputs are kept: a folder or a bucket's URL.")]
 UriOption = Annotated[str | None, typer.Option(help="MLflow's tracking URI; the store's own database by default.")]
+ExpertOption = Annotated[str | None, typer.Option(help="A small tuned model, to steer with.")]
+AntiexpertOption = Annotated[str | None, typer.Option(help="Its untuned twin; the base itself without one.")]
+AlphaOption = Annotated[str, typer.Option(help="How strongly the pair steers: a number, or adaptive.")]
 DeviceOption = Annotated[str, typer.Option(help="A torch device, such as cpu or cuda:0.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 
@@ -143,10 +146,15 @@ def evaluate(
     shots: Annotated[int | None, typer.Option(help="Demonstrations before each question.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many samples.")] = None,
     json_file: JsonOption = None,
+    expert: ExpertOption = None,
+    antiexpert: AntiexpertOption = None,
+    alpha: AlphaOption = "1",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: DeviceOption = "cpu",
 ) -> None:
     """Evaluate a model or checkpoint on one task; every score comes with n, standard error and a 95 % interval.
+
+    With --expert the subject is the ensemble: base + alpha · (expert − anti-expert), in every task.
 
     Example: earnest evaluate nano:large --task closed_book --limit 300
     """
@@ -156,7 +164,10 @@ def evaluate(
 
     for file in (samples, json_file):
         _refuse_unwritable(file)
-    result = evaluate_once(subject, spec, dtype=dtype, device=device, on_step=_progress("batch"))
+    result = evaluate_once(
+        subject, spec, expert=expert, antiexpert=antiexpert, alpha=read_alpha(alpha), dtype=dtype, device=device,
+        on_step=_progress("batch"),
+    )  # fmt: skip
     if samples is not None:
         from earnest.compare.samples import write_samples
 
@@ -289,9 +300,9 @@ def dashboard(
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     base: Annotated[str, typer.Option(help="The model to steer, or just to ask.")] = "nano:large",
-    expert: Annotated[str | None, typer.Option(help="A small tuned model.")] = None,
-    antiexpert: Annotated[str | None, typer.Option(help="Its untuned twin.")] = None,
-    alpha: Annotated[float, typer.Option(help="How strongly the pair steers.")] = 1.0,
+    expert: ExpertOption = None,
+    antiexpert: AntiexpertOption = None,
+    alpha: AlphaOption = "1",
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 64,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
     device: DeviceOption = "cpu",
@@ -303,7 +314,7 @@ def generate(
     from earnest.oneoff import generate_once
 
     text = generate_once(
-        prompt.replace("\\n", "\n"), base=base, expert=expert, antiexpert=antiexpert, alpha=alpha,
+        prompt.replace("\\n", "\n"), base=base, expert=expert, antiexpert=antiexpert, alpha=read_alpha(alpha),
         max_tokens=max_tokens, stop=tuple(one.replace("\\n", "\n") for one in stop or ()), device=device,
     )  # fmt: skip
     out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
 from earnest.preflight import check_methods, check_task
 from earnest.records import Manifest
-from earnest.specs import AnyTask, Calibration, Method, UserError, validated
+from earnest.specs import Alpha, AnyTask, Calibration, Method, UserError, validated
 
 DEFAULT_LENGTH = 2048
 
@@ -81,13 +81,39 @@ def _scratch_beside(folder: Path) -> Path:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
 
 
+def open_steered(
+    base: str, expert: str | None, antiexpert: str | None, alpha: Alpha, *, dtype: str = "auto", device: str = "cpu"
+) -> LoadedModel | Ensemble:
+    """A base by name, steered by a pair where an expert is named; each may be a compressed checkpoint.
+
+    Raises:
+        UserError: one of them cannot be loaded, their vocabularies differ, or an antiexpert stands without an expert.
+    """
+    if antiexpert is not None and expert is None:
+        raise UserError(f"antiexpert {antiexpert}: needs an expert beside it, as in --expert nano:small-tuned")
+    subject = open_subject(base, dtype=dtype, device=device)
+    if expert is None:
+        return subject
+    pair = [open_subject(name, dtype=dtype, device=device) for name in (expert, antiexpert) if name is not None]
+    return Ensemble(subject, pair[0], pair[1] if len(pair) > 1 else None, alpha=alpha)
+
+
 def evaluate_once(
-    subject: str, task: AnyTask, *, dtype: str, device: str, on_step: Callable[[int, int], None]
+    subject: str,
+    task: AnyTask,
+    *,
+    expert: str | None = None,
+    antiexpert: str | None = None,
+    alpha: Alpha = 1.0,
+    dtype: str,
+    device: str,
+    on_step: Callable[[int, int], None],
 ) -> Evaluation:
-    """Evaluate a model or checkpoint on one task."""
+    """Evaluate a model or checkpoint on one task, steered by a pair where an expert is named."""
     data = resolve_data(task.data, task.split)
     check_task(task, data.path)
-    return evaluate(open_subject(subject, dtype=dtype, device=device), task, data.path, None, on_step)
+    opened = open_steered(subject, expert, antiexpert, alpha, dtype=dtype, device=device)
+    return evaluate(opened, task, data.path, None, on_step)
 
 
 def generate_once(
@@ -96,17 +122,11 @@ def generate_once(
     base: str,
     expert: str | None,
     antiexpert: str | None,
-    alpha: float,
+    alpha: Alpha,
     max_tokens: int,
     stop: tuple[str, ...],
     device: str,
 ) -> str:
     """Continue a prompt greedily with a model or with a proxy-tuned ensemble."""
-    if antiexpert is not None and expert is None:
-        raise UserError(f"antiexpert {antiexpert}: needs an expert beside it, as in --expert nano:small-tuned")
-    subject = open_subject(base, device=device)
-    if expert is None:
-        return generate(subject, [prompt], max_tokens=max_tokens, stop=stop)[0].text
-    pair = [open_subject(name, device=device) for name in (expert, antiexpert) if name is not None]
-    ensemble = Ensemble(subject, pair[0], pair[1] if len(pair) > 1 else None, alpha=alpha)
-    return generate(ensemble, [prompt], max_tokens=max_tokens, stop=stop)[0].text
+    subject = open_steered(base, expert, antiexpert, alpha, device=device)
+    return generate(subject, [prompt], max_tokens=max_tokens, stop=stop)[0].text

@@ -44,7 +44,7 @@ def test_cells_without_a_pair_say_nothing_of_alpha() -> None:
 
 @pytest.mark.slow
 def test_mlflow_holds_a_run_for_every_steered_cell(tmp_path: Path) -> None:
-    Tracker(None, "proxy", str(tmp_path), lambda text: pytest.fail(text)).record(CELLS)
+    Tracker(None, "proxy", str(tmp_path), pytest.fail).record(CELLS)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         alphas = database.execute("select value from params where key = 'alpha' order by value").fetchall()
         states = database.execute("select distinct status from runs").fetchall()

@@ -4,7 +4,7 @@ Everything here is data. Unknown keys are refused, numbers are checked, and the 
 a step's digest covers. What the house itself writes down is in `records.py`.
 """
 
-from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text
+from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
 from earnest.specs.frame import Spec, UserError, explain, validated
 from earnest.specs.methods import (
     GPTQ,
@@ -43,5 +43,5 @@ __all__ = [
     "Calibration", "ClosedBook", "Cluster", "Dense", "Magnitude", "Method", "MultipleChoice", "OpenBook", "Pattern",
     "Perplexity", "Proxy", "Pruning", "Quantisation", "Random", "SparseGPT", "Spec", "Summarisation", "Sweep", "Task",
     "Tracking", "Unstructured", "UserError", "Wanda", "alpha_text", "expand", "explain", "parse_pattern",
-    "read_method", "read_sweep", "read_task", "validated",
+    "read_alpha", "read_method", "read_sweep", "read_task", "validated",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from earnest.specs.frame import Spec
+from earnest.specs.frame import Spec, UserError
 
 ADAPTIVE: Literal["adaptive"] = "adaptive"
 Alpha = float | Literal["adaptive"]
@@ -72,3 +72,16 @@ def check_pairs(proxies: Sequence[Proxy]) -> None:
 def alpha_text(alpha: Alpha) -> str:
     """An alpha as it is written: "0.5", "1", "adaptive"."""
     return alpha if isinstance(alpha, str) else f"{alpha:g}"
+
+
+def read_alpha(text: str) -> Alpha:
+    """An alpha as a user types it. Raises UserError for what is neither a finite number nor "adaptive"."""
+    if text == ADAPTIVE:
+        return ADAPTIVE
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not math.isfinite(alpha):
+        raise UserError(f"alpha {text}: write a finite number such as 1.0, or {ADAPTIVE}")
+    return alpha
