@@ -53,6 +53,17 @@ TASKS = (
     ),
 )  # fmt: skip
 
+ABOUT = """\
+# Which of proxy-tuning's published differences hold
+
+Recomputed from the per-item outcomes that the paper's repository published, paired by item
+([arXiv 2401.08565](https://arxiv.org/abs/2401.08565)); {} comparisons judged as one family (Holm, 5 %). p, bold where
+a difference is shown, is of no change at all. *Matches*: within 5 % of the other, relative, shown; *falls*, *rises*:
+worse, better by more than that, shown; *no worse*: matches or rises, shown, and n is what would tell them apart.
+Percent; intervals are BCa, 95 %. Base is Llama 2, the expert has 7B. There are no per-item outcomes of DS-1000,
+TriviaQA, AlpacaFarm's bases and ToxiGen's expert.
+"""
+
 
 def read_outcomes(path: Path) -> dict[tuple[str, str], Samples]:
     """(task, model) -> its samples. A choice without an answer is wrong; wins are preferences − 1, draws count half."""
@@ -106,13 +117,7 @@ def gaps(outcomes: dict[tuple[str, str], Samples]) -> Iterator[tuple[str, str, E
 def markdown(outcomes: dict[tuple[str, str], Samples]) -> Iterator[str]:
     """The page docs/proxy_outcomes.md, line by line."""
     rows = differences(outcomes)
-    yield "# Which of proxy-tuning's published differences hold\n"
-    yield "Recomputed from the per-item outcomes that the paper's repository published, paired by item"
-    yield f"([arXiv 2401.08565](https://arxiv.org/abs/2401.08565)); {len(rows)} comparisons judged as one family"
-    yield "(Holm, 5 %). p, bold where a difference is shown, is of no change at all. *Matches*: within 5 % of the other,"
-    yield "relative, shown; *falls*, *rises*: worse, better by more than that, shown; *no worse*: matches or rises, shown,"
-    yield "and n is what would tell them apart. Percent; intervals are BCa, 95 %. Base is Llama 2, the expert has 7B."
-    yield "There are no per-item outcomes of DS-1000, TriviaQA, AlpacaFarm's bases and ToxiGen's expert.\n"
+    yield ABOUT.format(len(rows))
     yield "| task | size | proxy | against | difference | relative | p | verdict |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
