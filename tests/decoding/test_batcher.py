@@ -14,13 +14,13 @@ from earnest.decoding.account import account
 from earnest.decoding.batcher import Batcher, Limits
 from earnest.decoding.encoding import encode
 from earnest.decoding.ensemble import Ensemble, Pair
-from earnest.decoding.fusion import ADAPTIVE
 from earnest.decoding.generation import Prompt, continue_prompts
 from earnest.decoding.local import LocalMember
 from earnest.decoding.members import MemberLostError
 from earnest.decoding.requests import Chunk, Mixture, QueueFullError, Request, Steering
 from earnest.decoding.sampling import Sampling, processed
 from earnest.models.loading import LoadedModel
+from earnest.specs import ADAPTIVE
 
 SLOTS = 256
 PAIR = Steering("small-tuned", "small")
