@@ -64,6 +64,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_unexpected)
 
 
 async def _answer_api_error(_: Request, error: Exception) -> Response:
@@ -79,6 +80,10 @@ async def _answer_http(request: Request, error: Exception) -> Response:
         400: "the body is not valid UTF-8 JSON",
     }.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, detail, headers=error.headers).response()
+
+
+async def _answer_unexpected(_: Request, error: Exception) -> Response:
+    return ApiError(500, "internal error; it is in the server's log").response()
 
 
 async def _answer_invalid(_: Request, error: Exception) -> Response:
