@@ -299,24 +299,39 @@ def dashboard(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
-    base: Annotated[str, typer.Option(help="The model to steer, or just to ask.")] = "nano:large",
+    base: Annotated[str, typer.Option(help="The model to steer, or just to ask; URL#MODEL is one behind an API.")] = (
+        "nano:large"
+    ),
     expert: ExpertOption = None,
     antiexpert: AntiexpertOption = None,
     alpha: AlphaOption = "1",
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many new tokens.")] = 64,
     stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Of an API: how many likeliest tokens to ask for.")] = 20,
+    key_env: Annotated[str | None, typer.Option(help="Of an API: the environment variable with its key.")] = None,
     device: DeviceOption = "cpu",
 ) -> None:
     r"""Continue a prompt greedily: base alone, or base + alpha · (expert − anti-expert).
 
     Example: earnest generate --base nano:large --expert nano:small-tuned --antiexpert nano:small "Q: …"
-    """
-    from earnest.oneoff import generate_once
 
-    text = generate_once(
-        prompt.replace("\\n", "\n"), base=base, expert=expert, antiexpert=antiexpert, alpha=read_alpha(alpha),
-        max_tokens=max_tokens, stop=tuple(one.replace("\\n", "\n") for one in stop or ()), device=device,
-    )  # fmt: skip
+    The base may be any model behind an OpenAI-compatible API that tells the likeliest tokens of its completions:
+
+    --base http://127.0.0.1:8000/v1#MODEL --top-k 20
+    """
+    from earnest.oneoff import generate_from_black_box, generate_once
+
+    asked: dict[str, Any] = {
+        "base": base, "expert": expert, "antiexpert": antiexpert, "alpha": read_alpha(alpha), "max_tokens": max_tokens,
+        "stop": tuple(one.replace("\\n", "\n") for one in stop or ()), "device": device,
+    }  # fmt: skip
+    prompt = prompt.replace("\\n", "\n")
+    if "://" in base:
+        text, tally = generate_from_black_box(prompt, top_k=top_k, key_env=key_env, **asked)
+        kept = f"{tally.mean_missing:.1%} of the probability on average, {tally.most_missing:.1%} at most"
+        err.print(f"{tally.requests} requests; the API kept back {kept}", highlight=False)
+    else:
+        text = generate_once(prompt, **asked)
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from earnest.compression import calibration, checkpoint, produce
 from earnest.data import resolve_data
-from earnest.decoding.ensemble import Ensemble
+from earnest.decoding.black_box import BlackBox, Tally
+from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import generate
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
@@ -130,3 +131,37 @@ def generate_once(
     """Continue a prompt greedily with a model or with a proxy-tuned ensemble."""
     subject = open_steered(base, expert, antiexpert, alpha, device=device)
     return generate(subject, [prompt], max_tokens=max_tokens, stop=stop)[0].text
+
+
+def generate_from_black_box(
+    prompt: str,
+    *,
+    base: str,
+    top_k: int,
+    key_env: str | None,
+    expert: str | None,
+    antiexpert: str | None,
+    alpha: Alpha,
+    max_tokens: int,
+    stop: tuple[str, ...],
+    device: str,
+) -> tuple[str, Tally]:
+    """Continue a prompt greedily with a steered model behind an endpoint, and what the endpoint kept back.
+
+    Args:
+        base: URL#MODEL; the expert's tokenizer must be that model's.
+
+    Raises:
+        UserError: the base names no model, no expert is named, or the endpoint does not answer as it should.
+    """
+    url, _, model = base.partition("#")
+    if not model:
+        raise UserError(f"base {base}: name the endpoint's model too, as in {url}#llama")
+    if expert is None:
+        raise UserError(f"base {base}: is a black box; name an --expert that steers it and has its tokenizer")
+    steering = open_subject(expert, device=device)
+    twin = None if antiexpert is None else open_subject(antiexpert, device=device)
+    box = BlackBox(url, model, steering.tokenizer, top_k=top_k, key_env=key_env)
+    ensemble = Ensemble.of(box, [Pair(steering, twin, alpha)])
+    (written,) = generate(ensemble, [prompt], max_tokens=max_tokens, stop=stop)
+    return written.text, box.tally

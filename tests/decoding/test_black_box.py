@@ -7,8 +7,10 @@ from email.utils import format_datetime
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from decoding.endpoint import Endpoint, running
+from earnest.cli import app
 from earnest.decoding import endpoint as client
 from earnest.decoding.account import account
 from earnest.decoding.black_box import BlackBox, certain, missing_mass
@@ -269,6 +271,31 @@ def test_a_black_box_writes_and_is_accounted_for_but_not_scored(make_model, list
     for scored in ("base", "running"):
         with pytest.raises(UserError, match="is a black box, which can write but not be scored"):
             getattr(ensemble, scored)
+
+
+def generated(*arguments: object) -> tuple[str, str]:
+    """What `earnest generate` prints on stdout and stderr; a user's mistake is raised."""
+    done = CliRunner().invoke(app, ["generate", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout, done.stderr
+
+
+def test_the_command_line_steers_a_black_box(nano, listening) -> None:
+    endpoint = listening(nano("large"))
+    pair = ("--expert", "nano:small-tuned", "--antiexpert", "nano:small", "--max-tokens", 12, "--stop", "\\n")
+    prompt = "Question: Who was Sumil?\\nAnswer:"
+    exact, nothing = generated(prompt, "--base", "nano:large", *pair)
+    told, tally = generated(prompt, "--base", f"{endpoint.url}#it", "--top-k", 50, *pair)
+    assert (told, nothing) == (exact, "")
+    assert f"{len(endpoint.bodies)} requests; the API kept back " in tally
+    assert {body["logprobs"] for body in endpoint.bodies} == {50}
+
+
+def test_the_command_line_says_what_a_black_box_needs() -> None:
+    with pytest.raises(UserError, match="name the endpoint's model too, as in http://here/v1#llama"):
+        generated("Q", "--base", "http://here/v1", "--expert", "nano:small-tuned")
+    with pytest.raises(UserError, match="is a black box; name an --expert"):
+        generated("Q", "--base", "http://here/v1#it")
 
 
 @pytest.mark.slow
