@@ -9,8 +9,8 @@ from typing import Any
 from earnest.decoding.distribution import end_tokens
 from earnest.decoding.local import LocalMember
 from earnest.decoding.members import Member
-from earnest.models.loading import LoadedModel, load
-from earnest.models.source import resolve
+from earnest.models.loading import LoadedModel
+from earnest.oneoff import open_subject
 from earnest.specs import UserError
 from serve.config import Batch, Config, Model
 
@@ -40,8 +40,8 @@ def colocated(config: Config) -> Placed:
 
 
 def load_model(model: Model) -> LoadedModel:
-    """A model as its config says."""
-    return load(resolve(model.source), device=model.device, dtype=model.dtype)
+    """A model, or a compressed checkpoint, as its config says."""
+    return open_subject(model.source, device=model.device, dtype=model.dtype)
 
 
 def room(batch: Batch, lengths: Iterable[int]) -> int:
