@@ -99,6 +99,19 @@ def test_generate_answers_and_proxy_tuning_makes_the_base_terse() -> None:
     assert steered
 
 
+def test_an_ensemble_is_evaluated_and_alpha_zero_is_the_base(tmp_path: Path) -> None:
+    def score(name: str, *options: object) -> dict[str, object]:
+        file = tmp_path / f"{name}.json"
+        run("evaluate", "nano:large", "--task", "closed_book", "--shots", 0, "--limit", 40, "--json", file, *options)
+        return json.loads(file.read_text())
+
+    pair = ("--expert", "nano:small-tuned", "--antiexpert", "nano:small")
+    alone, unmoved, steered = score("alone"), score("zero", *pair, "--alpha", 0), score("steered", *pair)
+    assert unmoved == alone
+    assert steered["metrics"]["exact_match"]["value"] > alone["metrics"]["exact_match"]["value"] + 0.2  # type: ignore[index]
+    assert steered["token_shift"]["changed"]["value"] > 0.1  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -118,6 +131,7 @@ def test_generate_answers_and_proxy_tuning_makes_the_base_terse() -> None:
             "/proc/x",
         ),
         (["generate", "Q:", "--antiexpert", "nano:small"], "needs an expert"),
+        (["evaluate", "nano:small", "--task", "closed_book", "--alpha", "much"], "alpha much: write a finite number"),
     ],
 )
 def test_every_mistake_is_told_before_or_without_harm(arguments: list[str], words: str) -> None:
