@@ -137,7 +137,10 @@ class Settings(Spec):
 
 
 class Config(Spec):
-    """One served ensemble."""
+    """One served ensemble.
+
+    `examples` are prompts that the page offers to begin with.
+    """
 
     name: Name = "earnest"
     models: Mapping[Name, Model] = Field(min_length=1)
@@ -151,6 +154,7 @@ class Config(Spec):
     gateways: Gateways = Gateways()
     limits: Limits = Limits()
     keys: tuple[Key, ...] = ()
+    examples: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     traces: Traces = Traces()

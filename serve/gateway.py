@@ -1,6 +1,8 @@
 """The HTTP side: OpenAI's API over an ensemble, wherever that runs. `make_app` is all that others need.
 
 POST /v1/completions  POST /v1/chat/completions  GET /v1/models       with a key where keys are configured
+GET /v1/ensemble                                                      with a key, too
+GET /                                                                 a page to see it think
 GET /metrics                                                          with a key that may
 GET /health  GET /ready                                               alive; and able to answer
 """
@@ -23,9 +25,19 @@ from serve.errors import ApiError, install
 from serve.guard import Guard
 from serve.metrics import Metrics
 from serve.orders import Clerk, Order
+from serve.page import add_page
 from serve.prompts import Prompts
 from serve.quota import Quota
-from serve.replies import ChatReply, CompletionReply, ErrorReply, ModelReply, ModelsReply, StateReply
+from serve.replies import (
+    ChatReply,
+    CompletionReply,
+    EnsembleReply,
+    ErrorReply,
+    ModelReply,
+    ModelsReply,
+    PairReply,
+    StateReply,
+)
 from serve.running import lost
 from serve.schema import openapi
 from serve.seam import EnsembleHandle, EnsembleLostError
@@ -80,6 +92,19 @@ class Gateway:
         """The ensemble under its own name, and every model alone."""
         return [ModelReply(id=name, created=self.began) for name in (self.config.name, *self.config.models)]
 
+    def card(self, key: Key) -> EnsembleReply:
+        """What the ensemble is made of."""
+        config, limit = self.config, self.config.limits.max_tokens
+        pairs = {name: pair for name, pair in config.pairs.items() if key.pairs is None or name in key.pairs}
+        return EnsembleReply(
+            name=config.name,
+            base=config.base,
+            pairs=[PairReply(name=name, **pair.model_dump()) for name, pair in pairs.items()],
+            default_pair=config.steered_by if config.steered_by in pairs else next(iter(pairs), None),
+            max_tokens=min(limit, key.max_tokens or limit),
+            examples=list(config.examples),
+        )
+
 
 def make_app(config: Config, ensemble: EnsembleHandle, *, replica: str = "") -> FastAPI:
     """The gateway as an ASGI app; `app.state.configure(config)` changes what may change while requests run.
@@ -107,6 +132,7 @@ def make_app(config: Config, ensemble: EnsembleHandle, *, replica: str = "") -> 
     _add_completions(app, gateway)
     _add_models(app, gateway)
     _add_state(app, gateway)
+    add_page(app)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -155,6 +181,11 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
             if known.id == model:
                 return known
         raise ApiError(404, f"model {model!r} is not served", param="model", code="model_not_found")
+
+    @app.get("/v1/ensemble", responses=REFUSALS)
+    async def ensemble(request: Request) -> EnsembleReply:
+        """What the ensemble is made of: its base, its pairs."""
+        return gateway.card(request.state.key)
 
 
 def _add_state(app: FastAPI, gateway: Gateway) -> None:

@@ -160,6 +160,26 @@ class ModelsReply(Reply):
     data: list[ModelReply]
 
 
+class PairReply(Reply):
+    """A pair by its models' names, and how strongly it steers where a request does not say."""
+
+    name: str
+    expert: str
+    antiexpert: str | None
+    alpha: float | Literal["adaptive"]
+
+
+class EnsembleReply(Reply):
+    """What the ensemble is made of, as far as the key may use it, and prompts to begin with."""
+
+    name: str
+    base: str
+    pairs: list[PairReply]
+    default_pair: str | None
+    max_tokens: int
+    examples: list[str]
+
+
 class StateReply(Reply):
     """How the server is."""
 
