@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isfinite
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from earnest.decoding.fallback import RereadDecoder, StoredDecoder
 from earnest.decoding.forward import has_full_attention
 from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.members import Drafted, Wanted
-from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose
+from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
 from earnest.models.loading import LoadedModel
 
 T = TypeVar("T")
@@ -115,28 +116,19 @@ class LocalMember:
 
         A row whose logits are not finite gets no further proposals.
         """
-        counts = [want.count for want in wanted]
-        self._check(rows, starts, [count + 1 for count in counts])
-        settings = [_silent(want.sampling) for want in wanted]
-        tokens: list[list[int]] = [[] for _ in rows]
+        self._check(rows, starts, [want.count + 1 for want in wanted])
+        drafts = [
+            _Draft(number, row, start, want, _silent(want.sampling), want.written[-1])
+            for number, (row, start, want) in enumerate(zip(rows, starts, wanted, strict=True))
+        ]
         steps: list[Tensor] = []
-        active = list(range(len(rows)))
-        for step in range(max(counts) + 1):
-            active = [i for i in active if counts[i] >= step and len(tokens[i]) == step]
-            if not active:
-                break
-            unread = [[(tokens[i] or wanted[i].written)[-1]] for i in active]
-            logits = self._read([rows[i] for i in active], [starts[i] + step for i in active], unread, True)[:, 0]
-            steps.append(_spread(logits, active, len(rows)))
-            going = [n for n, i in enumerate(active) if counts[i] > step]
-            if not going:
-                continue
-            at = [active[n] for n in going]
-            draws = [Draw(settings[i], wanted[i].prompt, (*wanted[i].written, *tokens[i])) for i in at]
-            chosen, _ = choose(logits if len(going) == len(active) else logits[going], draws)
-            for i, token in zip(at, chosen, strict=True):
-                tokens[i] += [token] if token != NO_TOKEN else []
-        return Done(Drafted(tuple(map(tuple, tokens)), torch.stack(steps, 1)))
+        active = drafts
+        while active:
+            places = [draft.row for draft in active], [draft.position for draft in active]
+            logits = self._read(*places, [(draft.unread,) for draft in active], last=True)[:, 0]
+            steps.append(_spread(logits, [draft.number for draft in active], len(rows)))
+            active = _extended(active, logits)
+        return Done(Drafted(tuple(tuple(draft.tokens) for draft in drafts), torch.stack(steps, 1)))
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`'s past.
@@ -151,7 +143,7 @@ class LocalMember:
 
     def _read(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool) -> Tensor:
         logits = self._decoder.read(rows, starts, tokens, last)
-        if not bool(logits.sum().isfinite()):
+        if not isfinite(logits.sum().item()):
             # Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it.
             broken = ~logits.flatten(1).isfinite().all(1)
             self._decoder.clear([row for row, bad in zip(rows, broken.tolist(), strict=True) if bad])
@@ -173,7 +165,38 @@ class LocalMember:
 @lru_cache(maxsize=256)
 def _silent(sampling: Sampling) -> Sampling:
     """The same choices, with nothing to report of them."""
-    return sampling.model_copy(update={"logprobs": None})
+    return Sampling.model_validate(sampling.model_dump(exclude={"logprobs"}))
+
+
+@dataclass
+class _Draft:
+    """One row being drafted: its number in the call, its next position and the token to be read there."""
+
+    number: int
+    row: int
+    position: int
+    wanted: Wanted
+    sampling: Sampling
+    unread: int
+    tokens: list[int] = field(default_factory=list)
+
+
+def _extended(drafts: list[_Draft], logits: Tensor) -> list[_Draft]:
+    """Propose one more token for each draft by its logits [drafts, vocabulary]; those that go on."""
+    going = [n for n, draft in enumerate(drafts) if len(draft.tokens) < draft.wanted.count]
+    if len(going) < len(drafts):
+        drafts, logits = [drafts[n] for n in going], logits[going]
+    for draft, token in zip(drafts, _chosen(drafts, logits), strict=True):
+        draft.tokens += [token] if token != NO_TOKEN else []
+        draft.position, draft.unread = draft.position + 1, token
+    return [draft for draft in drafts if draft.unread != NO_TOKEN]
+
+
+def _chosen(drafts: Sequence[_Draft], logits: Tensor) -> list[int]:
+    if all(draft.sampling.plain for draft in drafts):
+        return list(likeliest(logits).tolist())
+    draws = [Draw(one.sampling, one.wanted.prompt, (*one.wanted.written, *one.tokens)) for one in drafts]
+    return choose(logits, draws)[0]
 
 
 def _spread(logits: Tensor, active: Sequence[int], rows: int) -> Tensor:
