@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from earnest.decoding.requests import Chunk, Usage
 from earnest.decoding.sampling import Likeliest, TokenLogprobs
-from serve.tokens import TokenTexts
+from earnest.decoding.tokens import TokenTexts
 
 LEAST_LOGPROB = -9999.0
 """What OpenAI writes where a probability is 0: JSON has no infinity."""

@@ -19,6 +19,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
 import earnest
+from earnest.decoding.tokens import TokenTexts
 from serve.asked import ChatBody, CompletionBody
 from serve.config import Config, Key
 from serve.errors import ApiError, install
@@ -41,7 +42,6 @@ from serve.replies import (
 from serve.running import lost
 from serve.schema import openapi
 from serve.seam import EnsembleHandle, EnsembleLostError
-from serve.tokens import TokenTexts
 from serve.traces import Tracer
 from serve.turns import EventStream, LeftError, Turn, unless_left
 

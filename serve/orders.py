@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from earnest.decoding.requests import Mixture, Request, Steering
+from earnest.decoding.tokens import TokenTexts
 from serve.answers import ChatShape, CompletionShape, ProxyReport, Shape
 from serve.asked import ChatBody, Common, CompletionBody, ProxyOptions
 from serve.config import Alpha, Config, Key
 from serve.errors import ApiError
 from serve.prompts import Prompts
-from serve.tokens import TokenTexts
 
 DEFAULT_COMPLETION = 16
 """OpenAI's max_tokens of completions that name none; chats go on as long as they may."""

@@ -6,10 +6,10 @@ import pytest
 from serve.config import Config
 from serve.errors import ApiError
 from serve.prompts import Prompts
-from serve.tokens import TokenTexts
 
 from earnest.decoding.encoding import encode
 from earnest.decoding.requests import Mixture, Steering
+from earnest.decoding.tokens import TokenTexts
 
 MIXTURE = Mixture("large", (Steering("small-tuned", "small"),))
 
