@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from earnest.cli import app
@@ -252,3 +253,11 @@ def test_what_evaluate_writes_can_be_compared(tmp_path: Path) -> None:
     row = compared(tmp_path / "nano:small.parquet", tmp_path / "nano:large.parquet")
     assert (row.task, row.headline, row.samples) == ("closed_book", "exact_match", 24)
     assert row.a < row.b
+
+
+def test_a_narrow_console_keeps_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = write_answers(tmp_path / "b.parquet", [True] * 90 + [False] * 10)
+    a = write_answers(tmp_path / "a.parquet", [True] * 40 + [False] * 60)
+    monkeypatch.setattr("earnest.cli.out", Console(width=60))
+    said = printed(a, b)
+    assert "closed book 100 40.0 90.0 −50.0 <0.001 falls" in said

@@ -76,12 +76,27 @@ def test_dense_at_zero_decides_nothing_but_a_rise() -> None:
     assert tost(answers(0, 0, 150, 50)).verdict() == "rises"
 
 
-def test_unbounded_scores_are_tested_by_students_t_on_the_contrast() -> None:
-    generator = np.random.default_rng(4)
-    dense = generator.normal(5, 1, size=50)
-    subject = dense + generator.normal(0, 0.3, size=50)
+def test_unbounded_scores_are_tested_by_a_t_on_the_contrast() -> None:
+    """Mirrored around its mean, a contrast has no skewness, and Hall's t is Student's."""
+    half = np.random.default_rng(4).normal(0, 0.3, size=25)
+    dense = np.full(50, 5.0)
+    subject = dense - 0.1 + np.r_[half, -half]
     expected = ttest_1samp(subject - 0.95 * dense, 0, alternative="greater").pvalue
     assert tost(Pairs.of_scores(list(dense), list(subject))).no_worse == pytest.approx(expected, rel=1e-9)
+
+
+def test_rare_large_losses_are_not_called_a_match_too_soon() -> None:
+    """Perplexity at exactly 1.05 of dense's, by exponential losses per document: "no worse" would be luck."""
+    generator, matched, fell = np.random.default_rng(8), 0, 0
+    for _ in range(1000):
+        tokens = generator.integers(20, 60, size=150).astype(float)
+        nats = tokens * generator.gamma(4, 0.25, size=150)
+        worse = Sums(nats + tokens * (math.log(1.05) + 0.15 * (generator.exponential(size=150) - 1)), tokens)
+        claims = tost(Pairs(Sums(nats, tokens), worse, higher_is_better=False, scale="log"))
+        matched += claims.no_worse <= 0.05
+        fell += claims.falls <= 0.05
+    assert matched <= 70
+    assert fell <= 38
 
 
 def test_perplexity_is_compared_by_its_logarithm() -> None:

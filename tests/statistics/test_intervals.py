@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from earnest.statistics.intervals import bootstrap_mean, mean_estimate, ratio_estimate, wilson, wilson_interval
+from earnest.statistics.intervals import (
+    bootstrap_mean,
+    cluster_mean,
+    mean_estimate,
+    ratio_estimate,
+    wilson,
+    wilson_interval,
+)
 
 
 def test_wilson_equals_the_reference_table(shared: Path) -> None:
@@ -73,3 +80,15 @@ def test_clusters_widen_the_interval_where_their_statements_agree() -> None:
 def test_a_ratio_of_nothing_is_zero() -> None:
     estimate = ratio_estimate([0.0, 0.0], [0.0, 0.0])
     assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_clustered_mean_draws_whole_clusters() -> None:
+    """Ten subjects of six questions that are each all right or all wrong are worth ten answers."""
+    values, subjects = [1.0] * 30 + [0.0] * 30, [f"subject {i // 6}" for i in range(60)]
+    found, alone = cluster_mean(values, subjects), bootstrap_mean(values)
+    assert (found.value, found.n) == (0.5, 10)
+    assert alone.stderr is not None
+    assert found.stderr == pytest.approx(alone.stderr * math.sqrt(6), rel=0.1)
+    assert cluster_mean([1.0, 0.0, 0.0], ["a", "b", "b"]).value == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="name one for each"):
+        cluster_mean([1.0], [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from earnest.report.survey import MINUS, figure_text, percent_change, spoken
 from earnest.statistics.equivalence import Verdict
 from earnest.statistics.paired import MATCHING
 
+WIDE = 150  # columns from which a console shows every figure
 _STYLES: dict[Verdict, str] = {
     "falls": "red",
     "rises": "green",
@@ -31,7 +32,7 @@ def print_versus(
     """Print the rows, what is left out, what the columns mean, and one line per verdict."""
     several = len({row.name for row in rows}) > 1
     console.print(Text(f"A  {a}\nB  {b}\n"))
-    console.print(_table(rows, margin, several=several))
+    console.print(_table(rows, margin, several=several, wide=console.width >= WIDE))
     for row in rows:
         if row.left_out:
             console.print(
@@ -39,7 +40,7 @@ def print_versus(
             )
     for task, reason in skipped.items():
         console.print(Text(f"{task}: {reason}", style="dim"))
-    console.print(Text(_legend(rows, margin), style="dim"))
+    console.print(Text("\n" + _legend(rows, margin), style="dim"))
     if not several:
         for verdict, same in by_verdict(rows).items():
             console.print(Text(f"A {_said(verdict)}: {', '.join(spoken(row.task) for row in same)}", style="bold"))
@@ -51,11 +52,13 @@ def write_versus(rows: Sequence[Versus], file: Path) -> None:
     file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _table(rows: Sequence[Versus], margin: float, *, several: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def _table(rows: Sequence[Versus], margin: float, *, several: bool, wide: bool) -> Table:
+    """The rows as a table; a narrow console gets the figures that the verdict rests on."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="bold")
     for name in (*(["cell"] if several else []), "task"):
         table.add_column(name, no_wrap=True)
-    for name in ("n", "A", "B", "A − B", "95%", "relative", "p", "better", "worse"):
+    shown = [name for name in _FIGURES if wide or name in _NARROW]
+    for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("A against B")
     previous = rows[0].name if rows else ""
@@ -64,24 +67,40 @@ def _table(rows: Sequence[Versus], margin: float, *, several: bool) -> Table:
             table.add_row()
         previous = row.name
         names = [Text(row.name)] if several else []
-        table.add_row(*names, Text(spoken(row.task)), *_figures(row), _verdict(row, margin))
+        table.add_row(*names, Text(spoken(row.task)), *(_FIGURES[name](row) for name in shown), _verdict(row, margin))
     return table
 
 
-def _figures(row: Versus) -> list[Text]:
-    gap = row.difference
-    interval = "" if gap.low is None or gap.high is None else f"[{_signed(gap.low, row)}, {_signed(gap.high, row)}]"
-    return [
-        Text(f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}"),
-        Text(figure_text(row.a, row.headline)),
-        Text(figure_text(row.b, row.headline)),
-        Text(_signed(gap.value, row) + (" ~" if row.within_noise else "")),
-        Text(interval),
-        Text(percent_change(row.relative)),
-        Text(_p(row.p_holm), style="bold" if row.changed else ""),
-        Text(f"{row.better:,}"),
-        Text(f"{row.worse:,}"),
-    ]
+def _count(row: Versus) -> Text:
+    return Text(f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}")
+
+
+def _difference(row: Versus) -> Text:
+    return Text(_signed(row.difference.value, row) + (" ~" if row.within_noise else ""))
+
+
+def _interval(row: Versus) -> Text:
+    low, high = row.difference.low, row.difference.high
+    return Text("" if low is None or high is None else f"[{_signed(low, row)}, {_signed(high, row)}]")
+
+
+def _chance(row: Versus) -> Text:
+    p = "<0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
+    return Text(p, style="bold" if row.changed else "")
+
+
+_FIGURES: dict[str, Callable[[Versus], Text]] = {
+    "n": _count,
+    "A": lambda row: Text(figure_text(row.a, row.headline)),
+    "B": lambda row: Text(figure_text(row.b, row.headline)),
+    "A − B": _difference,
+    "95%": _interval,
+    "relative": lambda row: Text(percent_change(row.relative)),
+    "p": _chance,
+    "better": lambda row: Text(f"{row.better:,}"),
+    "worse": lambda row: Text(f"{row.worse:,}"),
+}
+_NARROW = ("n", "A", "B", "A − B", "p")
 
 
 def _verdict(row: Versus, margin: float) -> Text:
@@ -102,13 +121,12 @@ def _said(verdict: Verdict) -> str:
 
 
 def _legend(rows: Sequence[Versus], margin: float) -> str:
-    lines = [
-        f"\nmatches: within {margin:.0%} of B, shown. falls, rises: worse, better by more, shown. no worse: matches or",
-        "rises, shown. A wrong claim of a kind anywhere in the table: at most 5% (Holm over its rows).",
-        f"p: no change at all, Holm over {len(rows)}. 95%: BCa interval of A − B. better, worse: samples.",
-    ]
-    noisy = [row.noise for row in rows if row.noise is not None]
-    return "\n".join([*lines, *(["~: no larger than seeds alone make it."] if noisy else [])])
+    told = (
+        f"matches: within {margin:.0%} of B, shown. falls, rises: worse, better by more, shown. no worse: matches or "
+        "rises, shown. A wrong claim of a kind anywhere in the table: at most 5% (Holm over its rows). p: no change at "
+        "all, Holm. 95%: BCa interval of A − B. better, worse: on so many samples."
+    )
+    return told + (" ~: no larger than seeds alone make it." if any(row.noise for row in rows) else "")
 
 
 def _title(row: Versus, *, several: bool) -> str:
@@ -118,10 +136,6 @@ def _title(row: Versus, *, several: bool) -> str:
 def _signed(value: float, row: Versus) -> str:
     text = figure_text(abs(value), row.headline)
     return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _rounded_up(n: int) -> str:
