@@ -82,7 +82,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     return ApiError(error.status_code, detail, headers=error.headers).response()
 
 
-async def _answer_unexpected(_: Request, error: Exception) -> Response:
+async def _answer_unexpected(_: Request, __: Exception) -> Response:
     return ApiError(500, "internal error; it is in the server's log").response()
 
 
