@@ -38,6 +38,7 @@ UNKNOWN: dict[str, tuple[str, dict[str, object]]] = {
     "positions that depend on the length": ("Llama", {"rope_parameters": {**ROPE, "rope_type": "dynamic"}}),
     "another activation": ("Llama", {"hidden_act": "gelu"}),
     "another family": ("Olmo2", {}),
+    "positions that are counted on the mask": ("Bloom", {"n_head": 6, "n_layer": 2}),
 }
 FLOAT32_ROUNDING = 3e-6
 """Of the largest logit: some units in the last place, as other block sizes of the same products round."""

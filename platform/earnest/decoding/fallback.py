@@ -6,6 +6,7 @@ pass. Where it does not (sliding windows, state spaces, positions that depend on
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from earnest.decoding.forward import CausalForward
+from earnest.decoding.forward import CausalForward, has_full_attention
+
+
+def stores(model: Any) -> bool:
+    """Whether a model keeps ordinary keys and values, and takes positions and a mask of scores as they are given."""
+    counts_the_mask = getattr(model.config, "alibi", False)
+    named = inspect.signature(model.base_model.forward).parameters
+    return "position_ids" in named and not counts_the_mask and has_full_attention(model)
 
 
 @dataclass
@@ -95,10 +103,9 @@ class StoredDecoder:
         for layer in self._cache.layers:
             layer.place = place
         positions = begins + steps.minimum(lengths[:, None] - 1)
-        named = {"position_ids": positions} if self.forward.takes_positions else {}
         mask = _causal(place.positions, place.span, self.forward.model.dtype)
         hidden = self.forward.body(
-            input_ids=ids, use_cache=True, past_key_values=self._cache, attention_mask=mask, **named
+            input_ids=ids, use_cache=True, past_key_values=self._cache, attention_mask=mask, position_ids=positions
         )
         return _headed(self.forward, hidden, lengths, last)
 

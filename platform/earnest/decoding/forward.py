@@ -102,16 +102,15 @@ class CausalForward:
     """Hidden states of new tokens after a past, and the output head on the positions that are needed.
 
     `cached` says whether the model's past can be kept: full attention in every layer. Without it `extend` takes no
-    past, and callers run whole rows. `body` is the model up to its hidden states, and `takes_positions` whether it
-    wants to be told them. A model whose logits are not its head on its last hidden state (a cap, a scale) is noticed by
-    a probe and run whole.
+    past, and callers run whole rows. `body` is the model up to its hidden states; where its logits are not its head on
+    the last of these (a cap, a scale), a probe notices it and `body` is all of it.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.cached = has_full_attention(model)
         self.tokens_forwarded = 0
-        self.takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self.body, self._head = _body_and_head(model)
 
     @property
@@ -151,7 +150,7 @@ class CausalForward:
             return hidden, Past(cache, real, lengths)
         mask = torch.cat([past.mask, real], dim=1)  # [rows, slots + width]
         positions = past.lengths[:, None] + steps.minimum(lengths[:, None] - 1)
-        named = {"position_ids": positions} if self.takes_positions else {}
+        named = {"position_ids": positions} if self._takes_positions else {}
         hidden = self.body(
             input_ids=ids, use_cache=True, past_key_values=past.cache, attention_mask=mask.long(), **named
         )

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.captured import CapturedDecoder
-from earnest.decoding.fallback import RereadDecoder, StoredDecoder
-from earnest.decoding.forward import has_full_attention
+from earnest.decoding.fallback import RereadDecoder, StoredDecoder, stores
 from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.members import Drafted, Wanted
 from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
@@ -222,7 +221,7 @@ def _candidates(model: Any, rows: int, slots: int) -> Iterator[Decoder]:
             yield CapturedDecoder(lean)
         yield lean
         del lean  # its keys and values would stand beside the next one's
-    if has_full_attention(model):
+    if stores(model):
         yield StoredDecoder(model, rows, slots)
 
 
