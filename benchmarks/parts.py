@@ -27,7 +27,7 @@ from earnest.evaluation.run import evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
 from earnest.specs import RTN, AnyMethod, AnyTask, Calibration, Pruning, read_method, read_task
-from rows import Row, arguments, report, row, seconds
+from rows import Row, parser, report, row, seconds
 
 BATCH = 32
 METHODS: tuple[dict[str, object], ...] = (
@@ -51,7 +51,7 @@ STEPS = 100
 
 def main() -> None:
     """Measure all parts and report."""
-    options = arguments(__doc__ or "")
+    options = parser(__doc__ or "").parse_args()
     torch.set_num_threads(1)
     rows = [*compressions(options.repeat), *evaluations(options.repeat), *scheduling(options.repeat)]
     report(rows, "Parts of the demo, nano:large, one thread", "peer", options.json)

@@ -16,7 +16,9 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    """One measured piece of work; `ratio` is peer ÷ ours (above 1: ours is faster), None without a peer.
+    """One measured piece of work; `ratio` above 1 means that ours is faster, None without a peer.
+
+    It is peer ÷ ours where the unit is of time, and ours ÷ peer where it is a rate (".../s").
 
     `spread` is (slowest − fastest) ÷ median of ours, over `n` repetitions.
     """
@@ -45,7 +47,7 @@ def row(work: str, ours: Sequence[float], peer: Sequence[float] | None = None, u
     """A row from repeated measurements: medians, their ratio, and the spread of ours."""
     mine = statistics.median(ours)
     theirs = statistics.median(peer) if peer else None
-    ratio = theirs / mine if theirs is not None else None
+    ratio = None if theirs is None else mine / theirs if unit.endswith("/s") else theirs / mine
     return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine)
 
 
@@ -61,9 +63,9 @@ def report(rows: Sequence[Row], title: str, peer: str, file: Path | None) -> Non
         file.write_text(json.dumps([asdict(one) for one in rows], indent=1) + "\n", encoding="utf-8")
 
 
-def arguments(description: str) -> argparse.Namespace:
+def parser(description: str) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--repeat", type=int, default=3, help="counted runs of each piece of work")
-    return parser.parse_args()
+    return parser

@@ -1,0 +1,72 @@
+"""What the parts of `proxy_decode` share: models, prompts, mixtures, and how runs become rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+from earnest.almanac import questions
+from earnest.almanac.questions import Question
+from earnest.almanac.world import World
+from earnest.decoding.encoding import encode
+from earnest.decoding.requests import Mixture, Steering
+from earnest.models.loading import LoadedModel, load
+from earnest.models.source import resolve
+from rows import Row, row
+from runs import Engine, Prompts, Run
+
+MOST = 128
+"""Tokens of a text at most."""
+BASE = Mixture("large")
+PROXY = Mixture("large", (Steering("small-tuned", "small"),))
+TASKS = {
+    "biographies": questions.biographies,
+    "summaries": questions.summaries,
+    "open book": questions.open_book,
+    "closed book": questions.closed_book,
+    "zero-shot": questions.zero_shot,
+}
+
+
+class Setting:
+    """The nano family in float32; `texts` prompts in each of `repeat` repetitions, by the clock `wall` or `cpu`."""
+
+    def __init__(self, repeat: int, texts: int, clock: str) -> None:
+        self.repeat, self.texts, self.clock = repeat, texts, clock
+        names = ("large", "large-tuned", "medium", "small", "small-tuned")
+        self.models: Mapping[str, LoadedModel] = {
+            name: load(resolve(f"nano:{name}"), dtype="float32") for name in names
+        }
+
+    @cached_property
+    def ensemble(self) -> Mapping[str, LoadedModel]:
+        """Base, expert and antiexpert."""
+        return {name: self.models[name] for name in ("large", "small-tuned", "small")}
+
+    @cached_property
+    def alone(self) -> Engine:
+        """A batch of one text, of all models."""
+        return Engine(self.models, 1)
+
+    @cached_property
+    def batched(self) -> Engine:
+        """A batch that holds all texts of a repetition, of the ensemble."""
+        return Engine(self.ensemble, self.texts)
+
+    def asked(self, task: str, number: int) -> Prompts:
+        """The prompts of one repetition; no two have the same, so that no cache knows them."""
+        found: Sequence[Question] = TASKS[task](World.shipped(), self.texts * (self.repeat + 1), 7)
+        texts = [question.prompt for question in found[number * self.texts : (number + 1) * self.texts]]
+        return [tuple(ids) for ids in encode(self.models["large"].tokenizer, texts)]
+
+    def rates(self, work: str, ours: Sequence[Run], peer: Sequence[Run] | None = None) -> Row:
+        """Tokens per second."""
+        theirs = peer and [run.rate(self.clock) for run in peer]
+        return row(work, [run.rate(self.clock) for run in ours], theirs, "tokens/s")
+
+
+def drafting(work: str, runs: Sequence[Run]) -> Iterator[Row]:
+    """How proposals fared."""
+    yield row(f"{work}: proposals accepted", [run.accepted / max(1, run.drafted) for run in runs], unit="share")
+    yield row(f"{work}: proposals per round", [run.drafted / run.rounds for run in runs], unit="tokens")
+    yield row(f"{work}: tokens per round", [run.tokens / run.rounds for run in runs], unit="tokens")
