@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
@@ -45,7 +45,10 @@ from serve.seam import EnsembleHandle, EnsembleLostError
 from serve.traces import Tracer
 from serve.turns import EventStream, LeftError, Turn, unless_left
 
+B = TypeVar("B", CompletionBody, ChatBody)
+
 READY_S = 5.0
+LONG_BODY = 32_768
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -141,7 +144,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": said}
     for status, said in {
         400: "the request breaks a rule", 401: "no key, or an unknown one", 403: "the key may not do this",
-        404: "no such model", 408: "the body did not come in time", 413: "the body is too large", 429: "too much is asked; Retry-After says when to return",
+        404: "no such model", 408: "the body did not come in time", 413: "the body is too large",
+        429: "too much is asked; Retry-After says when to return",
         500: "internal error", 503: "the ensemble is lost", 504: "not finished in time",
     }.items()
 }  # fmt: skip
@@ -157,15 +161,22 @@ def _add_completions(app: FastAPI, gateway: Gateway) -> None:
     async def completions(request: Request, body: CompletionBody) -> Response:
         """Continue texts."""
         key: Key = request.state.key
-        order = (await gateway.clerk()).completion(body, key)
+        order = await _ordered(request, (await gateway.clerk()).completion, body, key)
         return await gateway.answer(request, order, key, stream=bool(body.stream), with_usage=body.wants_usage)
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatReply))
     async def chat_completions(request: Request, body: ChatBody) -> Response:
         """Continue a conversation."""
         key: Key = request.state.key
-        order = (await gateway.clerk()).chat(body, key)
+        order = await _ordered(request, (await gateway.clerk()).chat, body, key)
         return await gateway.answer(request, order, key, stream=bool(body.stream), with_usage=body.wants_usage)
+
+
+async def _ordered(request: Request, take: Callable[[B, Key], Order], body: B, key: Key) -> Order:
+    """Take an order; a long text is turned into tokens beside the event loop, which has streams to serve."""
+    if request.state.body_bytes > LONG_BODY:
+        return await asyncio.to_thread(take, body, key)
+    return take(body, key)
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:

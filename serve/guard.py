@@ -6,7 +6,6 @@ A request without a right key costs one hash: nothing of its body is read.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,9 @@ from serve.errors import ApiError
 from serve.keys import EVERYBODY, bearer, holder
 from serve.metrics import Metrics
 
-log = logging.getLogger(__name__)
+OPEN = ("/", "/health", "/ready", "/openapi.json")
+OPEN_FOLDER = "/page/"
+"""What needs no key; everything else does, whether it is there or not."""
 
 
 class Guard:
@@ -53,10 +54,13 @@ class Guard:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         config, headers = self._config(), Headers(scope=scope)
-        key = self._key(config, headers, scope["path"])
-        scope.setdefault("state", {})["key"] = key
+        state = scope.setdefault("state", {})
+        # Behind a prefix, the path begins with it.
+        state["key"] = self._key(config, headers, scope["path"].removeprefix(scope.get("root_path", "")))
         if scope["method"] == "POST":
-            receive = await _bounded(receive, headers, config)
+            body = await _body(receive, headers, config)
+            state["body_bytes"] = len(body)
+            receive = _replayed(body, receive)
         await self._app(scope, receive, send)
 
     @staticmethod
@@ -68,7 +72,7 @@ class Guard:
             if host not in LOOPBACK:
                 raise ApiError(403, "served without keys, to this machine only: ask for it as 127.0.0.1")
             return EVERYBODY
-        if not (path.startswith("/v1/") or path == "/metrics"):
+        if path in OPEN or path.startswith(OPEN_FOLDER):
             return EVERYBODY
         presented = bearer(headers.get("authorization", ""))
         if presented is None:
@@ -83,8 +87,8 @@ class Guard:
         return key
 
 
-async def _bounded(receive: Receive, headers: Headers, config: Config) -> Receive:
-    """The whole body, read at once; what is received then is it, and after it what the client does."""
+async def _body(receive: Receive, headers: Headers, config: Config) -> bytes:
+    """The whole body, read at once. Raises ApiError where it is too large or too slow."""
     limit = config.limits.body_bytes
     too_large = ApiError(413, f"the body is larger than {limit} bytes; send less")
     length = headers.get("content-length", "")
@@ -103,7 +107,12 @@ async def _bounded(receive: Receive, headers: Headers, config: Config) -> Receiv
                     raise too_large
     except TimeoutError:
         raise ApiError(408, "the body did not come in time") from None
-    waiting: list[dict[str, Any]] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+    return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """What is received is the body that is read already, and after it what the client does."""
+    waiting: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
         return waiting.pop() if waiting else await receive()

@@ -90,6 +90,16 @@ def test_health_needs_no_key_and_metrics_need_one_that_may(http: httpx.Client) -
     assert http.get("/metrics", headers={"Authorization": f"Bearer {FULL}"}).status_code == 200
 
 
+def test_behind_a_prefix_keys_are_asked_for_all_the_same(keyed: Config, ensemble: Ensemble) -> None:
+    async def asked() -> list[int]:
+        transport = httpx.ASGITransport(make_app(keyed, ensemble), root_path="/behind")
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1/behind") as client:
+            paths = ("/health", "/v1/models", "/metrics", "/nothing")
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(asked()) == [200, 401, 401, 401]
+
+
 def test_a_key_steers_with_its_pairs_only(http: httpx.Client) -> None:
     answer = ask(http, NARROW)
     assert answer.status_code == 403
