@@ -1,1 +1,1 @@
-"""How sure we are: intervals of single scores, and paired comparisons on the same samples."""
+"""How sure we are: intervals, paired tests, families of tests, matching shown or not, noise floors, when to stop."""
