@@ -246,6 +246,7 @@ def test_the_command_prints_the_table_and_writes_it(tmp_path: Path) -> None:
     assert (row["verdict"], row["a"], row["worse"]) == ("falls", 0.4, 50)
 
 
+@pytest.mark.slow
 def test_what_evaluate_writes_can_be_compared(tmp_path: Path) -> None:
     for model in ("nano:large", "nano:small"):
         words = f"evaluate {model} --task closed_book --limit 24 --out {tmp_path / model}.parquet"
