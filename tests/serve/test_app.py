@@ -1,0 +1,115 @@
+"""Starting the served ensemble: what is wrong is said in one line before anything is deployed."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serve.app import Refused, build, checked, main
+from serve.config import Config
+
+ROOT = Path(__file__).parents[2]
+NANO = (ROOT / "serve" / "configs" / "nano.toml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., str]:
+    """A config like the shipped one, with some of its text replaced."""
+
+    def write(*changes: tuple[str, str]) -> str:
+        text = NANO
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        file = tmp_path / "ensemble.toml"
+        file.write_text(text, encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, make_tiny: Callable[..., Path]) -> Path:
+    """A model whose tokenizer has two tokens exchanged."""
+    folder = tmp_path / "foreign"
+    shutil.copytree(make_tiny(), folder)
+    tokenizer = folder / "tokenizer.json"
+    text = tokenizer.read_text(encoding="utf-8")
+    tokenizer.write_text(
+        text.replace('": 900,', '": 901_,').replace('": 901,', '": 900,').replace("901_", "901"), "utf-8"
+    )
+    assert tokenizer.read_text(encoding="utf-8") != text
+    return folder
+
+
+SMALL = 'source = "nano:small"'
+REFUSALS = {
+    "an unknown key": (("[batch]", "[batch]\nsize = 3"), "batch.size"),
+    "a missing model": ((SMALL, 'source = "./nowhere"'), "model ./nowhere: no such folder"),
+    "another vocabulary": ((SMALL, 'source = "FOREIGN"'), "different vocabularies"),
+    "an alpha that is not finite": (("alpha = 1.0", "alpha = nan"), "pairs.tuned.alpha"),
+    "open to all": (('base = "large"', 'base = "large"\nhost = "0.0.0.0"'), "without keys"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_served_is_refused_before_deployment(
+    case: str, written: Callable[..., str], foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (old, new), said = REFUSALS[case]
+    config = written((old, new.replace("FOREIGN", str(foreign))))
+    with pytest.raises(Refused, match=re.escape(said)) as refused:
+        build({"config": config})
+    assert refused.value.exit_code == 2
+    assert main([config]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert said in captured.err
+    assert len(captured.err.splitlines()) <= 2
+
+
+def test_unknown_arguments_are_refused() -> None:
+    with pytest.raises(Refused, match="gamma"):
+        build({"config": "serve/configs/nano.toml", "gamma": "4"})
+
+
+def test_folders_are_named_from_the_root_for_replicas_elsewhere(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "platform" / "earnest" / "models" / "nano" / "small", tmp_path / "mine")
+    (tmp_path / "turns.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    mine = config.models["small"].model_copy(update={"source": "mine", "chat_template": "turns.jinja"})
+    found = checked(config.model_copy(update={"models": {**config.models, "small": mine}})).models
+    assert found["small"].source == str(tmp_path / "mine")
+    assert found["small"].chat_template == str(tmp_path / "turns.jinja")
+    assert found["large"] == config.models["large"]
+
+
+def serve_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command: list[Any] = [Path(sys.executable).with_name("serve"), "run", "serve.app:build", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.slow
+def test_ray_serves_own_command_line_says_it_in_one_line_too() -> None:
+    done = serve_command("config=nowhere.toml")
+    assert done.returncode == 2
+    assert "error: nowhere.toml: no such config" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_more_gpus_than_there_are_is_said_and_not_waited_for(written: Callable[..., str]) -> None:
+    asked = written(('source = "nano:large"', 'source = "nano:large"\ngpus = 64'))
+    done = subprocess.run(
+        [sys.executable, "-m", "serve.app", asked], cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 2
+    assert "the models ask for 64 GPUs" in done.stderr
+    assert "Traceback" not in done.stderr
