@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-fast lint bench nano clean apt
+.PHONY: help setup demo serve-demo test test-fast lint bench nano clean apt
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -17,6 +17,9 @@ $(READY): pyproject.toml constraints.txt infra/setup.sh
 
 demo: $(READY) ## the main sweep on the embedded models, its table, report and MLflow
 	@$(BIN)/earnest sweep jobs/configs/demo.toml
+
+serve-demo: $(READY) ## the steered ensemble of the embedded models behind OpenAI's API; prints its address and a key
+	@$(BIN)/python -m serve.app serve/configs/nano.toml $(if $(PORT),--port $(PORT))
 
 test: $(READY) apt ## every test
 	@$(BIN)/python -m pytest tests

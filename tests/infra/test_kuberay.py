@@ -1,5 +1,6 @@
 """The KubeRay manifests say what earnest relies on. They are read here, not applied to a Kubernetes cluster."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from serve.app import Arguments
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = sorted((ROOT / "infra" / "kuberay").glob("*.yaml"))
@@ -59,3 +61,22 @@ def test_the_job_runs_a_sweep_that_ships_into_the_mounted_store() -> None:
     assert (ROOT / program).is_file()
     assert (ROOT / config).is_file()
     assert options == ["--store", "/earnest/store"]
+
+
+def test_the_service_serves_what_ships_from_the_mounted_config() -> None:
+    service = yaml.safe_load((ROOT / "infra" / "kuberay" / "rayservice.yaml").read_text(encoding="utf-8"))
+    graph = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = graph["applications"]
+    module, builder = application["import_path"].split(":")
+    assert callable(getattr(importlib.import_module(module), builder))
+    assert Arguments.model_validate(application["args"]).config == "/earnest/serve.toml"
+    for container in containers_of(cluster_of(ROOT / "infra" / "kuberay" / "rayservice.yaml")):
+        assert {"containerPort": graph["http_options"]["port"], "name": "serve"} in container["ports"]
+        assert {"name": "PYTHONPATH", "value": "/app"} in container["env"]
+
+
+def test_metrics_are_read_where_they_are_served_with_a_key() -> None:
+    monitor = yaml.safe_load((ROOT / "infra" / "prometheus" / "servicemonitor.yaml").read_text(encoding="utf-8"))
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("serve", "/metrics")
+    assert endpoint["authorization"]["credentials"] == {"name": "earnest-metrics-key", "key": "key"}
