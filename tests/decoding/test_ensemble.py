@@ -1,13 +1,16 @@
 """The ensemble is base + sum of alpha * (expert - antiexpert), step by step."""
 
 import copy
-from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from earnest.decoding.distribution import ModelDistribution
-from earnest.decoding.ensemble import Ensemble, Pair
+from earnest.decoding.ensemble import Ensemble, Pair, check_vocabularies
 from earnest.decoding.generation import Prompt, continue_prompts, generate
 from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
@@ -144,34 +147,6 @@ def test_forgetting_a_whole_row_is_refused(make_model) -> None:
         ModelDistribution(make_model()).open([[1, 20, 30]]).rewind([3])
 
 
-@torch.inference_mode()
-def naive_loop(
-    models: list[LoadedModel], alpha: float, prompts: list[tuple[int, ...]], steps: int
-) -> list[tuple[int, ...]]:
-    """Three whole forward passes per token with plain transformers, prompts of one length together."""
-    by_length = defaultdict(list)
-    for number, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(number)
-    found: dict[int, tuple[int, ...]] = {}
-    for length, numbers in by_length.items():
-        rows = torch.tensor([prompts[number] for number in numbers])
-        for _ in range(steps):
-            base, expert, anti = (model.model(rows, use_cache=False).logits[:, -1] for model in models)
-            rows = torch.cat([rows, (base + alpha * (expert - anti)).argmax(-1, keepdim=True)], dim=1)
-        for number, row in zip(numbers, rows[:, length:].tolist(), strict=True):
-            found[number] = tuple(row[: row.index(2)] if 2 in row else row)
-    return [found[number] for number in range(len(prompts))]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 1.6, 2.0])
-def test_nano_answers_equal_a_naive_loop_token_for_token(nano, short_prompts, alpha: float) -> None:
-    models = [nano("large"), nano("small-tuned"), nano("small")]
-    found = continue_prompts(Ensemble(*models, alpha=alpha), [Prompt(ids, (), 10) for ids in short_prompts], 20_000)
-    assert len({generation.ids for generation in found}) > 30
-    assert [generation.ids for generation in found] == naive_loop(models, alpha, short_prompts, 10)
-
-
 def test_an_alpha_that_is_not_finite_is_refused(make_model) -> None:
     with pytest.raises(UserError, match="alpha nan of Llama-1 is not finite"):
         Ensemble(make_model(seed=0), make_model(seed=1), alpha=float("nan"))
@@ -183,3 +158,15 @@ def test_different_vocabularies_are_refused_token_by_token(make_model) -> None:
     expert.tokenizer.add_tokens(["<odd>", "<odder>"])
     with pytest.raises(UserError, match=r"token '<odd>' is None and 700 \(2 tokens differ\)"):
         Ensemble(base, expert, base)
+
+
+def test_the_first_differing_token_is_named_whoever_has_it() -> None:
+    """By hand: b and c change places at 1, and only one vocabulary has d, only the other e, at 3."""
+
+    def speaker(name: str, words: str) -> LoadedModel:
+        words_of = WordLevel({word: number for number, word in enumerate(words)}, unk_token="a")
+        return LoadedModel(None, PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words_of)), name, "", Path())
+
+    with pytest.raises(UserError, match=r"one and other have .* token 'b' is 1 and 2 \(4 tokens differ\)"):
+        check_vocabularies(speaker("one", "abcd"), speaker("other", "acbe"))
+    check_vocabularies(speaker("one", "abcd"), speaker("other", "abcd"))
