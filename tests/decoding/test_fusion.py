@@ -18,7 +18,7 @@ def kl(one: Tensor, other: Tensor) -> Tensor:
 
 
 def loss(base: Tensor, experts: list[Tensor], antis: list[Tensor], alphas: Tensor) -> Tensor:
-    """Equation 5 of arXiv 2406.15480 as it is written, in float64; alphas [n, pairs]."""
+    """The loss of arXiv 2406.15480, section 3.3, as it is written, in float64; alphas [n, pairs]."""
     p = base.double().log_softmax(-1)
     differences = torch.stack(experts, -1).double() - torch.stack(antis, -1).double()
     fused = (base.double() + (differences * alphas[:, None].double()).sum(-1)).log_softmax(-1)
@@ -30,7 +30,7 @@ def loss(base: Tensor, experts: list[Tensor], antis: list[Tensor], alphas: Tenso
 
 
 def searched(base: Tensor, experts: list[Tensor], antis: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 as it is written: one pair at a time, 0 to 2 in steps of 0.1; alphas [n, pairs], and their loss."""
+    """Its pseudo-code as it is written: one pair at a time, 0 to 2 in steps of 0.1; alphas [n, pairs], their loss."""
     best, least = torch.zeros(len(base), len(experts)), torch.full((len(base),), torch.inf, dtype=torch.float64)
     for pair in range(len(experts)):
         for step in range(21):
@@ -111,6 +111,10 @@ def test_positions_may_have_any_shape_and_do_not_matter_to_each_other() -> None:
     torch.testing.assert_close(
         adaptive_alphas(base[7:8], [e[7:8] for e in experts], [a[7:8] for a in antis]), flat[7:8]
     )
+
+
+def test_no_position_has_no_alpha() -> None:
+    assert adaptive_alphas(torch.zeros(0, 9), [torch.zeros(0, 9)] * 2, [torch.zeros(0, 9)] * 2).shape == (0, 2)
 
 
 def test_huge_logits_overflow_nowhere() -> None:

@@ -1,14 +1,14 @@
 """Adaptive alpha: how strongly a pair steers is decided anew at every token, by how far it moved its own small model.
 
-Dynamic Logits Fusion, Fan et al. 2024, arXiv 2406.15480. With base P, fused P', expert Q_t and antiexpert Q, equation 5
-(equation 3 for one pair) asks for
+Dynamic Logits Fusion, Fan et al. 2024, arXiv 2406.15480. With base P, fused P', experts Q_t and antiexpert Q, section
+3.2 (one pair) and 3.3 (several) ask for
 
     argmin over alpha of  sum_t (KL(P' | P) - KL(Q_t | Q))^2 + (KL(P | P') - KL(Q | Q_t))^2,
 
-that is, the pairs shall move the base as far as tuning moved the small models, seen from either side. Their algorithm
-is followed: alpha goes from 0 to 2 in steps of 0.1, one pair at a time, and the least loss of all wins, so that a
-single pair speaks at each token. One thing is added: alpha is read off the parabola through the best step and its
-neighbours, so that it moves with the logits instead of jumping by 0.1 where two steps are equally good.
+that is, the pairs shall move the base as far as tuning moved the small models, seen from either side. Their pseudo-code
+is followed: alpha goes from 0 to 2 in steps of 0.1, one pair at a time, and the least loss of all wins, so a single
+pair speaks at each token. One thing is added: alpha is read off the parabola through the best step and its neighbours,
+so that it moves with the logits instead of jumping by 0.1 where two steps are equally good.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _moved(before: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     alphas = torch.linspace(0, MOST, STEPS + 1, dtype=before.dtype, device=before.device)
     weigh = torch.stack([torch.ones_like(shifts), shifts], dim=-2).mT  # [pairs, ..., vocabulary, 2]
     log_z, means = [], []
-    for some in torch.split(alphas, max(1, AT_ONCE // shifts.numel())):
+    for some in torch.split(alphas, max(1, AT_ONCE // max(1, shifts.numel()))):
         tilted = torch.addcmul(before[..., None, :], some[:, None], shifts[..., None, :])
         top = tilted.amax(-1, keepdim=True)  # taken off, so that nothing overflows
         mass, moment = (tilted.sub_(top).exp_() @ weigh).unbind(-1)
