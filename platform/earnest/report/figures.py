@@ -87,7 +87,7 @@ _ALPHA_CAPTION = (
 _RECOVERY_CAPTION = (
     "Compressed bases over the bytes they save, without the pair (dashed) and with it. Below, the share of the gap to "
     "the directly tuned model that the pair closes from there; it stands only where that gap is shown. Bands are 95% "
-    "intervals."
+    "intervals, cut where a gap is so small that its share is beyond measure."
 )
 _CLAIMS_CAPTION = (
     "How far each method can be pushed while a metric still matches dense (no more than 5% worse, relative). "

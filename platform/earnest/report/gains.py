@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from earnest.records import CellRecord, Estimate, Steered, TokenShift
+from earnest.records import CellRecord, Estimate, Gain, Steered, TokenShift
 from earnest.report.survey import Curve, Point, Survey, curves_of, figure_text, is_fluent, mean_of, spoken
 
 USUAL_ALPHA = 1.0
@@ -40,11 +40,14 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Row:
-    """One steered cell in one task, beside its base and the target."""
+    """One steered cell in one task, beside its base and the target; a score that is not fluent is None.
+
+    Then, and where the base is not fluent, nothing is said of a gap either.
+    """
 
     cell: CellRecord
     without: Estimate | None
-    score: Estimate
+    score: Estimate | None
     target: Estimate | None
     gap_closed: Estimate | None
     won_back: Estimate | None
@@ -70,7 +73,7 @@ class Gains:
 
     def _main_gap(self, task: str) -> float:
         """How much the pair moves its usual base towards the target; tasks without a gap, and perplexity, come last."""
-        gain = self.main.gains.get(task) if self.main else None
+        gain = self.gain_of(self.main, task) if self.main else None
         if gain is None or gain.gap_closed is None or not self.survey.higher_is_better(task):
             return -1.0 if self.survey.higher_is_better(task) else -2.0
         return abs(gain.difference.value)
@@ -106,16 +109,21 @@ class Gains:
         return [self._row(cell, task) for cell in self.cells if task in cell.scores]
 
     def _row(self, cell: CellRecord, task: str) -> Row:
-        base, gain = self.base_of(cell), cell.gains.get(task)
+        base, gain = self.base_of(cell), self.gain_of(cell, task)
         return Row(
             cell=cell,
-            without=base.scores[task].main if base and task in base.scores else None,
-            score=cell.scores[task].main,
+            without=_fluent(base, task),
+            score=_fluent(cell, task),
             target=self.score_of(self.steering(cell).target, task),
             gap_closed=gain.gap_closed if gain else None,
             won_back=gain.won_back if gain else None,
             shift=cell.scores[task].token_shift,
         )
+
+    def gain_of(self, cell: CellRecord, task: str) -> Gain | None:
+        """What the pair gained in a task; None where the cell or its base is not fluent."""
+        fluent = _fluent(cell, task) and _fluent(self.base_of(cell), task)
+        return cell.gains.get(task) if fluent else None
 
     def alpha_lines(self, task: str) -> list[AlphaLine]:
         """Each base that a pair steers at several alphas; a base's own score stands at 0."""
@@ -154,6 +162,12 @@ class Gains:
         pairs = [(without.get(curve.name.removesuffix(f" + {strength}")), curve) for curve in curves_of(steered)]
         return [Recovery(base, curve) for base, curve in pairs if base is not None]
 
+    def gap_closed(self, point: Point, task: str) -> Estimate | None:
+        """The gap closed at one ratio, the mean of its seeds; None where a seed has none."""
+        gains = [self.gain_of(cell, task) for cell in point.cells]
+        known = [gain.gap_closed for gain in gains if gain is not None and gain.gap_closed is not None]
+        return mean_of(known) if known and len(known) == len(point.cells) else None
+
     def dense_under(self, strength: str) -> CellRecord | None:
         """The sweep's dense model under a pair at one alpha."""
         dense = self.survey.dense
@@ -173,15 +187,14 @@ class Gains:
         if self.main is None or task is None or task not in self.main.gains:
             return None
         row, headline = self._row(self.main, task), self.survey.headline(task)
-        if row.without is None or row.gap_closed is None:
+        if row.without is None or row.score is None or row.gap_closed is None:
             return None
         scores = " → ".join(figure_text(estimate.value, headline) for estimate in (row.without, row.score))
         gap = f"{row.gap_closed.value:.0%} of the gap to {self.steering(self.main).target} closed"
         return f"{self.main.model} + {self.steering(self.main).label}: {spoken(task)} {scores}, {gap}"
 
 
-def gap_closed(point: Point, task: str) -> Estimate | None:
-    """The gap closed at one ratio, the mean of its seeds; None where a seed has none."""
-    found = [cell.gains[task].gap_closed for cell in point.cells if task in cell.gains]
-    known = [estimate for estimate in found if estimate is not None]
-    return mean_of(known) if known and len(known) == len(point.cells) else None
+def _fluent(cell: CellRecord | None, task: str) -> Estimate | None:
+    """A cell's headline; None where it has none, or is not fluent."""
+    scores = cell.scores.get(task) if cell else None
+    return scores.main if scores and is_fluent(scores) else None

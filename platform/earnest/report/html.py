@@ -193,7 +193,8 @@ def _gains(gains: Gains, figures: Sequence[Drawn]) -> list[dict[str, Any]]:
     return [
         {
             "task": task,
-            "figures": [_shown(figure) for figure in figures if figure.name in _names(gains, task)],
+            "figures": [_shown(figure) for figure in figures if figure.name in _names(gains, task)[:2]],
+            "further": [_shown(figure) for figure in figures if figure.name in _names(gains, task)[2:]],
             "rows": [_gain_row(row, gains.survey.headline(task)) for row in gains.rows(task)],
             "shift": shifts.get(task),
             "where": gains.main.label if gains.main else "",
@@ -216,7 +217,7 @@ def _gain_row(row: Row, headline: str) -> dict[str, Any]:
         "saved": f"{cell.saved:.1%}" if cell.size else "–",
         "strength": cell.steering_label.removeprefix(" + "),
         "without": _text(row.without, headline),
-        "score": _text(row.score, headline),
+        "score": "not fluent" if row.score is None else figure_text(row.score.value, headline),
         "half": _half_text(row.score, headline),
         "target": _text(row.target, headline),
         "gap_closed": _share_text(row.gap_closed),
@@ -238,8 +239,8 @@ def _share_text(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.1f}%{spread}"
 
 
-def _half_text(estimate: Estimate, headline: str) -> str:
-    half = half_width(estimate)
+def _half_text(estimate: Estimate | None, headline: str) -> str:
+    half = None if estimate is None else half_width(estimate)
     return "" if half is None else figure_text(half, headline)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,13 +15,14 @@ from matplotlib.ticker import MaxNLocator
 
 from earnest.palette import ink
 from earnest.records import Estimate
-from earnest.report.gains import AlphaLine, Gains, Recovery, gap_closed
+from earnest.report.gains import AlphaLine, Gains, Recovery
 from earnest.report.ink import MUTED, PAPER, title
 from earnest.report.panels import PANEL, PERCENT
 from earnest.report.survey import Point, spoken
 
 NAME_GAP = 0.065  # of the axis: names of lines keep this distance
 WITHOUT = (0, (2, 1.6))
+WILDEST = 1.05  # shares of a gap beyond this either way, as small gaps give, leave the frame
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def alpha_figure(gains: Gains, task: str) -> Figure:
     axes.set_xticks(ticks, words)
     axes.set_xlabel("α: how strongly the pair steers")
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    _dotted(axes, gains, task, scale, {line.pair for line in lines})
+    _dotted(axes, gains, task, scale, {line.pair for line in lines}, at="right")
     if len(lines) > 1:
         _name_ends(axes, [_end_of(line, scale) for line in lines])
     title(axes, spoken(task).capitalize(), _below(gains, task))
@@ -94,10 +96,13 @@ def recovery_figure(gains: Gains, task: str, strength: str) -> Figure:
     shares = [_draw_share(below, gains, recovery, task, strength) for recovery in gains.recoveries(strength)]
     left, right = above.get_xlim()
     above.set_xlim(left, right + 0.24 * (right - left))
+    above.set_xticks([tick for tick in above.get_xticks() if 0 <= tick <= right])
+    low, high = below.get_ylim()
+    below.set_ylim(max(low, -WILDEST), min(high, WILDEST))
     for axes in (above, below):
         axes.yaxis.set_major_locator(MaxNLocator(5))
     pairs = {gains.steering(cell).pair for cell in gains.cells if gains.steering(cell).label == strength}
-    _dotted(above, gains, task, scale, pairs)
+    _dotted(above, gains, task, scale, pairs, at="left")
     _name_ends(above, [end for end in ends if end])
     _name_ends(below, [end for end in shares if end])
     below.xaxis.set_major_formatter(PERCENT)
@@ -139,8 +144,11 @@ def _draw_recovery(axes: Axes, gains: Gains, recovery: Recovery, task: str, stre
 def _draw_share(axes: Axes, gains: Gains, recovery: Recovery, task: str, strength: str) -> _End | None:
     colour = ink(recovery.without.method).light
     under = gains.dense_under(strength)
-    start = under.gains[task].gap_closed if under and task in under.gains else None
-    found = [(point.saved, estimate) for point in recovery.steered.points if (estimate := gap_closed(point, task))]
+    gain = gains.gain_of(under, task) if under else None
+    start = gain.gap_closed if gain else None
+    found = [
+        (point.saved, estimate) for point in recovery.steered.points if (estimate := gains.gap_closed(point, task))
+    ]
     points = [*([(0.0, start)] if start and not recovery.steered.is_pattern else []), *found]
     if not found:
         return None
@@ -156,8 +164,10 @@ def _points(points: Sequence[Point], task: str, start: Estimate | None) -> list[
     return [(0.0, start), *found] if start is not None and found else found
 
 
-def _dotted(axes: Axes, gains: Gains, task: str, scale: float, pairs: Iterable[str]) -> None:
-    """The directly tuned model and the experts alone, where they were evaluated."""
+def _dotted(
+    axes: Axes, gains: Gains, task: str, scale: float, pairs: Iterable[str], *, at: Literal["left", "right"]
+) -> None:
+    """The directly tuned model and the experts alone, where they were evaluated, named at the side that is free."""
     steering = [gains.steering(cell) for cell in gains.cells if gains.steering(cell).pair in set(pairs)]
     names = dict.fromkeys(name for one in steering for name in (one.target, one.expert) if name is not None)
     for name in names:
@@ -166,8 +176,8 @@ def _dotted(axes: Axes, gains: Gains, task: str, scale: float, pairs: Iterable[s
             continue
         axes.axhline(estimate.value * scale, color=MUTED.light, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
-            name, (0.995, estimate.value * scale), xycoords=axes.get_yaxis_transform(), xytext=(0, 2),
-            textcoords="offset points", fontsize=7.5, color=MUTED.light, ha="right", va="bottom",
+            name, (0.005 if at == "left" else 0.995, estimate.value * scale), xycoords=axes.get_yaxis_transform(),
+            xytext=(0, 2), textcoords="offset points", fontsize=7.5, color=MUTED.light, ha=at, va="bottom",
         )  # fmt: skip
 
 

@@ -162,8 +162,10 @@ def _print_gains(gains: Gains, console: Console) -> None:
 def _gained(gains: Gains, cell: CellRecord, task: str) -> Text:
     if task not in cell.scores:
         return Text("failed" if cell.failures else "–", style="red" if cell.failures else "dim")
+    if not is_fluent(cell.scores[task]):
+        return Text("not fluent", style="red")
     text = Text(figure_text(cell.scores[task].main.value, gains.survey.headline(task)))
-    gain = cell.gains.get(task)
+    gain = gains.gain_of(cell, task)
     return text.append(f" ({_share(gain.gap_closed if gain else None):>4})", style="dim")
 
 
