@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo serve-demo test test-fast lint bench nano clean apt
+.PHONY: help setup demo serve-demo test test-fast lint bench bench-serve nano clean apt
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,6 +38,9 @@ lint: $(READY) ## format, rules, types, and the floors of the house
 
 bench: $(READY) ## seconds of the demo's parts
 	@$(BIN)/python benchmarks/parts.py $(if $(JSON),--json $(JSON))
+
+bench-serve: $(READY) ## tokens per second of proxy-tuned decoding, and what serving adds
+	@$(BIN)/python benchmarks/proxy_decode.py $(if $(JSON),--json $(JSON))
 
 nano: $(READY) ## train the embedded models again (under an hour on two cores)
 	@$(BIN)/python jobs/train_nano.py jobs/configs/nano.toml --out nano

@@ -11,7 +11,9 @@ the same prompts, every repetition has others, and texts that must be equal are 
     threads    the same with two threads
     pays       tasks, alphas, temperatures and experts, against the base alone in the same engine
     steps      each model's cached step, and the loop against its steps alone
-    serving    the gateway over the same engine: what it adds, time to first token under load, texts unchanged
+    spread     each model in a process of its own, against all in one
+    gateway    the gateway over the same engine: what it adds, time to first token under load, texts unchanged
+    ray        the same through the whole graph on Ray Serve
     predicted  13B and 70B bases on an H200 by bytes moved, at the acceptance measured here
 """
 
@@ -27,17 +29,25 @@ import torch
 
 from against_peers import peers, peers_on_two_threads
 from forecast import predicted, steps
+from gpu_steps import on_gpu
 from rows import parser, report
+from serving import gateway, ray_serve, spread
 from setting import Setting
 from where_it_pays import pays
 
-PARTS = {"peers": peers, "threads": peers_on_two_threads, "pays": pays, "steps": steps, "predicted": predicted}
+PARTS = {
+    "peers": peers, "threads": peers_on_two_threads, "pays": pays, "steps": steps, "spread": spread, "gateway": gateway,
+    "ray": ray_serve, "predicted": predicted,
+}  # fmt: skip
 
 
 def main() -> None:
     """Measure the chosen parts and report."""
     options = _options()
     torch.set_num_threads(1)
+    if options.gpu:
+        report(list(on_gpu(options.repeat)), "Random weights on this GPU, bfloat16", "peer", options.json)
+        return
     setting = Setting(options.repeat, options.texts, options.clock)
     rows = list(chain.from_iterable(PARTS[name](setting) for name in options.only))
     report(rows, "Proxy-tuned decoding, nano family, float32", "peer", options.json)
@@ -51,6 +61,7 @@ def _options() -> argparse.Namespace:
     options.add_argument(
         "--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)"
     )
+    options.add_argument("--gpu", action="store_true", help="measure random weights of Llama-2's shapes on CUDA")
     return options.parse_args()
 
 

@@ -32,6 +32,11 @@ class Shape:
         return self.layers * layer + self.hidden + self.vocabulary * self.hidden
 
     @property
+    def weights(self) -> int:
+        """All of them, the embedding too."""
+        return self.read + self.vocabulary * self.hidden
+
+    @property
     def kv_per_token(self) -> int:
         """Numbers kept of one token: a key and a value per layer and head."""
         return 2 * self.layers * self.kv_heads * self.hidden // self.heads

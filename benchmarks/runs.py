@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from earnest.decoding.batcher import Batcher
 from earnest.decoding.local import LocalMember
+from earnest.decoding.members import Member
 from earnest.decoding.requests import Chunk, Mixture, Request, Usage
 from earnest.decoding.sampling import GREEDY, Sampling
 from earnest.models.loading import LoadedModel
@@ -41,7 +43,10 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Run:
-    """Some texts, and what they took; tokens include the newline that ended a text."""
+    """Some texts, and what they took; tokens include the newline that ended a text.
+
+    `first` is how many seconds of the wall each text took to its first token.
+    """
 
     texts: tuple[str, ...]
     tokens: int
@@ -49,6 +54,7 @@ class Run:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    first: tuple[float, ...] = ()
 
     def rate(self, clock: str) -> float:
         """Tokens per second of the clock `wall` or `cpu`."""
@@ -78,12 +84,16 @@ def in_turn(works: Mapping[str, Work], repeat: int) -> dict[str, list[Run]]:
 
 
 class Engine:
-    """A running batch of `rows` texts over some of the models."""
+    """A running batch over some members."""
 
-    def __init__(self, models: Mapping[str, LoadedModel], rows: int) -> None:
-        tokenizer = next(iter(models.values())).tokenizer
-        members = [LocalMember(name, model, rows=rows, slots=SLOTS) for name, model in models.items()]
+    def __init__(self, members: Sequence[Member], tokenizer: Any) -> None:
         self.batch = Batcher(members, tokenizer, ends=frozenset({tokenizer.eos_token_id}))
+
+    @classmethod
+    def here(cls, models: Mapping[str, LoadedModel], rows: int) -> Engine:
+        """Of `rows` texts, over models in this process."""
+        members = [LocalMember(name, model, rows=rows, slots=SLOTS) for name, model in models.items()]
+        return cls(members, next(iter(models.values())).tokenizer)
 
     def run(
         self, prompts: Prompts, mixture: Mixture, most: int, *, sampling: Sampling = GREEDY, draft: bool = True
@@ -101,6 +111,7 @@ class Engine:
             sum(usage.rounds for usage in used),
             sum(usage.drafted for usage in used),
             sum(usage.accepted for usage in used),
+            tuple(usage.seconds_to_first for usage in used),
         )
 
     def one_by_one(
@@ -127,4 +138,5 @@ def together(runs: Sequence[Run]) -> Run:
         sum(run.rounds for run in runs),
         sum(run.drafted for run in runs),
         sum(run.accepted for run in runs),
+        tuple(first for run in runs for first in run.first),
     )

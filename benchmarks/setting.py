@@ -46,18 +46,25 @@ class Setting:
     @cached_property
     def alone(self) -> Engine:
         """A batch of one text, of all models."""
-        return Engine(self.models, 1)
+        return Engine.here(self.models, 1)
 
     @cached_property
     def batched(self) -> Engine:
         """A batch that holds all texts of a repetition, of the ensemble."""
-        return Engine(self.ensemble, self.texts)
+        return Engine.here(self.ensemble, self.texts)
 
     def asked(self, task: str, number: int) -> Prompts:
         """The prompts of one repetition; no two have the same, so that no cache knows them."""
-        found: Sequence[Question] = TASKS[task](World.shipped(), self.texts * (self.repeat + 1), 7)
-        texts = [question.prompt for question in found[number * self.texts : (number + 1) * self.texts]]
-        return [tuple(ids) for ids in encode(self.models["large"].tokenizer, texts)]
+        return self.encoded(self.prompts(task, number, self.texts))
+
+    def prompts(self, task: str, number: int, count: int) -> list[str]:
+        """The same as text, and as many as are wanted."""
+        found: Sequence[Question] = TASKS[task](World.shipped(), count * (self.repeat + 1), 7)
+        return [question.prompt for question in found[number * count : (number + 1) * count]]
+
+    def encoded(self, prompts: Sequence[str]) -> Prompts:
+        """Texts as token ids."""
+        return [tuple(ids) for ids in encode(self.models["large"].tokenizer, prompts)]
 
     def rates(self, work: str, ours: Sequence[Run], peer: Sequence[Run] | None = None) -> Row:
         """Tokens per second."""
