@@ -77,15 +77,15 @@ class Gateway:
                 raise lost(str(error)) from error
         return Clerk(self.config, self._prompts, self._tokens, self._context)
 
-    async def answer(self, request: Request, order: Order, key: Key, *, stream: bool, with_usage: bool) -> Response:
+    async def answer(self, request: Request, order: Order, key: Key) -> Response:
         """Run an order and answer it."""
         config = self.config
         tracer = self.tracer if self.tracer.draws(config.traces.rate) else None
         turn = Turn(order, key, request.url.path, metrics=self.metrics, quota=self.quota, tracer=tracer)
         seconds = config.limits.timeout_s
         try:
-            if stream:
-                events = turn.events(self.ensemble, seconds, with_usage)
+            if order.body.stream:
+                events = turn.events(self.ensemble, seconds)
                 return await unless_left(request.receive, lambda: EventStream.begun(events))
             return JSONResponse(await unless_left(request.receive, lambda: turn.whole(self.ensemble, seconds)))
         except LeftError:
@@ -162,14 +162,14 @@ def _add_completions(app: FastAPI, gateway: Gateway) -> None:
         """Continue texts."""
         key: Key = request.state.key
         order = await _ordered(request, (await gateway.clerk()).completion, body, key)
-        return await gateway.answer(request, order, key, stream=bool(body.stream), with_usage=body.wants_usage)
+        return await gateway.answer(request, order, key)
 
     @app.post("/v1/chat/completions", response_model=None, responses=_answers(ChatReply))
     async def chat_completions(request: Request, body: ChatBody) -> Response:
         """Continue a conversation."""
         key: Key = request.state.key
         order = await _ordered(request, (await gateway.clerk()).chat, body, key)
-        return await gateway.answer(request, order, key, stream=bool(body.stream), with_usage=body.wants_usage)
+        return await gateway.answer(request, order, key)
 
 
 async def _ordered(request: Request, take: Callable[[B, Key], Order], body: B, key: Key) -> Order:

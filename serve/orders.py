@@ -25,7 +25,7 @@ DEFAULT_COMPLETION = 16
 class Order:
     """A body, checked: its choices as requests, and how they are told. `prompts` are the distinct prompts' tokens."""
 
-    model: str
+    body: Common
     requests: tuple[Request, ...]
     prompts: tuple[int, ...]
     shape: Shape
@@ -50,7 +50,7 @@ class Clerk:
         every = self._choices([replace(first, prompt=row) for row in rows], body.n or 1)
         echoes = self._echoes(body, rows) if body.echo else {}
         shape = CompletionShape(self.tokens, body.logprobs, echoes)
-        return Order(body.model, every, tuple(map(len, rows)), shape, report)
+        return Order(body, every, tuple(map(len, rows)), shape, report)
 
     def chat(self, body: ChatBody, key: Key) -> Order:
         """An order for /v1/chat/completions. Raises ApiError for what cannot be served."""
@@ -64,7 +64,7 @@ class Clerk:
         stops = tuple(dict.fromkeys((*first.stops, *self.config.chat_stop)))
         request = replace(first, prompt=prompt, forms=forms, stops=stops, sampling=body.sampling(_seed(), top))
         every = self._choices([request], body.n or 1)
-        return Order(body.model, every, (len(prompt),), ChatShape(self.tokens, top), report)
+        return Order(body, every, (len(prompt),), ChatShape(self.tokens, top), report)
 
     def _rows(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
         """The token ids of every prompt."""

@@ -19,7 +19,7 @@ from earnest.decoding.encoding import encode
 from earnest.decoding.ensemble import check_vocabularies
 from earnest.decoding.requests import Mixture
 from earnest.models.loading import load_tokenizer
-from earnest.models.source import resolve
+from earnest.models.source import folder_of
 from earnest.specs import UserError
 from serve.config import Config, Model
 from serve.errors import ApiError
@@ -48,9 +48,8 @@ class Voice:
     """How one model is spoken to: its tokenizer, its chat template, its system prompt."""
 
     def __init__(self, name: str, model: Model) -> None:
-        source = resolve(model.source)
         self.name, self.system = name, model.system
-        self.tokenizer = load_tokenizer(source.path, source.name)
+        self.tokenizer = load_tokenizer(folder_of(model.source), model.source)
         self.template = _template(name, model.chat_template, self.tokenizer)
 
     def conversation(self, messages: Sequence[dict[str, str]]) -> str:

@@ -49,7 +49,7 @@ class Turn:
         self._head = {
             "id": f"{'chatcmpl' if order.shape.kind.startswith('chat') else 'cmpl'}-{uuid.uuid4().hex}",
             "created": int(time.time()),
-            "model": order.model,
+            "model": order.body.model,
         }
         self._usages: dict[int, Usage] = {}
         self._kept: list[list[Chunk]] = [[] for _ in order.requests] if tracer else []
@@ -67,15 +67,16 @@ class Turn:
             choices.append(self._told(self._order.shape.whole(index, chunk), index, chunk))
         return {**self._head, "object": self._order.shape.kind, "choices": choices, "usage": self._usage()}
 
-    async def events(self, ensemble: EnsembleHandle, timeout_s: float, with_usage: bool) -> AsyncGenerator[bytes, None]:
+    async def events(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events. Raises ApiError before the first one; later errors are the last event."""
-        shape, begun = self._order.shape, False
+        shape, with_usage, begun = self._order.shape, self._order.body.wants_usage, False
         try:
             async with aclosing(self._chunks(ensemble, timeout_s)) as found:
                 async for index, chunk in found:
                     if not begun:
                         begun = True
-                        yield b"".join(self._event([one], with_usage) for one in self._openings())
+                        for opening in self._openings():
+                            yield self._event([opening], with_usage)
                     if chunk.text or chunk.last or chunk.logprobs or chunk.accounts:
                         yield self._event([self._told(shape.piece(index, chunk), index, chunk)], with_usage)
             if with_usage:
@@ -113,7 +114,7 @@ class Turn:
 
     async def _chunks(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[tuple[int, Chunk], None]:
         """All choices' chunks, with the books kept."""
-        key, model, failed = self._key, self._order.model, "left by the client"
+        key, model, failed = self._key, self._order.body.model, "left by the client"
         self._quota.enter(key)
         try:
             begun = False
@@ -137,28 +138,30 @@ class Turn:
 
     def _note(self, index: int, chunk: Chunk) -> None:
         self._quota.pay(self._key, len(chunk.ids))
-        self._metrics.written(self._key.name, self._order.model, len(chunk.ids))
+        self._metrics.written(self._key.name, self._order.body.model, len(chunk.ids))
         if chunk.usage is not None:
             self._usages[index] = chunk.usage
-            self._metrics.finished(self._order.model, chunk.usage)
+            self._metrics.finished(self._order.body.model, chunk.usage)
         if self._tracer is not None:
             self._kept[index].append(chunk)
 
     def _trace(self, failed: str | None) -> Told:
-        """What a trace shows: settings and steering, texts as token ids, accounts where they were asked for."""
+        """What a trace shows: what was asked, the texts, and accounts where they were asked for."""
         request = self._order.requests[0]
         choices = [joined(own) for own in self._kept if own]
         return Told(
             self._route,
-            inputs={"prompts": [list(one.prompt) for one in self._order.requests], "mixture": plain(request.mixture)},
+            inputs=self._order.body.model_dump(mode="json", exclude_none=True),
             outputs={"texts": [one.text for one in choices], "accounts": [plain(one.accounts) for one in choices]},
             attributes={
                 "id": self._head["id"],
-                "model": self._order.model,
+                "model": self._order.body.model,
                 "key": self._key.name,
-                "alpha": plain(tuple(one.alpha for one in request.mixture.steering)),
+                "lead": request.mixture.lead,
+                "experts": [one.expert for one in request.mixture.steering],
+                "alpha": [one.alpha for one in request.mixture.steering],
+                "seed": request.sampling.seed,
                 "max_tokens": request.max_tokens,
-                "sampling": request.sampling.model_dump(mode="json"),
                 "usage": self._usage(),
             },
             failed=failed,

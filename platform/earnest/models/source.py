@@ -36,11 +36,21 @@ def resolve(name: str) -> Source:
     Raises:
         UserError: there is no such model, or its folder lacks a config or safetensors.
     """
+    path = folder_of(name)
+    return Source(name, path, digest_of_model(path))
+
+
+def folder_of(name: str) -> Path:
+    """Where a model lies, its weights not looked at: enough for its tokenizer.
+
+    Raises:
+        UserError: there is no such model, or its folder lacks a config or safetensors.
+    """
     if not name.strip():
         raise UserError("model '': name a model folder, a hub id, or nano:large")
     path = _nano(name) if name.startswith("nano:") else _folder_or_hub(name)
     _check_folder(name, path)
-    return Source(name, path, digest_of_model(path))
+    return path
 
 
 def _nano(name: str) -> Path:
