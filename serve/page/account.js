@@ -22,11 +22,14 @@ function said(account) {
   if (!account.steering.length) return [token, " is the base's own: no pair spoke."];
   const times = nats === null ? null : Math.exp(Math.abs(nats));
   const moved = [token, ` moved by ${signed(nats)} nats`];
-  if (times >= 1.005) moved.push(`, ${times < 10 ? times.toFixed(2) : Math.round(times).toLocaleString("en")} times ${nats < 0 ? "less likely" : "likelier"}`);
+  if (times >= 1.005) {
+    const figure = times < 10 ? times.toFixed(2) : Math.round(times).toLocaleString("en");
+    moved.push(`, ${figure} times ${nats < 0 ? "less likely" : "likelier"}`);
+  }
   moved.push(` (α = ${alphas}). `);
-  if (account.changed) moved.push("The base's top token was ", quoted(account.base.top[0].text), ".");
-  else moved.push("The base's top token is the same.");
-  return moved;
+  const same = ["The base's top token is the same."];
+  const other = ["The base's top token was ", quoted(account.base.top[0].text), "."];
+  return [...moved, ...(account.changed ? other : same)];
 }
 
 function drawn(view) {

@@ -21,7 +21,6 @@ export class Column {
     let usage = null;
     try {
       for await (const piece of ask(path, body, key, signal)) {
-        signal.throwIfAborted();
         for (const choice of piece.choices) this.#add(choice);
         usage = piece.usage ?? usage;
       }

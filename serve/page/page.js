@@ -12,12 +12,17 @@ const KEY = "earnest.key";
 const at = (id) => document.getElementById(id);
 const panel = at("account");
 
-const tokens = new TokenText(at("ensemble").querySelector(".text"), at("ensemble").querySelector(".trace"), (account, token) => {
+const [text, trace] = [at("ensemble").querySelector(".text"), at("ensemble").querySelector(".trace")];
+const tokens = new TokenText(text, trace, (account, token) => {
   explain(panel, account);
   document.documentElement.style.setProperty("--below", `${panel.offsetHeight}px`);
   token.scrollIntoView({ block: "nearest" });
 });
-const columns = { base: new Column(at("base")), expert: new Column(at("expert")), ensemble: new Column(at("ensemble"), tokens) };
+const columns = {
+  base: new Column(at("base")),
+  expert: new Column(at("expert")),
+  ensemble: new Column(at("ensemble"), tokens),
+};
 
 let served = null;
 let running = null;
@@ -31,7 +36,8 @@ async function meet() {
     return notice(inWords(error, at("key").value.trim()));
   }
   notice("");
-  at("pair").replaceChildren(...served.pairs.map((pair) => new Option(pair.name, pair.name, false, pair.name === served.default_pair)));
+  const chosen = served.default_pair;
+  at("pair").replaceChildren(...served.pairs.map(({ name }) => new Option(name, name, false, name === chosen)));
   at("tokens").max = served.max_tokens;
   at("tokens").value = Math.min(at("tokens").value, served.max_tokens);
   at("expert").hidden = at("pair").parentElement.hidden = !served.pairs.length;
@@ -69,10 +75,11 @@ function showSteering() {
   at("alpha").disabled = at("adaptive").checked;
   if (!served) return;
   const { expert, antiexpert } = pair() ?? {};
-  const name = (id, text) => { at(id).querySelector(".model").textContent = text; };
-  name("base", served.base);
-  name("expert", expert ?? "");
-  name("ensemble", expert ? `${served.base} + ${at("adaptive").checked ? "α" : shown} · (${expert} − ${antiexpert ?? served.base})` : served.base);
+  const strength = at("adaptive").checked ? "α" : shown;
+  const steered = `${served.base} + ${strength} · (${expert} − ${antiexpert ?? served.base})`;
+  at("base").querySelector(".model").textContent = served.base;
+  at("expert").querySelector(".model").textContent = expert ?? "";
+  at("ensemble").querySelector(".model").textContent = expert ? steered : served.base;
 }
 
 /** What each column asks: path and body. */
@@ -109,10 +116,11 @@ async function run(again = () => true) {
   at("stop").disabled = false;
   say("Running.");
   const key = at("key").value.trim();
-  const ends = await Promise.all(asked.map(async ([name, request]) => `${name}: ${await columns[name].run(...request, key, mine.signal)}`));
+  const ends = await Promise.all(asked.map(([name, request]) => columns[name].run(...request, key, mine.signal)));
   if (running !== mine) return; // another run took over
   at("stop").disabled = true;
-  say(`${ends.join("; ")}. ${tokens.changed} of ${tokens.accounts.length} top tokens changed.`);
+  const said = asked.map(([name], place) => `${name}: ${ends[place]}`).join("; ");
+  say(`${said}. ${tokens.changed} of ${tokens.accounts.length} top tokens changed.`);
 }
 
 /** Run again once the slider rests, but only what alpha or the pair changes. */

@@ -67,22 +67,11 @@ async function send(path, key, request) {
   });
 }
 
-/** An error as a sentence for whoever sits before the page. */
+/** An error as a sentence for whoever sits before the page; the server's own messages are sentences but for their form. */
 export function inWords(error, key) {
-  if (!(error instanceof ApiError)) {
-    return error instanceof TypeError ? "The server cannot be reached. Is it still running?" : `${error}`;
-  }
-  const message = `${error.message.charAt(0).toUpperCase()}${error.message.slice(1).replace(/\.$/, "")}.`;
-  switch (error.status) {
-    case 401:
-      return key ? "The server does not know this key; check the field Key." : "The server asks for a key; put yours into the field Key.";
-    case 403:
-      return `Not allowed: ${error.message}.`;
-    case 429:
-      return `Too much at once: ${error.message}.`;
-    case 503:
-      return `Out of service for the moment: ${error.message}.`;
-    default:
-      return message;
-  }
+  if (error instanceof TypeError) return "The server cannot be reached. Is it still running?"; // fetch's only word for it
+  if (error.status === 401 && !key) return "The server asks for a key; put yours into the field Key.";
+  if (error.status === 401) return "The server does not know this key; check the field Key.";
+  const message = error.message || `the server answered ${error.status}`;
+  return `${message.charAt(0).toUpperCase()}${message.slice(1).replace(/\.$/, "")}.`;
 }
