@@ -183,3 +183,19 @@ def test_a_steered_step_is_named_by_base_pair_and_alpha_and_not_by_names() -> No
 
 def test_a_sweep_without_pairs_has_the_steps_that_it_always_had() -> None:
     assert set(plan().steps) < set(steered().steps)
+
+
+def test_a_pair_may_be_compressed_as_its_base_is() -> None:
+    made = steered(compressed=["antiexpert"], bases=["dense", "wanda"])
+    dense, wanda = ensembles(made)
+    assert dense.steering == ensembles(steered(bases="dense"))[0].steering
+    assert wanda.steering is not None
+    assert wanda.steering.antiexpert is not None
+    step = made.steps[str(wanda.steering.antiexpert.checkpoint)]
+    assert (step.kind, step.label) == ("compress", "compress a wanda 50%")
+    assert made.steps[str(wanda.compress)].spec | {"model_digest": "A"} == step.spec
+    evaluate = made.steps[wanda.evaluate["closed_book"]]
+    assert set(evaluate.needs) == {wanda.compress, step.digest}
+    assert wanda.steering.expert.checkpoint is None
+    plain = ensembles(steered(bases=["wanda"]))[0]
+    assert plain.evaluate["closed_book"] != evaluate.digest

@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from earnest.cells import collect
+from earnest.steps import run_step
 from earnest.store import Store
 from earnest.sweep import Prepared, prepare
 
@@ -136,6 +138,46 @@ def test_one_more_alpha_runs_only_its_own_steps(finished: tuple[Prepared, subpro
     assert len(new) == 4
 
 
+TWIN = """
+name = "twin"
+model = "nano:small"
+store = "{store}"
+dtype = "float32"
+[[compress]]
+method = "magnitude"
+sparsity = 0.6
+[[proxy]]
+name = "twin"
+expert = "nano:small"
+antiexpert = "nano:small"
+compressed = ["antiexpert"]
+bases = ["magnitude"]
+[[tasks]]
+task = "closed_book"
+limit = 60
+[[tasks]]
+task = "perplexity"
+limit = 10
+length = 128
+"""
+
+
+def test_what_compression_cost_the_base_itself_is_won_back_whole(tmp_path: Path) -> None:
+    """Base and antiexpert are one checkpoint, so base + (dense − checkpoint) is dense."""
+    config = tmp_path / "twin.toml"
+    config.write_text(TWIN.format(store=tmp_path / "store"))
+    prepared = prepare(config)
+    for step in prepared.plan.steps.values():
+        run_step(step, prepared.store, "cpu", lambda note: None)
+    dense, pruned, steered = collect(prepared.plan, prepared.store, {})
+    assert pruned.comparisons["closed_book"].matches is False
+    for task in ("closed_book", "perplexity"):
+        won = steered.gains[task].won_back
+        assert won is not None
+        assert won.value == pytest.approx(1.0, abs=1e-4)
+        assert steered.scores[task].main.value == pytest.approx(dense.scores[task].main.value, rel=1e-5)
+
+
 def test_another_vocabulary_is_refused_before_any_work_with_the_first_token_that_differs(
     make_tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -159,6 +201,17 @@ def test_another_vocabulary_is_refused_before_any_work_with_the_first_token_that
         ('[[proxy]]\nname = "p"\nexpert = "nano:small"\nbases = ["wanda"]', "no 'wanda' in this sweep"),
         ('[[proxy]]\nname = "p"\nexpert = "nano:small"\nalpha = nan', "alpha nan: write a finite number"),
         ('[[proxy]]\nname = "p"\nexpert = "nano:small"\nstrength = 1', "strength"),
+        (
+            """[[proxy]]
+name = "p"
+expert = "nano:small"
+compressed = ["expert"]
+[[compress]]
+method = "rtn"
+bits = 4
+group_size = 32""",
+            "does not divide the 48 inputs",
+        ),
     ],
 )
 def test_a_pair_that_cannot_be_is_one_clear_line(extra: str, words: str, tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_nominal_is_what_a_reader_expects() -> None:
         ({"proxy": [{"name": "p", "expert": "e", "bases": []}]}, "steers nothing"),
         ({"proxy": [{"name": "p", "expert": "e", "alpha": [1, float("inf")]}]}, "alpha inf: write a finite number"),
         ({"proxy": [{"name": "p", "expert": "e", "alpha": "adaptively"}]}, "adaptive"),
+        ({"proxy": [{"name": "p", "expert": "e", "compressed": ["antiexpert"]}]}, "the pair has no antiexpert"),
         ({"proxy": [{"name": "p", "expert": "e"}, {"name": "p", "expert": "f"}]}, "'p' names e and f"),
     ],
 )

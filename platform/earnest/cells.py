@@ -207,9 +207,9 @@ def _steered(cell: Cell, plan: Plan) -> Steered | None:
     return Steered(
         pair=cell.steering.name,
         expert=expert.name,
-        expert_digest=expert.digest,
+        expert_digest=expert.content,
         antiexpert=anti.name if anti else None,
-        antiexpert_digest=anti.digest if anti else None,
+        antiexpert_digest=anti.content if anti else None,
         alpha=cell.steering.alpha,
         base=cell.base,
         target=next((other.model for other in plan.cells if other.key == cell.target), None),

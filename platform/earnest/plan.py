@@ -33,11 +33,20 @@ FUSION_VERSION = 1  # changes when an ensemble's logits do
 
 @dataclass(frozen=True)
 class Member:
-    """A model with a part in a pair: its name, where it lies, and the digest of its weights."""
+    """A model with a part in a pair: its name, where it lies, and the digest of its weights.
+
+    `checkpoint` is the step that compresses it, where it is compressed as its base is.
+    """
 
     name: str
     path: str
     digest: str
+    checkpoint: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What names the weights that are run."""
+        return self.checkpoint or self.digest
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,17 @@ class Steering:
         return f"{self.name} α {alpha_text(self.alpha)}"
 
     @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The steps that compress the pair's models."""
+        members = (self.expert, self.antiexpert)
+        return tuple(member.checkpoint for member in members if member is not None and member.checkpoint is not None)
+
+    @property
     def fields(self) -> dict[str, Any]:
         """What a digest covers of it: weights and alpha, no names."""
         return {
-            "expert": self.expert.digest,
-            "antiexpert": self.antiexpert.digest if self.antiexpert else None,
+            "expert": self.expert.content,
+            "antiexpert": self.antiexpert.content if self.antiexpert else None,
             "alpha": self.alpha,
             "version": FUSION_VERSION,
         }
@@ -217,13 +232,11 @@ def _steered_cells(
     sweep: Sweep, inputs: Inputs, steps: dict[str, Step], proxy: Proxy, cells: Sequence[Cell]
 ) -> Iterator[Cell]:
     """A cell per base and alpha of one `[[proxy]]` entry; `cells` may be steered ones already, which are no bases."""
-
-    def member(name: str) -> Member:
-        return Member(name, *inputs.models[name])
-
-    expert, anti = member(proxy.expert), member(proxy.antiexpert) if proxy.antiexpert else None
     target = next((cell.key for cell in cells if cell.label == proxy.target and cell.steering is None), None)
     for base in _bases(sweep, proxy, [cell for cell in cells if cell.steering is None]):
+        expert = _member(sweep, inputs, steps, proxy.expert, base if "expert" in proxy.compressed else None)
+        of_anti = base if "antiexpert" in proxy.compressed else None
+        anti = _member(sweep, inputs, steps, proxy.antiexpert, of_anti) if proxy.antiexpert else None
         for alpha in proxy.alpha:
             steering = Steering(proxy.name, expert, anti, alpha)
             yield replace(
@@ -236,18 +249,26 @@ def _steered_cells(
             )
 
 
+def _member(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], name: str, alike: Cell | None) -> Member:
+    """A model of a pair, compressed as the cell `alike` is where one is given."""
+    if alike is None or alike.compress is None:
+        return Member(name, *inputs.models[name])
+    step = _compress_step(sweep, inputs, name, alike.method, alike.seed)
+    return Member(name, *inputs.models[name], steps.setdefault(step.digest, step).digest)
+
+
 def _bases(sweep: Sweep, proxy: Proxy, cells: Sequence[Cell]) -> list[Cell]:
     """The cells that a pair steers."""
     if proxy.bases == "all":
         parts = {name for one in sweep.proxy for name in (*one.models, one.target)}
         return [cell for cell in cells if cell.label not in parts or cell.label == sweep.model]
-    wanted = ("dense",) if proxy.bases == "dense" else proxy.bases
     names = [_names(cell, sweep) for cell in cells]
-    for name in wanted:
-        if not any(name in mine for mine in names):
+    known = {name for mine in names for name in mine}
+    for name in proxy.bases if isinstance(proxy.bases, tuple) else ():
+        if name not in known:
             there = ", ".join(dict.fromkeys(cell.label for cell in cells))
             raise UserError(f"proxy {proxy.name}: bases: no {name!r} in this sweep; it has {there}")
-    return [cell for cell, mine in zip(cells, names, strict=True) if mine & set(wanted)]
+    return [cell for cell, mine in zip(cells, names, strict=True) if proxy.steers(*mine)]
 
 
 def _names(cell: Cell, sweep: Sweep) -> set[str]:
@@ -309,7 +330,7 @@ def _evaluate_step(
         EVALUATE,
         digest(spec),
         spec,
-        needs=tuple(d for d in (checkpoint, reference) if d is not None),
+        needs=tuple(d for d in (checkpoint, reference, *(steering.checkpoints if steering else ())) if d is not None),
         checkpoint=checkpoint,
         reference=reference,
         steering=steering,

@@ -71,13 +71,18 @@ class _Speaker:
 
 
 def _check_pairs(sweep: Sweep, sources: Mapping[str, Source]) -> None:
-    """Whether all models of the pairs have the tokens of the sweep's model."""
+    """Whether all models of the pairs have the sweep's model's tokens, and can be compressed as their bases are."""
     names = dict.fromkeys(name for proxy in sweep.proxy for name in proxy.models)
     if not names:
         return
     base = _Speaker(sweep.model, load_tokenizer(sources[sweep.model].path, sweep.model))
     for name in names:
         check_vocabularies(base, _Speaker(name, load_tokenizer(sources[name].path, name)))
+    for proxy in sweep.proxy:
+        methods = [m for m in sweep.compress if proxy.steers(m.method, f"{m.method} {m.nominal}")]
+        members = {"expert": proxy.expert, "antiexpert": proxy.antiexpert}
+        for part in proxy.compressed:
+            check_methods(sources[str(members[part])], methods)
 
 
 def check_task(task: AnyTask, path: str) -> None:

@@ -89,7 +89,7 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
 
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:
     base = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
-    subject = base if step.steering is None else _steered(base, step.steering, device, step.spec["dtype"])
+    subject = base if step.steering is None else _steered(base, step.steering, store.root, device, step.spec["dtype"])
     task = read_task({**_without_version(step.spec["task"]), "data": step.location["data"]})
     reference = None
     if step.reference is not None:
@@ -119,16 +119,18 @@ def _subject(store_root: str, source: Source, compressed: str | None, device: st
     return checkpoint.load(Store(store_root).fetch(COMPRESS, compressed), device=device)
 
 
-def _steered(base: LoadedModel, steering: Steering, device: str, dtype: str) -> Ensemble:
+def _steered(base: LoadedModel, steering: Steering, store_root: str, device: str, dtype: str) -> Ensemble:
     """A base and the pair that steers it, all on one device."""
-    expert = _steering_model(steering.expert, device, dtype)
-    anti = _steering_model(steering.antiexpert, device, dtype) if steering.antiexpert else None
+    expert = _steering_model(steering.expert, store_root, device, dtype)
+    anti = _steering_model(steering.antiexpert, store_root, device, dtype) if steering.antiexpert else None
     return Ensemble.of(base, [Pair(expert, anti, steering.alpha)])
 
 
 @lru_cache(maxsize=2)
-def _steering_model(member: Member, device: str, dtype: str) -> LoadedModel:
+def _steering_model(member: Member, store_root: str, device: str, dtype: str) -> LoadedModel:
     """An expert or antiexpert; a pair stays loaded, because it steers the next bases and tasks too."""
+    if member.checkpoint is not None:
+        return checkpoint.load(Store(store_root).fetch(COMPRESS, member.checkpoint), device=device)
     return load(_proved(member), device=device, dtype=dtype)
 
 

@@ -85,7 +85,7 @@ class Worker:
         # The error names the corrupt file, and its folder is named by the step that made it.
         for need in step.needs:
             if need in message:
-                self._store.discard(COMPRESS if need == step.checkpoint else EVALUATE, need)
+                self._store.discard(EVALUATE if need == step.reference else COMPRESS, need)
 
     def _free_memory(self) -> None:
         if self._device.kind == "cuda":

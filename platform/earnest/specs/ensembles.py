@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from earnest.specs.frame import Spec, UserError
 
@@ -26,7 +26,9 @@ class Proxy(Spec):
     says which of the sweep's cells are steered: "all" (but no model that has a part in a pair itself), "dense" (the
     sweep's model as it is), or names: of a method ("wanda"), of a cell ("wanda 50%"), of a model among `references`.
     `target` is the directly tuned model that the share of the gap closed is measured against; it is evaluated beside
-    the others.
+    the others. `compressed` says which of the two are compressed as their base is, by the same method, ratio and seed:
+    both for a pair as cheap as its base; the antiexpert alone, beside itself as the expert, for a pair whose difference
+    is what compression cost it.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -35,6 +37,7 @@ class Proxy(Spec):
     alpha: Annotated[tuple[Alpha, ...], BeforeValidator(_listed), Field(min_length=1)] = (1.0,)
     bases: Literal["all", "dense"] | tuple[str, ...] = "all"
     target: str | None = Field(default=None, min_length=1)
+    compressed: tuple[Literal["expert", "antiexpert"], ...] = ()
 
     @field_validator("alpha")
     @classmethod
@@ -51,6 +54,17 @@ class Proxy(Spec):
             raise ValueError('bases = [] steers nothing; write "all", "dense" or some names, or leave the entry out')
         return bases
 
+    @model_validator(mode="after")
+    def _compressed_is_there(self) -> Self:
+        if "antiexpert" in self.compressed and self.antiexpert is None:
+            raise ValueError(f"compressed = {list(self.compressed)}: the pair has no antiexpert; name one")
+        return self
+
+    def steers(self, *names: str) -> bool:
+        """Whether a cell that is called by these names is one of the bases."""
+        wanted = ("dense",) if self.bases == "dense" else self.bases
+        return wanted == "all" or bool(set(names) & set(wanted))
+
     @property
     def models(self) -> tuple[str, ...]:
         """The models that the pair is made of."""
@@ -62,10 +76,10 @@ def check_pairs(proxies: Sequence[Proxy]) -> None:
     named: dict[str, Proxy] = {}
     for proxy in proxies:
         other = named.setdefault(proxy.name, proxy)
-        if (other.models, other.target) != (proxy.models, proxy.target):
+        if (other.models, other.target, other.compressed) != (proxy.models, proxy.target, proxy.compressed):
             raise ValueError(
                 f"proxy: {proxy.name!r} names {' - '.join(other.models)} and {' - '.join(proxy.models)}, or two "
-                "targets; give each pair a name of its own"
+                "targets or ways to compress; give each pair a name of its own"
             )
 
 
