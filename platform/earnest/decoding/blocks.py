@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earnest.decoding.forward import has_full_attention
@@ -31,16 +30,16 @@ def fits(model: Any) -> bool:
     return plain and has_full_attention(model)
 
 
-@dataclass(frozen=True)
 class Linear:
     """Weight [out, in] and bias [out] of one product."""
 
-    weight: Tensor
-    bias: Tensor | None
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self._turned = weight.t()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return x [..., in] times the weight, plus the bias."""
-        return F.linear(x, self.weight, self.bias)
+        """Return x [tokens, in] times the weight, plus the bias; what F.linear does, with fewer calls."""
+        return torch.mm(x, self._turned) if self.bias is None else torch.addmm(self.bias, x, self._turned)
 
 
 @torch.no_grad()
@@ -74,10 +73,11 @@ class Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise x [..., width]."""
-        wide = x.float()
+        wide = x if x.dtype is torch.float32 else x.float()
         # eps + sum / width in one call; torch's mean takes four, and costs more than all the rest.
-        scale = torch.addcdiv(self._eps, wide.square().sum(-1, keepdim=True), self._width).rsqrt_()
-        return torch.mul(wide, scale).to(x.dtype).mul_(self.weight)
+        scale = torch.addcdiv(self._eps, torch.mul(wide, wide).sum(-1, keepdim=True), self._width).rsqrt_()
+        scaled = torch.mul(wide, scale)
+        return (scaled if wide is x else scaled.to(x.dtype)).mul_(self.weight)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Place:
 
     ids: Tensor  # [tokens]
     positions: Tensor  # [tokens]
+    turn: tuple[Tensor, Tensor]  # [tokens, 1, width], how the positions rotate queries and keys
     rows: int
     width: int
     padded: Tensor | None  # [tokens]
@@ -64,7 +65,7 @@ class LeanDecoder:
         self._width = int(body.layers[0].self_attn.head_dim)
         self._scale = self._width**-0.5
         self._blocks = [Block.of(layer, config.rms_norm_eps) for layer in body.layers]
-        self._embeddings = body.embed_tokens.weight.detach()
+        self._embeddings: Tensor = body.embed_tokens.weight.detach()
         self._norm, self._head = Norm(body.norm.weight, config.rms_norm_eps), fused(head)
         weight = self._embeddings
         self.device, self.dtype = weight.device, weight.dtype
@@ -118,7 +119,8 @@ class LeanDecoder:
         causal = width > 1 and start == 0 and not self._packs(width)
         mask = None if width == 1 or causal else self._mask(positions[None], end)
         return Place(
-            ids, positions, 1, width, None, own[:, :, start:end].unbind(0), None,
+            ids, positions, (self._cos[start:end], self._sin[start:end]), 1, width, None,
+            own[:, :, start:end].unbind(0), None,
             seen[:, :, : self._kv_heads].unbind(0), seen[:, :, self._kv_heads :].unbind(0), None, mask, causal,
         )  # fmt: skip
 
@@ -131,8 +133,9 @@ class LeanDecoder:
         if min(lengths) == width:
             return place
         padded = (self._steps[:width] < length[:, None]).view(-1).nonzero()[:, 0]
-        owners = row.repeat_interleave(width)[padded]
-        return replace(place, positions=place.positions[padded], owners=owners, padded=padded)
+        owners, positions = row.repeat_interleave(width)[padded], place.positions[padded]
+        turn = self._cos[positions], self._sin[positions]
+        return replace(place, positions=positions, turn=turn, owners=owners, padded=padded)
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
         """A step that no value in a tensor changes the shape of, as CUDA graphs need it.
@@ -140,10 +143,10 @@ class LeanDecoder:
         `ids` [rows * width] go to `positions` [rows, width] of `rows` [rows], which are the `block` of the store or lie
         anywhere in it; tokens that mean nothing go to position `slots`. All positions to be seen lie before `span`.
         """
-        count, width = positions.shape
+        (count, width), flat = positions.shape, positions.flatten()
         seen = (self.store if block is None else self.store[:, block])[:, :, :, :span]
         return Place(
-            ids, positions.flatten(), count, width, None,
+            ids, flat, (self._cos[flat], self._sin[flat]), count, width, None,
             self.store.transpose(2, 3).unbind(0), rows.repeat_interleave(width),
             seen[:, :, : self._kv_heads].unbind(0), seen[:, :, self._kv_heads :].unbind(0),
             rows if block is None else None, self._mask(positions, span), False,
@@ -151,24 +154,24 @@ class LeanDecoder:
 
     def hidden(self, place: Place) -> Tensor:
         """The last hidden states [tokens, hidden] of a step, whose keys and values are kept."""
-        x = F.embedding(place.ids, self._embeddings)
-        cos, sin = self._cos[place.positions], self._sin[place.positions]
+        x = self._embeddings.index_select(0, place.ids)
         for number, block in enumerate(self._blocks):
-            x = x + block.out(self._attend(block, number, block.before(x), cos, sin, place))
+            x = block.out(self._attend(block, number, block.before(x), place)).add_(x)
             gate, up = block.gate_up(block.between(x)).chunk(2, -1)
-            x = x + block.down(F.silu(gate).mul_(up))
+            x = block.down(F.silu(gate).mul_(up)).add_(x)
         return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [positions, vocabulary] in float32 of hidden states [positions, hidden]."""
         return self._head(self._norm(hidden)).float()
 
-    def _attend(self, block: Block, number: int, x: Tensor, cos: Tensor, sin: Tensor, place: Place) -> Tensor:
+    def _attend(self, block: Block, number: int, x: Tensor, place: Place) -> Tensor:
         z = block.qkv(x).view(len(x), -1, self._width)  # [tokens, heads + 2 * kv_heads, width]
         turned = z[:, : self._heads + self._kv_heads]
         if block.query is not None and block.key is not None:
             turned[:, : self._heads] = block.query(turned[:, : self._heads])
             turned[:, self._heads :] = block.key(turned[:, self._heads :])
+        cos, sin = place.turn
         half = turned.roll(self._width // 2, -1).mul_(sin)
         turned.mul_(cos).add_(half)
         query, new = z[:, : self._heads], z[:, self._heads :]
