@@ -69,16 +69,12 @@ class Turn:
 
     async def events(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events. Raises ApiError before the first one; later errors are the last event."""
-        shape, with_usage, begun = self._order.shape, self._order.body.wants_usage, False
+        with_usage, begun = self._order.body.wants_usage, False
         try:
-            async with aclosing(self._chunks(ensemble, timeout_s)) as found:
-                async for index, chunk in found:
-                    if not begun:
-                        begun = True
-                        for opening in self._openings():
-                            yield self._event([opening], with_usage)
-                    if chunk.text or chunk.last or chunk.logprobs or chunk.accounts:
-                        yield self._event([self._told(shape.piece(index, chunk), index, chunk)], with_usage)
+            async with aclosing(self._pieces(ensemble, timeout_s)) as pieces:
+                async for choice in pieces:
+                    begun = True
+                    yield self._event([choice], with_usage)
             if with_usage:
                 yield self._event([], with_usage, self._usage())
             yield DONE
@@ -94,9 +90,16 @@ class Turn:
             self._metrics.broke("internal_error")
             yield ApiError(500, "internal error; this is not the end of the text").event()
 
-    def _openings(self) -> list[Json]:
-        every = (self._order.shape.opening(index) for index in range(len(self._order.requests)))
-        return [one for one in every if one is not None]
+    async def _pieces(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[Json, None]:
+        """What each event tells of one choice; tokens whose text must wait are not worth one."""
+        shape, indices = self._order.shape, range(len(self._order.requests))
+        openings = [one for one in map(shape.opening, indices) if one is not None]
+        async with aclosing(self._chunks(ensemble, timeout_s)) as found:
+            async for index, chunk in found:
+                while openings:
+                    yield openings.pop(0)
+                if chunk.text or chunk.last or chunk.logprobs or chunk.accounts:
+                    yield self._told(shape.piece(index, chunk), index, chunk)
 
     def _event(self, choices: list[Json], with_usage: bool, usage: Json | None = None) -> bytes:
         piece = {**self._head, "object": self._order.shape.stream_kind, "choices": choices}
