@@ -86,7 +86,8 @@ _ALPHA_CAPTION = (
 )
 _RECOVERY_CAPTION = (
     "Compressed bases over the bytes they save, without the pair (dashed) and with it. Below, the share of the gap to "
-    "the directly tuned model that the pair closes from there; it stands only where that gap is shown. Bands are 95% "
+    "the directly tuned model that the pair closes from there, or, without such a model, the share of what compression "
+    "cost that it wins back; it stands only where that gap is shown. Bands are 95% "
     "intervals, cut where a gap is so small that its share is beyond measure."
 )
 _CLAIMS_CAPTION = (

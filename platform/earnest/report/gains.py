@@ -162,10 +162,14 @@ class Gains:
         pairs = [(without.get(curve.name.removesuffix(f" + {strength}")), curve) for curve in curves_of(steered)]
         return [Recovery(base, curve) for base, curve in pairs if base is not None]
 
-    def gap_closed(self, point: Point, task: str) -> Estimate | None:
-        """The gap closed at one ratio, the mean of its seeds; None where a seed has none."""
-        gains = [self.gain_of(cell, task) for cell in point.cells]
-        known = [gain.gap_closed for gain in gains if gain is not None and gain.gap_closed is not None]
+    def share(self, point: Point, task: str) -> Estimate | None:
+        """The gap closed at one ratio, of a pair without a target what is won back; the mean of its seeds.
+
+        None where a seed has none.
+        """
+        gains = [(self.gain_of(cell, task), self.steering(cell).target) for cell in point.cells]
+        shares = [gain.gap_closed if target else gain.won_back for gain, target in gains if gain is not None]
+        known = [share for share in shares if share is not None]
         return mean_of(known) if known and len(known) == len(point.cells) else None
 
     def dense_under(self, strength: str) -> CellRecord | None:

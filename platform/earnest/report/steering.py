@@ -88,7 +88,10 @@ def _whisker(axes: Axes, x: float, estimate: Estimate, scale: float, colour: str
 
 
 def recovery_figure(gains: Gains, task: str, strength: str) -> Figure:
-    """Compressed bases over bytes saved: above the scores without (dashed) and with the pair, below the gap closed."""
+    """Compressed bases over bytes saved: above the scores without (dashed) and with the pair, below the gap closed.
+
+    A pair without a target has what is won back there.
+    """
     figure = Figure(figsize=(PANEL[0], PANEL[1] * 1.65), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     scale = 100.0 if gains.survey.higher_is_better(task) else 1.0
@@ -108,7 +111,8 @@ def recovery_figure(gains: Gains, task: str, strength: str) -> Figure:
     below.xaxis.set_major_formatter(PERCENT)
     below.yaxis.set_major_formatter(PERCENT)
     below.set_xlabel("share of bytes saved")
-    below.set_ylabel("gap closed")
+    targeted = any(gains.steering(c).target for c in gains.cells if gains.steering(c).label == strength)
+    below.set_ylabel("gap closed" if targeted else "won back")
     title(above, f"{spoken(task).capitalize()}, {strength}", f"{_below(gains, task)}; dashed: without the pair")
     return figure
 
@@ -146,9 +150,7 @@ def _draw_share(axes: Axes, gains: Gains, recovery: Recovery, task: str, strengt
     under = gains.dense_under(strength)
     gain = gains.gain_of(under, task) if under else None
     start = gain.gap_closed if gain else None
-    found = [
-        (point.saved, estimate) for point in recovery.steered.points if (estimate := gains.gap_closed(point, task))
-    ]
+    found = [(point.saved, estimate) for point in recovery.steered.points if (estimate := gains.share(point, task))]
     points = [*([(0.0, start)] if start and not recovery.steered.is_pattern else []), *found]
     if not found:
         return None
