@@ -30,6 +30,7 @@ let settling = 0;
 
 /** Which models there are. Without a right key the server does not say. */
 async function meet() {
+  const first = !served;
   try {
     served = await get("v1/ensemble", at("key").value.trim());
   } catch (error) {
@@ -43,11 +44,12 @@ async function meet() {
   at("expert").hidden = at("pair").parentElement.hidden = !served.pairs.length;
   at("examples").replaceChildren(...served.examples.map(example));
   at("prompt").value ||= served.examples[0] ?? "";
-  steerAsServed();
+  if (first) steerAsServed();
+  else showSteering();
 }
 
 function example(prompt) {
-  const chip = element("button", "", prompt.split("\n").find(Boolean));
+  const chip = element("button", "", prompt.split("\n").find(Boolean).replace(/^Q: /, ""));
   chip.type = "button";
   chip.title = prompt;
   chip.addEventListener("click", () => {

@@ -22,13 +22,20 @@ export class TokenText {
     this.text = text;
     this.trace = trace;
     this.opened = opened;
-    this.clear();
+    this.#reset();
     text.addEventListener("click", (event) => this.#open(this.spans.indexOf(event.target.closest(".token"))));
     trace.addEventListener("click", (event) => this.#open(this.bars.indexOf(event.target)));
     text.addEventListener("keydown", (event) => this.#key(event));
   }
 
+  /** Begin another text. */
   clear() {
+    this.#reset();
+    this.text.replaceChildren();
+    this.trace.replaceChildren();
+  }
+
+  #reset() {
     this.accounts = [];
     this.spans = [];
     this.bars = [];
@@ -37,8 +44,6 @@ export class TokenText {
     this.waiting = [];
     this.unsaid = "";
     this.most = CALM;
-    this.text.replaceChildren();
-    this.trace.replaceChildren();
   }
 
   /** Add what came: tokens may come before their text, which is held back while it may be a part of a stop string. */

@@ -55,7 +55,7 @@ def browser(chromium: Browser) -> Browser:
     return chromium
 
 
-def ask(browser: Browser, prompt: str, *, alpha: float = 1.0, tokens: int = 80) -> None:
+def ask(browser: Browser, prompt: str, *, alpha: float = 1.0, tokens: int = 96) -> None:
     browser.fill("#prompt", prompt)
     browser.fill("#alpha", f"{alpha}")
     browser.fill("#tokens", f"{tokens}")
@@ -70,7 +70,7 @@ def shown(browser: Browser, column: str) -> str:
 
 def answer(client: openai.OpenAI, model: str, prompt: str, proxy: dict[str, Any], **settings: Any) -> Any:
     """The API's own answer, whole."""
-    asked = {"temperature": 0, "max_tokens": 80, "seed": 0} | settings
+    asked = {"temperature": 0, "max_tokens": 96, "seed": 0} | settings
     return client.completions.create(model=model, prompt=prompt, extra_body={"proxy": proxy}, **asked)
 
 
@@ -99,6 +99,7 @@ def test_three_answers_stream_side_by_side(browser: Browser, url: str, client: o
         name: told(client, model, BIOGRAPHY).text.strip() for name, model in models.items()
     }
     assert all(browser.see(f"grown.{name}.size") > 5 for name in COLUMNS)
+    assert re.match(r"base: \d+ tokens; ensemble: \d+ tokens; expert: \d+ tokens\.", browser.text("#status"))
     assert browser.see("[...document.querySelectorAll('.stats')].every(one => /tokens\\/s/.test(one.textContent))")
 
 
@@ -378,6 +379,15 @@ def test_every_tint_leaves_the_text_readable(browser: Browser, url: str, scheme:
     )
     assert len(contrasts) == 7
     assert min(contrasts) >= 4.5
+
+
+def test_nothing_moves_for_those_who_ask_for_calm(browser: Browser, url: str) -> None:
+    browser.open(url)
+    ask(browser, QUESTION)
+    animation = "getComputedStyle(document.querySelector('#ensemble .token')).animationName"
+    assert browser.see(animation) == "appear"
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    assert browser.see(animation) == "none"
 
 
 def test_a_stream_may_be_cut_anywhere(browser: Browser, url: str) -> None:
