@@ -117,10 +117,10 @@ def test_texts_with_different_mixtures_and_settings_share_a_batch(batch, lives) 
             assert (alone.text, alone.ids, alone.finish) == (one.text, one.ids, one.finish)
 
 
-def test_alpha_zero_is_the_base_alone_bit_for_bit(batch, lives) -> None:
+def test_alpha_zero_is_the_base_alone_bit_for_bit(family, lives) -> None:
     sampling = Sampling(logprobs=5)
     zero, base = (
-        served(batch, [Request(ids, mixture, 20, sampling=sampling, draft=False) for ids in lives[:4]])
+        served(batch_of(family), [Request(ids, mixture, 20, sampling=sampling, draft=False) for ids in lives[:4]])
         for mixture in (steered(0.0), Mixture("large"))
     )
     assert [(one.ids, one.logprobs) for one in zero] == [(one.ids, one.logprobs) for one in base]

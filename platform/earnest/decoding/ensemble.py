@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.distribution import Forms, ModelDistribution, NextTokens, Remote, Session
-from earnest.decoding.fusion import adaptive_alphas
+from earnest.decoding.mixing import Mixer
 from earnest.models.loading import LoadedModel
 from earnest.specs import ADAPTIVE, Alpha, UserError
 
@@ -72,7 +72,7 @@ class Ensemble:
         self.ends = self.members[0].ends
         self.max_length = min(member.max_length for member in self.members)
         self.budget = min(member.budget for member in self.members)
-        self.meaningless = _meaningless(list(distinct.values()))
+        self._mixer = Mixer(base.tokenizer, [model.vocabulary for model in distinct.values()])
 
     @property
     def steering(self) -> list[LoadedModel]:
@@ -144,33 +144,17 @@ class Ensemble:
         return self.mixed(logits)[0]
 
     def mixed(self, logits: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-        """The combined logits [..., vocabulary] in float32, and the alphas that made them [..., pairs].
-
-        Adaptive pairs steer what comes of the base and the pairs whose alpha is fixed.
-        """
-        roles = _roles(self.pairs)
-        base = _widened(logits[0], len(self.meaningless))
-        never = self.meaningless.to(base.device) | base.isneginf()
-        alphas = torch.zeros(*base.shape[:-1], len(roles), device=base.device)
-        combined = base
-        for number, pair in enumerate(roles):
-            if pair.alpha and pair.alpha != ADAPTIVE:
-                alphas[..., number] = pair.alpha
-                combined = combined + pair.alpha * torch.sub(*self._heads(logits, pair))
-        combined = combined.masked_fill(never, -torch.inf)
-        adaptive = {number: self._heads(logits, pair) for number, pair in enumerate(roles) if pair.alpha == ADAPTIVE}
-        if adaptive:
-            experts, antiexperts = zip(*adaptive.values(), strict=True)
-            alphas[..., list(adaptive)] = adaptive_alphas(combined, experts, antiexperts)
-            for number, (expert, antiexpert) in adaptive.items():
-                combined = combined + alphas[..., number, None] * (expert - antiexpert)
-            combined = combined.masked_fill(never, -torch.inf)
+        """The combined logits [..., vocabulary] in float32, and the alphas [..., pairs] in it; see `Mixer.mix`."""
+        lead = logits[0]
+        # What a black box leaves out stays out: as the antiexpert, its -inf would turn that into NaN.
+        told = {0: lead.masked_fill(lead.isneginf(), 0.0)}
+        beside = {role: one.to(lead.device) for role, one in logits.items()} | told
+        run = {number: pair for number, pair in enumerate(_roles(self.pairs)) if pair.alpha}
+        pairs = [(beside[pair.expert], beside[pair.antiexpert]) for pair in run.values()]
+        combined, used = self._mixer.mix(lead, pairs, [[pair.alpha] for pair in run.values()])
+        alphas = torch.zeros(*lead.shape[:-1], len(self.pairs), device=lead.device)
+        alphas[..., list(run)] = used
         return combined, alphas
-
-    def _heads(self, logits: dict[int, Tensor], pair: _Roles) -> tuple[Tensor, Tensor]:
-        """A pair's logits [..., vocabulary], expert first, where the base's are."""
-        device, width = logits[0].device, len(self.meaningless)
-        return _widened(logits[pair.expert].to(device), width), _widened(logits[pair.antiexpert].to(device), width)
 
 
 Texts = tuple[tuple[int, ...], ...]
@@ -253,20 +237,6 @@ def _check_alpha(pair: Pair) -> None:
     alpha = pair.alpha
     if alpha != ADAPTIVE and not (isinstance(alpha, int | float) and math.isfinite(alpha)):
         raise UserError(f"ensemble: alpha {alpha} of {pair.expert.name} is not finite; 1 is the usual one, or adaptive")
-
-
-def _widened(logits: Tensor, width: int) -> Tensor:
-    """Float32 logits [..., width]; what a narrower head lacks is 0 here and masked where logits are combined."""
-    return torch.nn.functional.pad(logits.float(), (0, width - logits.shape[-1]))
-
-
-def _meaningless(models: Sequence[LoadedModel | Remote]) -> Tensor:
-    """Which columns of the widest head [vocabulary] are padding, or no row of some narrower head."""
-    heads = [model.vocabulary for model in models]
-    mask = torch.ones(max(heads), dtype=torch.bool)
-    tokens = torch.tensor(sorted(models[0].tokenizer.get_vocab().values()))
-    mask[tokens[tokens < min(heads)]] = False
-    return mask
 
 
 class Speaker(Protocol):

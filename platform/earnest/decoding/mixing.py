@@ -39,43 +39,43 @@ class Mixer:
         Adaptive pairs steer what comes of the lead and the pairs whose alpha is fixed.
 
         Args:
-            lead: its logits [rows, positions, head].
-            pairs: experts' and antiexperts' logits [rows, positions, their head].
-            alphas: for each row one per pair.
+            lead: its logits [..., head].
+            pairs: experts' and antiexperts' logits [..., their head].
+            alphas: per pair one for each row, where logits are [rows, positions, head], or a single one for all. A pair
+                is adaptive for all rows or for none.
 
         Returns:
-            Logits [rows, positions, width] in float32, and alphas [rows, positions or 1, pairs].
+            Logits [..., width] in float32, and alphas [..., pairs].
         """
         wide = [(self._widened(expert), self._widened(antiexpert)) for expert, antiexpert in pairs]
-        fixed = [[0.0 if alpha == ADAPTIVE else alpha for alpha in row] for row in alphas]
-        used = torch.tensor(fixed, dtype=torch.float32, device=lead.device).view(len(alphas), 1, len(pairs))
-        mixed = self._steered(self._widened(lead), wide, used)
-        for adapting, rows in self._adapting(alphas).items():
-            used = used.repeat(1, lead.shape[1], 1) if used.shape[1] < lead.shape[1] else used
-            place = torch.tensor(rows, device=lead.device)
-            mine = [(wide[number][0][place], wide[number][1][place]) for number in adapting]
-            found = adaptive_alphas(mixed[place], *zip(*mine, strict=True))
-            used[place[:, None], :, torch.tensor(adapting, device=lead.device)] = found.transpose(1, 2)
-            mixed[place] = self._steered(mixed[place], mine, found)
+        used = torch.zeros(*lead.shape[:-1], len(pairs), device=lead.device)
+        mixed = self._widened(lead)
+        adaptive = [number for number, of in enumerate(alphas) if ADAPTIVE in of]
+        for number, of in enumerate(alphas):
+            if number not in adaptive:
+                alpha = torch.tensor(of, dtype=torch.float32, device=lead.device)
+                used[..., number] = alpha if len(of) == 1 else alpha[:, None]
+                mixed = self._steered(mixed, wide[number], used[..., number])
+        mixed = self._masked(mixed)
+        if adaptive:
+            used[..., adaptive] = adaptive_alphas(mixed, *zip(*(wide[number] for number in adaptive), strict=True))
+            for number in adaptive:
+                mixed = self._steered(mixed, wide[number], used[..., number])
+            mixed = self._masked(mixed)
         return mixed, used
+
+    @staticmethod
+    def _steered(lead: Tensor, pair: tuple[Tensor, Tensor], alpha: Tensor) -> Tensor:
+        expert, antiexpert = pair
+        return lead + alpha[..., None] * (expert - antiexpert)
+
+    def _masked(self, logits: Tensor) -> Tensor:
+        return (
+            logits if self._all_mean_something else logits.masked_fill(self.meaningless.to(logits.device), -torch.inf)
+        )
 
     def _widened(self, logits: Tensor) -> Tensor:
         """Float32 logits [..., width]; what a narrower head lacks is 0 here."""
         missing = self.width - logits.shape[-1]
         logits = logits.float()
         return torch.nn.functional.pad(logits, (0, missing)) if missing else logits
-
-    def _steered(self, lead: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], alphas: Tensor) -> Tensor:
-        for number, (expert, antiexpert) in enumerate(pairs):
-            lead = lead + alphas[..., number, None] * (expert - antiexpert)
-        return lead if self._all_mean_something else lead.masked_fill(self.meaningless.to(lead.device), -torch.inf)
-
-    @staticmethod
-    def _adapting(alphas: Sequence[Sequence[Alpha]]) -> dict[tuple[int, ...], list[int]]:
-        """Rows by the places of their adaptive pairs; rows without any are left out."""
-        found: dict[tuple[int, ...], list[int]] = {}
-        for row, mine in enumerate(alphas):
-            places = tuple(number for number, alpha in enumerate(mine) if alpha == ADAPTIVE)
-            if places:
-                found.setdefault(places, []).append(row)
-        return found

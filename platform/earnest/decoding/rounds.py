@@ -134,7 +134,7 @@ class Rounds:
         verdicts = {}
         for group in grouped((text.parts, text) for text in proposals).values():
             lead, pairs = self._apart(group, answers, max(len(proposals[text]) for text in group) + 1)
-            asked = [[steering.alpha for steering in text.mixture.steering] for text in group]
+            asked = [[text.mixture.steering[number].alpha for text in group] for number in range(len(pairs))]
             mixed, alphas = self._mixer.mix(lead, pairs, asked)  # [texts, positions, vocabulary]
             for number, (text, chosen) in enumerate(zip(group, _chosen(mixed, group, proposals), strict=True)):
                 proposed = proposals[text]
@@ -143,7 +143,7 @@ class Rounds:
                     continue
                 apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
                 mine = tuple(logits[number, : len(proposed) + 1] for logits in apart)
-                verdicts[text] = Verdict(proposed, *chosen, mine, alphas[number].expand(mixed.shape[1], -1))
+                verdicts[text] = Verdict(proposed, *chosen, mine, alphas[number])
         return verdicts
 
     def _apart(
@@ -156,7 +156,7 @@ class Rounds:
         def beside(name: str) -> Tensor:
             return answers[name].of(group, positions).to(lead.device)
 
-        return lead, [(beside(expert), beside(antiexpert)) for expert, antiexpert in named]
+        return lead, [(beside(expert), beside(antiexpert)) for expert, antiexpert, _ in named]
 
 
 def grouped(pairs: Iterable[tuple[Key, Text]]) -> dict[Key, list[Text]]:

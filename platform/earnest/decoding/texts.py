@@ -59,15 +59,16 @@ class Text:
         return steering[0].expert if steering and self.request.draft else None
 
     @property
-    def parts(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """Lead, and per pair its expert and its antiexpert: texts that agree in them are mixed together."""
-        return self.lead, tuple((s.expert, s.antiexpert or self.lead) for s in self.mixture.steering)
+    def parts(self) -> tuple[str, tuple[tuple[str, str, bool], ...]]:
+        """Lead, and per pair its expert, its antiexpert and if its alpha adapts: what texts mixed at once share."""
+        pairs = ((s.expert, s.antiexpert or self.lead, s.alpha == ADAPTIVE) for s in self.mixture.steering)
+        return self.lead, tuple(pairs)
 
     @property
     def voices(self) -> list[Voice]:
         """Who speaks, in the order of a verdict's logits: the lead, then each pair's expert and antiexpert."""
         found = [Voice("base", self.lead, None)]
-        for number, (expert, antiexpert) in enumerate(self.parts[1]):
+        for number, (expert, antiexpert, _) in enumerate(self.parts[1]):
             found += [Voice("expert", expert, number), Voice("antiexpert", antiexpert, number)]
         return found
 
