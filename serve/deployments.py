@@ -29,6 +29,7 @@ from serve.spread import spread
 UNDER_WAY = 64  # requests that a gateway answers at once before Serve starts another one
 MOST_UNDER_WAY = 10_000  # the batch itself says when it is full, in OpenAI's shape; Serve never should
 HEALTH_PERIOD_S = 2
+ITEMS_PER_S = 500.0  # each wakes this replica, a gateway and Serve's proxy; more would take the decoding's time
 LEAST_CPUS = 0.1
 GRACE_S = 10  # beyond the longest request, for a running stream to end whole
 
@@ -87,7 +88,7 @@ class EnsembleReplica:
 
     def __init__(self, config: Config) -> None:
         self._placed = (spread if config.placement == "spread" else colocated)(config)
-        self._ensemble = Ensemble(self._placed, config.batch)
+        self._ensemble = Ensemble(self._placed, config.batch, ITEMS_PER_S)
 
     async def stream(self, request: Request) -> AsyncGenerator[list[Chunk], None]:
         """See `Ensemble.stream`."""

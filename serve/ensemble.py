@@ -8,6 +8,8 @@ row back before the next step, and a thread that dies ends every stream with an 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import sys
 import threading
 from collections import defaultdict
@@ -25,10 +27,17 @@ from serve.seam import EnsembleCard, EnsembleLostError
 
 
 class Ensemble:
-    """A batch over some members and the thread that decodes it (see `seam.EnsembleHandle`)."""
+    """A batch over some members and the thread that decodes it (see `seam.EnsembleHandle`).
 
-    def __init__(self, placed: Placed, batch: Batch) -> None:
-        self._members = placed.members
+    Args:
+        placed: the members.
+        batch: what bounds it.
+        items_per_s: how many items all streams together hand on at most, where each costs something; a stream's first
+            and last item are never held back.
+    """
+
+    def __init__(self, placed: Placed, batch: Batch, items_per_s: float = math.inf) -> None:
+        self._members, self._items_per_s = placed.members, items_per_s
         limits = Limits(batch.waiting, batch.prefill)
         self._batcher = Batcher(placed.members, placed.tokenizer, ends=placed.ends, limits=limits)
         self._inboxes: dict[int, Inbox] = {}
@@ -49,11 +58,9 @@ class Ensemble:
         inbox = Inbox(asyncio.get_running_loop())
         ticket = self._submit(request, inbox)
         try:
-            last = False
-            while not last:
-                chunks = await inbox.take()
-                last = chunks[-1].last
-                yield chunks
+            yield (chunks := await inbox.take())
+            while not chunks[-1].last:
+                yield (chunks := await inbox.take(len(self._inboxes) / self._items_per_s))
         finally:
             self._forget(ticket)
 
@@ -143,16 +150,22 @@ class Inbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._chunks: list[Chunk] = []
-        self._came = asyncio.Event()
+        self._came, self._ended = asyncio.Event(), asyncio.Event()
 
     def put(self, chunk: Chunk) -> None:
         """Add a chunk, on the stream's own loop; nothing comes behind the last."""
         if not (self._chunks and self._chunks[-1].last):
             self._chunks.append(chunk)
             self._came.set()
+            if chunk.last:
+                self._ended.set()
 
-    async def take(self) -> list[Chunk]:
-        """Everything, as soon as there is anything."""
+    async def take(self, rest: float = 0.0) -> list[Chunk]:
+        """Everything, as soon as there is anything, but not before `rest` seconds have passed or it is all."""
+        if rest:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._ended.wait()
         await self._came.wait()
         self._came.clear()
         chunks, self._chunks = self._chunks, []

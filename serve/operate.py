@@ -32,7 +32,8 @@ def operate(file: Path, config: Config) -> None:
         _check_resources(config)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": config.host, "port": config.port})
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own would not let running answers end
+        for one in (signal.SIGINT, signal.SIGTERM):  # Ray's own handlers would not let running answers end
+            signal.signal(one, signal.default_int_handler)
         try:
             _deploy(config, _settings(config, key))
             _announce(config, key)

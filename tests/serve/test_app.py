@@ -2,12 +2,17 @@
 
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import openai
 import pytest
 from serve.app import Refused, build, checked, main
 from serve.config import Config
@@ -113,3 +118,41 @@ def test_more_gpus_than_there_are_is_said_and_not_waited_for(written: Callable[.
     assert done.returncode == 2
     assert "the models ask for 64 GPUs" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_says_where_it_answers_takes_another_alpha_over_and_ends_when_told(
+    written: Callable[..., str], tmp_path: Path
+) -> None:
+    file = Path(written())
+    command = [sys.executable, "-m", "serve.app", str(file), "--port", str(free_port())]
+    errors = tmp_path / "errors"
+    with errors.open("w") as said, subprocess.Popen(command, cwd=ROOT, stdout=PIPE, stderr=said, text=True) as process:
+        assert process.stdout is not None
+        address, key = (process.stdout.readline().split()[-1] for _ in range(2))
+        assert address.startswith("http://127.0.0.1:")
+        steered, alone = (first_words(address, key, model) for model in ("earnest", "large"))
+        assert steered != alone
+        file.write_text(file.read_text(encoding="utf-8").replace("alpha = 1.0", "alpha = 0.0"), encoding="utf-8")
+        deadline = time.monotonic() + 60
+        while "was taken over" not in errors.read_text(encoding="utf-8"):
+            assert time.monotonic() < deadline, errors.read_text(encoding="utf-8")
+            time.sleep(0.2)
+        assert first_words(address, key, "earnest") == alone
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+    assert key not in errors.read_text(encoding="utf-8")
+
+
+def free_port() -> int:
+    """A port that is free."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def first_words(address: str, key: str, model: str) -> str:
+    """What a model writes first about the town."""
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
+        answer = client.completions.create(model=model, prompt="Tell me about the town.", temperature=0, max_tokens=12)
+    return answer.choices[0].text

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import resource
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -160,6 +161,25 @@ def test_an_item_holds_all_that_came_since_the_last(start: Callable[[Placed, Bat
     counts = run(slowly())
     assert max(counts) > 1
     assert sum(counts) > len(counts)
+
+
+def test_items_come_no_faster_than_they_may_and_the_last_is_not_held_back(placed: Placed) -> None:
+    ensemble = Ensemble(placed, Batch(), items_per_s=4.0)
+
+    async def timed() -> tuple[float, int, list[int]]:
+        began = time.perf_counter()
+        request = endless(placed, draft=False, max_tokens=40)
+        counts = [len(chunks) async for chunks in ensemble.stream(request)]
+        return time.perf_counter() - began, sum(counts), counts
+
+    async def both() -> list[tuple[float, int, list[int]]]:
+        return await asyncio.gather(timed(), timed())
+
+    for seconds, chunks, counts in run(both()):
+        assert chunks == 40
+        assert counts[0] == 1
+        assert len(counts) - 2 <= seconds * 4.0 / 2
+    ensemble.close()
 
 
 def test_what_the_batch_refuses_reaches_the_caller(start: Callable[[Placed, Batch], Ensemble], placed: Placed) -> None:
