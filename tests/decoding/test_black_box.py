@@ -72,12 +72,11 @@ def test_each_step_sends_the_texts_as_token_ids_and_asks_for_one_token(make_mode
     }
 
 
-def test_reading_ahead_forgetting_and_leaving_rows_are_as_with_a_model(make_model, listening) -> None:
+def test_reading_ahead_and_leaving_rows_are_as_with_a_model(make_model, listening) -> None:
     loaded = make_model()
     told, model = box_of(listening(loaded), top_k=700).open(TEXTS), ModelDistribution(loaded).open(TEXTS)
     for session in (told, model):
         session.ahead = session.read([[50, 51, 52], [60]])
-        session.rewind([2, 0])
         session.read([[70], [71, 72]])
         session.keep(torch.tensor([1]))
         session.advance(torch.tensor([80]))

@@ -188,10 +188,6 @@ class BlackBoxSession:
         self.logits, self.most = (torch.stack([one[-1] for one in each]) for each in (found, most))
         return torch.nn.utils.rnn.pad_sequence(list(found), batch_first=True)
 
-    def rewind(self, counts: Sequence[int]) -> None:
-        """Forget the last tokens of each row."""
-        self._rows = [row[: len(row) - count] for row, count in zip(self._rows, counts, strict=True)]
-
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         self._rows = [list(self._rows[row]) for row in rows.tolist()]

@@ -34,9 +34,6 @@ class Session(Protocol):
         What stands behind a shorter row's end is nonsense. `logits` are then those after each row's last token.
         """
 
-    def rewind(self, counts: Sequence[int]) -> None:
-        """Forget the last `counts` tokens of each row; `logits` are stale until something is read."""
-
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows [kept] only, in this order."""
 
@@ -138,11 +135,6 @@ class CachedSession:
         self.logits = _after_last(logits, tokens)
         return logits
 
-    def rewind(self, counts: Sequence[int]) -> None:
-        """Take the last tokens of each row out of the cache."""
-        assert self._past is not None
-        self._past.rewind(torch.tensor(list(counts), device=self._forward.device))
-
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows from the cache."""
         assert self._past is not None
@@ -201,10 +193,6 @@ class RereadingSession:
         logits = self._forward.logits(chosen.flatten(0, 1)).view(*chosen.shape[:2], -1)
         self.logits = _after_last(logits, tokens)
         return logits
-
-    def rewind(self, counts: Sequence[int]) -> None:
-        """Forget the last tokens of each row."""
-        self._rows = [row[: len(row) - count] for row, count in zip(self._rows, counts, strict=True)]
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows."""

@@ -215,11 +215,6 @@ class EnsembleSession:
         """Like `read`, but each model's own logits [rows, longest, its head] by role; `logits` are not renewed."""
         return self.by_role([session.read(tokens) for session in self._sessions])
 
-    def rewind(self, counts: Sequence[int]) -> None:
-        """Every model forgets the last tokens of each row; `logits` are stale until something is read."""
-        for session in self._sessions:
-            session.rewind(counts)
-
     def keep(self, rows: Tensor) -> None:
         """Every model drops the other rows."""
         for session in self._sessions:

@@ -51,10 +51,6 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         copy._store = None
         return copy
 
-    def cut(self, slots: int) -> None:
-        """Keep the first slots only."""
-        self.keys, self.values = self.keys[..., :slots, :], self.values[..., :slots, :]
-
 
 def _with_room(past: Tensor, slots: int) -> Tensor:
     store = past.new_empty((*past.shape[:-2], slots, past.shape[-1]))
@@ -80,22 +76,6 @@ class Past:
         cache = DynamicCache()
         cache.layers = [layer.rows(index) for layer in self.cache.layers]
         return Past(cache, self.mask.index_select(0, index), self.lengths.index_select(0, index))
-
-    def rewind(self, counts: Tensor) -> None:
-        """Forget the last `counts` [rows] tokens of each row; slots at the end that no row needs are given back.
-
-        Raises:
-            ValueError: a row would forget all that it has read.
-        """
-        if bool((counts >= self.lengths).any()):
-            raise ValueError(f"cannot forget {counts.tolist()} of {self.lengths.tolist()} tokens; one must stay")
-        from_behind = self.mask.flip(1).cumsum(1).flip(1)  # [rows, slots]: which token from the end, 1 is the last
-        self.mask = self.mask & (from_behind > counts[:, None])
-        self.lengths = self.lengths - counts
-        slots = int(self.mask.any(0).nonzero().max()) + 1
-        self.mask = self.mask[:, :slots]
-        for layer in self.cache.layers:
-            layer.cut(slots)
 
 
 class CausalForward:
