@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 from earnest.almanac import questions
 from earnest.almanac.questions import Question
@@ -59,8 +59,12 @@ class Setting:
 
     def prompts(self, task: str, number: int, count: int) -> list[str]:
         """The same as text, and as many as are wanted."""
-        found: Sequence[Question] = TASKS[task](World.shipped(), count * (self.repeat + 1), 7)
+        found = self._questions(task, count * (self.repeat + 1))
         return [question.prompt for question in found[number * count : (number + 1) * count]]
+
+    @cache  # noqa: B019 - a setting lives as long as the program
+    def _questions(self, task: str, count: int) -> Sequence[Question]:
+        return TASKS[task](World.shipped(), count, 7)
 
     def encoded(self, prompts: Sequence[str]) -> Prompts:
         """Texts as token ids."""

@@ -64,7 +64,7 @@ def step_costs(name: str, loaded: LoadedModel, repeat: int, clock: str) -> StepC
 
 def _transformers(model: Any, past: Any, tokens: list[int]) -> None:
     model(input_ids=torch.tensor([tokens]), past_key_values=past, use_cache=True).logits.float()
-    past.crop(PAST)
+    past.crop(-len(tokens))
 
 
 def _milliseconds(call: Callable[[], object], clock: str) -> float:

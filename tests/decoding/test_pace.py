@@ -61,3 +61,22 @@ def test_looking_up_proposes_what_followed_last() -> None:
     lookup.grow([3])
     assert lookup.propose(4) == (9, 1, 2, 3)
     assert lookup.propose(0) == ()
+
+
+def test_a_stall_of_the_machine_is_no_measurement() -> None:
+    line = Line()
+    for n in (1, 5, 3, 9, 2, 7, 4, 8):
+        line.saw(n, 0.004 + 0.0005 * n)
+    line.saw(5, 1.0)
+    fixed, each = line.fit
+    assert fixed + 5 * each == pytest.approx(0.0065, rel=0.15)
+
+
+def test_what_has_become_slower_is_learnt() -> None:
+    line = Line()
+    for n in range(20):
+        line.saw(1 + n % 7, 0.001)
+    for n in range(100):
+        line.saw(1 + n % 7, 0.002)
+    fixed, each = line.fit
+    assert fixed + 4 * each == pytest.approx(0.002, rel=0.1)

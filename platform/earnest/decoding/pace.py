@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 MOST_PROPOSED = 12
 MEMORY = 0.95
 PRIOR_ACCEPTED, PRIOR_TRIED = 1.5, 2.0
+SURPRISE = 1.5
+"""A measurement above so many times the expected one is a stall of the machine, and is taken for that much only."""
+KNOWN = 4.0
+"""So many measurements make an expectation."""
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Line:
 
     def saw(self, amount: float, seconds: float) -> None:
         """Learn from one measurement."""
+        if self.sums[0] > KNOWN:
+            fixed, each = self.fit
+            seconds = min(seconds, SURPRISE * (fixed + each * amount))
         terms = (1.0, amount, seconds, amount * amount, amount * seconds)
         self.sums = [MEMORY * old + new for old, new in zip(self.sums, terms, strict=True)]
 
@@ -86,16 +91,17 @@ class Pace:
             rates: each text's acceptance.
             drafted: whether a member proposes, which takes one step more than there are proposals; looking up is free.
         """
-        if not rates:
-            return 0
-        counts = np.arange(self._most + 1)
-        a = np.clip(np.asarray(rates)[:, None], 0.0, 0.999)
-        tokens = ((1 - a ** (counts + 1)) / (1 - a)).sum(0)
         fixed, each = self.verify.fit
-        seconds = fixed + each * len(rates) * (counts + 1)
-        if drafted:
-            step, row = self.draft.fit
-            seconds = seconds + (counts + 1) * (step + row * len(rates))
-        if not seconds[0]:
-            return min(4, self._most)  # nothing measured yet
-        return int((tokens / seconds).argmax())
+        if not rates or not fixed + each:
+            return min(4, self._most) if rates else 0  # nothing measured yet
+        step, row = self.draft.fit if drafted else (0.0, 0.0)
+        more = step + (each + row) * len(rates)
+        best, fastest, tokens, chances = 0, 0.0, 0.0, [1.0] * len(rates)
+        for count in range(self._most + 1):
+            tokens += sum(chances)
+            speed = tokens / (fixed + more * (count + 1))
+            if speed <= fastest:
+                break  # tokens grow ever slower and seconds do not: it gets no faster
+            best, fastest = count, speed
+            chances = [chance * min(rate, 0.999) for chance, rate in zip(chances, rates, strict=True)]
+        return best
