@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -209,8 +210,19 @@ def _spread(logits: Tensor, active: Sequence[int], rows: int) -> Tensor:
 
 def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
     """The fastest decoder whose logits are the model's own, by a probe."""
-    true = (decoder for decoder in _candidates(model, rows, slots) if _agrees(decoder, model, rows, slots))
+    true = (decoder for decoder in _candidates(model, rows, slots) if _works(decoder, model, rows, slots))
     return next(true, None) or RereadDecoder(model, rows, slots)
+
+
+def _works(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
+    """Whether the probe is passed; graphs that this driver or this model does not let capture do not pass it."""
+    if not isinstance(decoder, CapturedDecoder):
+        return _agrees(decoder, model, rows, slots)
+    try:
+        return _agrees(decoder, model, rows, slots)
+    except RuntimeError as error:
+        logging.getLogger(__name__).warning("CUDA graphs cannot be captured, decoding goes on without: %s", error)
+        return False
 
 
 def _candidates(model: Any, rows: int, slots: int) -> Iterator[Decoder]:
