@@ -27,7 +27,7 @@ import httpx
 
 from rows import Row, row
 from runs import SLOTS, Engine, Run, Seconds, in_turn, together
-from setting import MOST, PROXY, Setting
+from setting import MOST, PROXY, Setting, drafting
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
@@ -64,10 +64,11 @@ def spread(setting: Setting) -> Iterator[Row]:
         )
     for what, ours, peer in (("1 text", "1 text", "here"), (f"{setting.texts} texts", "all", "all here")):
         assert [run.texts for run in runs[ours]] == [run.texts for run in runs[peer]]
-        work = f"spread, {what}, a round against colocated"
-        yield row(work, *([1e3 * run.seconds.wall / run.rounds for run in runs[name]] for name in (ours, peer)), "ms")
         rates = ([run.rate("wall") for run in runs[name]] for name in (ours, peer))
         yield row(f"spread, {what}, against colocated", *rates, "tokens/s")
+    rounds = ([1e3 * run.seconds.wall / run.rounds for run in runs[name]] for name in ("1 text", "here"))
+    yield row("spread, 1 text, a round against colocated", *rounds, "ms")
+    yield from drafting("spread, 1 text", runs["1 text"])
 
 
 @contextmanager
