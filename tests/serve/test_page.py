@@ -268,6 +268,21 @@ def test_a_key_is_asked_for_kept_for_the_session_and_sent(
         browser.see("sessionStorage.clear()")
 
 
+def test_a_key_is_told_of_the_pairs_and_lengths_that_it_may_use(
+    config: Config, ensemble: Ensemble, serving: Serving
+) -> None:
+    keys = [new_key(), new_key()]
+    narrow = Key(name="narrow", sha256=digest(keys[0]), pairs=(), max_tokens=32)
+    wide = Key(name="wide", sha256=digest(keys[1]))
+    with serving(make_app(config.model_copy(update={"keys": (narrow, wide)}), ensemble)) as url:
+        assert httpx.get(f"{url}/v1/ensemble").status_code == 401
+        told = [httpx.get(f"{url}/v1/ensemble", headers={"Authorization": f"Bearer {key}"}).json() for key in keys]
+    assert told[0] == {**told[1], "pairs": [], "default_pair": None, "max_tokens": 32}
+    assert told[1]["pairs"] == [{"name": "tuned", "expert": "small-tuned", "antiexpert": "small", "alpha": 1.0}]
+    assert (told[1]["name"], told[1]["base"], told[1]["default_pair"]) == ("earnest", "large", "tuned")
+    assert (told[1]["max_tokens"], told[1]["examples"]) == (256, list(config.examples))
+
+
 def test_too_much_is_said_with_a_countdown(
     browser: Browser, config: Config, ensemble: Ensemble, serving: Serving
 ) -> None:
@@ -317,8 +332,8 @@ def test_an_ensemble_lost_in_mid_stream_is_told_with_what_was_written(
         assert "the ensemble was shut down" in browser.text("#ensemble .error").lower()
         assert browser.see("document.querySelectorAll('#ensemble .token').length") > 0
         browser.click("#run")
-        browser.until("/^The ensemble cannot go on/.test(document.querySelector('#base .error').textContent)")
-        assert re.search(r"Come back in \d s\.$", browser.text("#base .error"))
+        error = "document.querySelector('#base .error').textContent"
+        browser.until(f"/^The ensemble cannot go on.* Come back in \\d s\\.$/.test({error})")
     browser.click("#run")
     browser.until("/cannot be reached/.test(document.querySelector('#base .error').textContent)")
 
@@ -350,11 +365,12 @@ def test_nothing_is_wider_than_the_window(browser: Browser, url: str, tmp_path: 
     browser.open(url)
     ask(browser, BIOGRAPHY)
     browser.click("#ensemble .text .token:nth-of-type(3)")
-    browser.screenshot(tmp_path / f"{scheme}-{width}.png")
     assert browser.see("document.documentElement.scrollWidth") <= width
     wide = f"""[...document.querySelectorAll("body *")].filter(one => !one.closest(".sr, .trace, .examples, .view") &&
         one.getBoundingClientRect().right > {width} + 0.5).map(one => one.outerHTML.slice(0, 80))"""
     assert browser.see(wide) == []
+    browser.look(width=width, height=browser.see("document.documentElement.scrollHeight"), scheme=scheme)
+    browser.screenshot(tmp_path / f"{scheme}-{width}.png")
     assert browser.see("getComputedStyle(document.documentElement).colorScheme") == "light dark"
 
 
