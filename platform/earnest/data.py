@@ -176,6 +176,8 @@ def _from_parquet(file: Path, columns: Sequence[str] | None) -> list[dict[str, A
         rows: list[dict[str, Any]] = pq.read_table(file, columns=list(columns) if columns else None).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise _broken_parquet(file, error) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"data {file}: holds text that is not UTF-8 ({error.reason}); write it as UTF-8") from error
     return rows
 
 

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from earnest.evaluation.metrics import exact_match, kick_containment, normalise, token_f1
+from earnest.evaluation.metrics import (
+    exact_match,
+    kick_containment,
+    kick_substring,
+    lm_eval_match,
+    normalise,
+    proxy_tuning_match,
+    token_f1,
+)
 
 
 def test_answers_are_judged_as_the_official_evaluation_does(shared: Path) -> None:
@@ -16,13 +24,17 @@ def test_answers_are_judged_as_the_official_evaluation_does(shared: Path) -> Non
         assert exact_match(prediction, aliases) == bool(case["trivia_official_em"]), case
         assert token_f1(prediction, aliases) == pytest.approx(case["trivia_official_f1"]), case
         assert kick_containment(prediction, aliases) == bool(case["llmkick_icrqa_em"]), case
+        assert kick_substring(prediction, aliases) == bool(case["llmkick_factoid_match"]), case
+        assert lm_eval_match(prediction.strip(), aliases) == bool(case["lm_eval_triviaqa_em"]), case
+        assert proxy_tuning_match(prediction, aliases) == bool(case["proxy_triviaqa_em"]), case
     assert len(lines) >= 20
 
 
 def test_exact_match_never_looks_inside_a_word(shared: Path) -> None:
-    """Plainly equal answers stay equal, whatever normalisation does to them."""
+    """Plainly equal answers stay equal, whatever normalisation does to them; lm-eval's own match is met exactly."""
     lines = (shared / "parity/evaluation/extraction/exact_match_pairs.jsonl").read_text().splitlines()
     for case in map(json.loads, lines):
+        assert lm_eval_match(case["prediction"], [case["reference"]]) == bool(case["triviaqa_kwargs_em"]), case
         if case["prediction"] == case["reference"]:
             assert exact_match(case["prediction"], [case["reference"]])
     assert not exact_match("1000.0", ["1000"])

@@ -31,6 +31,7 @@ from earnest.specs import (
     OpenBook,
     Perplexity,
     Summarisation,
+    TriviaQA,
     UserError,
 )
 
@@ -42,6 +43,7 @@ NANO_TASKS: list[Any] = [
     MultipleChoice(limit=6),
     Summarisation(limit=6, max_tokens=8),
     Biography(limit=6, max_tokens=20),
+    TriviaQA(limit=6, max_tokens=8),
 ]
 
 

@@ -1,8 +1,8 @@
-"""Short answers: ask, generate to the end of the line, compare with the aliases. For closed-book and open-book."""
+"""Short answers: ask, read the first line of what is generated, compare it with the aliases."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from earnest.almanac.questions import Question
@@ -26,6 +26,18 @@ class Item:
     stratum: str = ""
 
 
+Match = Callable[[Item, str], bool]
+
+
+def by_first_line(match: Callable[[str, Sequence[str]], bool]) -> Match:
+    """A match of the first line with the aliases."""
+    return lambda item, text: match(first_line(text), item.aliases)
+
+
+LINE_END = ("\n",)
+CONTAINMENT: Mapping[str, Match] = {"kick_containment": by_first_line(kick_containment)}
+
+
 def items_of(questions: Sequence[Question]) -> list[Item]:
     """The almanac's questions as items."""
     return [Item(q.id, q.prompt, (q.answer, *q.aliases), q.domain, q.stratum) for q in questions]
@@ -39,17 +51,35 @@ def complete(
     return engine.generate([Prompt(tuple(row), stops, max_tokens) for row in rows], progress)
 
 
-def ask(engine: Engine, items: Sequence[Item], max_tokens: int, progress: Progress | None = None) -> Measured:
-    """Answer every item up to the end of the line and score it by exact match."""
-    generations = complete(engine, [item.prompt for item in items], ("\n",), max_tokens, progress)
-    samples = [_sample(item, generation) for item, generation in zip(items, generations, strict=True)]
+def ask(
+    engine: Engine,
+    items: Sequence[Item],
+    max_tokens: int,
+    progress: Progress | None = None,
+    *,
+    stops: tuple[str, ...] = LINE_END,
+    matches: Mapping[str, Match] = CONTAINMENT,
+) -> Measured:
+    """Answer every item and score the first line by exact match, F1 and the `matches`; by default it ends there."""
+    generations = complete(engine, [item.prompt for item in items], stops, max_tokens, progress)
+    return judged(items, generations, matches)
+
+
+def judged(items: Sequence[Item], generations: Sequence[Generation], matches: Mapping[str, Match]) -> Measured:
+    """What the generated answers are worth."""
+    samples = [_sample(item, generation, matches) for item, generation in zip(items, generations, strict=True)]
     known = scored(samples)
     metrics = {
         "exact_match": share_correct(known),
         "f1": bootstrap_mean(column(known, "f1")),
-        "kick_containment": wilson(int(sum(column(known, "kick_containment"))), len(known)),
+        **{name: wilson(int(sum(column(known, name))), len(known)) for name in matches},
     }
     return Measured(samples, metrics, share_correct)
+
+
+def first_line(text: str) -> str:
+    """An answer is the first line that is not empty."""
+    return text.strip().split("\n")[0].rstrip()
 
 
 def share_correct(samples: Sequence[Sample]) -> Estimate:
@@ -57,12 +87,13 @@ def share_correct(samples: Sequence[Sample]) -> Estimate:
     return wilson(sum(1 for sample in samples if sample.correct), len(samples))
 
 
-def _sample(item: Item, generation: Generation) -> Sample:
-    prediction = generation.text.strip()
-    right = exact_match(prediction, item.aliases)
+def _sample(item: Item, generation: Generation, matches: Mapping[str, Match]) -> Sample:
+    prediction = first_line(generation.text)
+    # An alias such as "The The" normalises to nothing, and nothing is no answer.
+    right = bool(prediction) and exact_match(prediction, item.aliases)
     more: dict[str, bool | int | float | str | None] = {
         "f1": token_f1(prediction, item.aliases),
-        "kick_containment": kick_containment(prediction, item.aliases),
+        **{name: match(item, generation.text) for name, match in matches.items()},
         "tokens": len(generation.ids),
         "finish": generation.finish,
     }

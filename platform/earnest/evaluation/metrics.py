@@ -1,4 +1,7 @@
-"""What an answer is worth: normalisation, exact match, token F1, and LLM-KICK's containment for comparison with it."""
+"""What a short answer is worth: the strict exact match and F1, and matches of others under names that say whose.
+
+The lenient matches stand beside the strict one so that published figures can be compared; none is a headline.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 _TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4", " "))
+_NO_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -46,3 +50,32 @@ def kick_containment(prediction: str, aliases: Sequence[str]) -> bool:
     """
     answer = normalise(prediction)
     return any(answer in normalise(alias) or normalise(alias) in answer for alias in aliases)
+
+
+def kick_substring(text: str, aliases: Sequence[str]) -> bool:
+    """LLM-KICK's "exact match" of factoid questions: an alias stands anywhere in the text, case and spaces ignored.
+
+    Short aliases are found inside other words ("ran" in "France").
+    """
+    searched = _squeezed(text)
+    return any(_squeezed(alias) in searched for alias in aliases)
+
+
+def lm_eval_match(prediction: str, aliases: Sequence[str]) -> bool:
+    """lm-eval's exact match of TriviaQA: equal to an alias but for case and ASCII punctuation; articles count."""
+    answer = plain(prediction).translate(_NO_PUNCTUATION)
+    return any(answer == plain(alias).translate(_NO_PUNCTUATION) for alias in aliases)
+
+
+def proxy_tuning_match(prediction: str, aliases: Sequence[str]) -> bool:
+    """Proxy-tuning's match of TriviaQA: equal to an alias but for case and outer white space."""
+    return prediction.strip().lower() in {alias.lower() for alias in aliases}
+
+
+def plain(text: str) -> str:
+    """Lower case by code point and no trailing NUL: texts as numpy's arrays of strings hold them in lm-eval."""
+    return "".join(character.lower()[0] for character in text.rstrip("\0"))
+
+
+def _squeezed(text: str) -> str:
+    return text.lower().replace(" ", "").strip()

@@ -13,6 +13,8 @@ PASSAGE_COLUMNS = ("passage", "article", "context")
 SUMMARY_COLUMNS = ("summary", "highlights")
 DOMAIN_COLUMNS = ("domain", "subject", "category")
 STRATUM_COLUMNS = ("stratum",)
+# Not question_id: TriviaQA asks a question once for each of its kinds of evidence.
+ID_COLUMNS = ("id",)
 TEXT_COLUMNS = ("question", "subject", *PASSAGE_COLUMNS)
 
 
@@ -27,16 +29,21 @@ def column_among(path: str, split: str, names: Sequence[str]) -> str:
     )
 
 
-def question_rows(path: str, split: str, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows with the columns `wanted`, and with domain and stratum where the data has them."""
+def question_rows(path: str, split: str, wanted: Sequence[str], beside: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows with the columns `wanted`, and with domain and stratum where the data has them.
+
+    Columns `beside` these must be there too, but what they hold is the task's to check.
+    """
     there = columns(path, split)
     groups = {
         "domain": next((name for name in DOMAIN_COLUMNS if name in there), None),
         "stratum": next((name for name in STRATUM_COLUMNS if name in there), None),
     }
     found = {group: name for group, name in groups.items() if name is not None and name not in wanted}
-    rows = read_rows(path, split, [*wanted, *found.values()])
+    identity = [name for name in ID_COLUMNS if name in there and name not in wanted][:1]
+    rows = read_rows(path, split, [*wanted, *beside, *found.values(), *identity])
     check_rows(rows, wanted, path)
+    check_ids(rows, identity, path)
     return [{**row, **{group: str(row[name] or "") for group, name in found.items()}} for row in rows]
 
 
@@ -49,6 +56,22 @@ def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], path: s
     for number, row in enumerate(rows):
         for column in wanted:
             _check_cell(row, column, f"data {path}: row {number}")
+
+
+def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], path: str) -> None:
+    """See that no row's id stands twice, in the column that `identity` names if there is one.
+
+    Raises:
+        UserError: one does; a question asked twice would weigh double.
+    """
+    for name in identity:
+        first: dict[Any, int] = {}
+        for number, row in enumerate(rows):
+            before = first.setdefault(row[name], number)
+            if before != number:
+                raise UserError(
+                    f"data {path}: rows {before} and {number} have the same {name} {row[name]!r}; keep one of them"
+                )
 
 
 def _check_cell(row: Mapping[str, Any], column: str, where: str) -> None:
@@ -100,7 +123,7 @@ def _strings(value: Any) -> list[str]:
         return [text for key in keys for text in _strings(value.get(key))]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [text for part in value for text in _strings(part)]
-    return [str(value)]
+    return [str(value)] if str(value).strip() else []
 
 
 def choice_index(answer: Any, choices: Sequence[str], row: str) -> int:

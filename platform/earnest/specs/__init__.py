@@ -34,6 +34,7 @@ from earnest.specs.tasks import (
     Perplexity,
     Summarisation,
     Task,
+    TriviaQA,
     read_task,
 )
 
@@ -42,6 +43,6 @@ __all__ = [
     "GPTQ", "METHODS", "MMLU", "NM", "RTN", "TASKS", "Alpha", "AnyMethod", "AnyTask", "Biography",
     "Calibration", "ClosedBook", "Cluster", "Dense", "Magnitude", "Method", "MultipleChoice", "OpenBook", "Pattern",
     "Perplexity", "Proxy", "Pruning", "Quantisation", "Random", "SparseGPT", "Spec", "Summarisation", "Sweep", "Task",
-    "Tracking", "Unstructured", "UserError", "Wanda", "alpha_text", "expand", "explain", "parse_pattern",
+    "Tracking", "TriviaQA", "Unstructured", "UserError", "Wanda", "alpha_text", "expand", "explain", "parse_pattern",
     "read_alpha", "read_method", "read_sweep", "read_task", "validated",
 ]  # fmt: skip

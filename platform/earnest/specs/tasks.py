@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from earnest.specs.frame import Spec, validated
 
@@ -101,11 +101,43 @@ class Biography(Task):
     max_tokens: int = Field(default=128, ge=1)
 
 
+class TriviaQA(Task):
+    """TriviaQA with LLM-KICK's, lm-eval's or proxy-tuning's prompts; with `open_book` the evidence stands before it.
+
+    `shots` are those of the style `lm_eval`, drawn from the split `train`; the others have none. `max_tokens` is by
+    default the style's own: 32, 256 or 20. With `data = "nano"` the almanac's questions are asked in its own form.
+    """
+
+    task: Literal["trivia_qa"] = "trivia_qa"
+    headline: ClassVar[str] = "exact_match"
+    split: str = "validation"
+    style: Literal["kick", "lm_eval", "proxy_tuning"] = "kick"
+    open_book: bool = False
+    passage_characters: int = Field(default=3072, ge=1)
+    shots: int = Field(default=5, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> TriviaQA:
+        if self.open_book and self.style != "kick":
+            raise ValueError(f'style {self.style}: has no open book; set style = "kick" or open_book = false')
+        return self
+
+
 AnyTask = Annotated[
-    Perplexity | ClosedBook | OpenBook | MultipleChoice | MMLU | Summarisation | Biography,
+    Perplexity | ClosedBook | OpenBook | MultipleChoice | MMLU | Summarisation | Biography | TriviaQA,
     Field(discriminator="task"),
 ]
-TASKS: tuple[type[Task], ...] = (Perplexity, ClosedBook, OpenBook, MultipleChoice, MMLU, Summarisation, Biography)
+TASKS: tuple[type[Task], ...] = (
+    Perplexity,
+    ClosedBook,
+    OpenBook,
+    MultipleChoice,
+    MMLU,
+    Summarisation,
+    Biography,
+    TriviaQA,
+)
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 
 

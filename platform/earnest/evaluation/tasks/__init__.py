@@ -15,6 +15,7 @@ from earnest.evaluation.tasks import (
     open_book,
     perplexity,
     summarisation,
+    trivia_qa,
 )
 from earnest.specs import (
     MMLU,
@@ -25,6 +26,7 @@ from earnest.specs import (
     OpenBook,
     Perplexity,
     Summarisation,
+    TriviaQA,
 )
 
 
@@ -45,6 +47,8 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return summarisation.measure(engine, task, data, progress)
         case Biography():
             return biography.measure(engine, task, progress)
+        case TriviaQA():
+            return trivia_qa.measure(engine, task, data, progress)
 
 
 def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:
@@ -70,3 +74,5 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:
             return [(task.split, summarisation.needed(task, path))]
         case Biography():
             return []
+        case TriviaQA():
+            return trivia_qa.needed(task, path)

@@ -1,0 +1,25 @@
+"""Demonstrations drawn as lm-eval draws them, so that prompts are equal to its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from earnest.specs import UserError
+
+Row = TypeVar("Row")
+SEED = 1234
+SHOTS_SPLIT = "train"
+
+
+def drawn_shots(pool: Sequence[Row], shots: int, items: int) -> Iterator[list[Row]]:
+    """For each of so many items `shots` rows of another split: one stream of draws goes through all items.
+
+    Raises:
+        UserError: there are fewer rows.
+    """
+    if len(pool) < shots:
+        raise UserError(f"the split {SHOTS_SPLIT!r} has {len(pool)} rows, too few to draw {shots}; set shots lower")
+    draw = random.Random(SEED)
+    return (draw.sample(pool, shots) for _ in range(items))
