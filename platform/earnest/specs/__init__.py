@@ -23,6 +23,7 @@ from earnest.specs.methods import (
 )
 from earnest.specs.patterns import NM, Pattern, Unstructured, parse_pattern
 from earnest.specs.sweeps import Calibration, Cluster, Sweep, Tracking, expand, read_sweep
+from earnest.specs.task import Task
 from earnest.specs.tasks import (
     MMLU,
     TASKS,
@@ -33,7 +34,6 @@ from earnest.specs.tasks import (
     OpenBook,
     Perplexity,
     Summarisation,
-    Task,
     TriviaQA,
     read_task,
 )

@@ -1,0 +1,28 @@
+"""What every task has; the tasks themselves are in `tasks.py` and beside it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from earnest.specs.frame import Spec
+
+
+class Task(Spec):
+    """What every task has. `data` is `nano` for the almanac's own questions, or a path or hub id of the user's."""
+
+    version: ClassVar[int] = 1
+    headline: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    data: str = "nano"
+    split: str = "test"
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def label(self) -> str:
+        """The task's name in tables, metrics and files; specs with the same label do not share a sweep."""
+        return str(self.name or self.task)  # type: ignore[attr-defined]
+
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
