@@ -27,6 +27,7 @@ from earnest.specs import (
     TASKS,
     Biography,
     ClosedBook,
+    FactoidQA,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -44,6 +45,7 @@ NANO_TASKS: list[Any] = [
     Summarisation(limit=6, max_tokens=8),
     Biography(limit=6, max_tokens=20),
     TriviaQA(limit=6, max_tokens=8),
+    FactoidQA(limit=6),
 ]
 
 

@@ -30,6 +30,7 @@ from earnest.specs.tasks import (
     AnyTask,
     Biography,
     ClosedBook,
+    FactoidQA,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -39,10 +40,9 @@ from earnest.specs.tasks import (
 )
 
 __all__ = [
-    "ADAPTIVE",
-    "GPTQ", "METHODS", "MMLU", "NM", "RTN", "TASKS", "Alpha", "AnyMethod", "AnyTask", "Biography",
-    "Calibration", "ClosedBook", "Cluster", "Dense", "Magnitude", "Method", "MultipleChoice", "OpenBook", "Pattern",
-    "Perplexity", "Proxy", "Pruning", "Quantisation", "Random", "SparseGPT", "Spec", "Summarisation", "Sweep", "Task",
-    "Tracking", "TriviaQA", "Unstructured", "UserError", "Wanda", "alpha_text", "expand", "explain", "parse_pattern",
-    "read_alpha", "read_method", "read_sweep", "read_task", "validated",
+    "ADAPTIVE", "GPTQ", "METHODS", "MMLU", "NM", "RTN", "TASKS", "Alpha", "AnyMethod", "AnyTask", "Biography",
+    "Calibration", "ClosedBook", "Cluster", "Dense", "FactoidQA", "Magnitude", "Method", "MultipleChoice", "OpenBook",
+    "Pattern", "Perplexity", "Proxy", "Pruning", "Quantisation", "Random", "SparseGPT", "Spec", "Summarisation",
+    "Sweep", "Task", "Tracking", "TriviaQA", "Unstructured", "UserError", "Wanda", "alpha_text", "expand", "explain",
+    "parse_pattern", "read_alpha", "read_method", "read_sweep", "read_task", "validated",
 ]  # fmt: skip

@@ -106,8 +106,24 @@ class TriviaQA(Task):
         return self
 
 
+class FactoidQA(Task):
+    """LLM-KICK's factoid questions (FreebaseQA) without demonstrations: strict exact match of the first line.
+
+    `compat` brings back what the paper's script does: it reads the first of a question's answers alone, ends the prompt
+    with a space, generates twice as many tokens as the prompt has without a stop, and looks for the answer in the
+    prompt too. `before_answer` is a line's end in its script for pruning and a space in that for quantisation.
+    """
+
+    task: Literal["factoid_qa"] = "factoid_qa"
+    headline: ClassVar[str] = "exact_match"
+    split: str = "train"
+    before_answer: str = "\n"
+    max_tokens: int = Field(default=24, ge=1)
+    compat: bool = False
+
+
 AnyTask = Annotated[
-    Perplexity | ClosedBook | OpenBook | MultipleChoice | MMLU | Summarisation | Biography | TriviaQA,
+    Perplexity | ClosedBook | OpenBook | MultipleChoice | MMLU | Summarisation | Biography | TriviaQA | FactoidQA,
     Field(discriminator="task"),
 ]
 TASKS: tuple[type[Task], ...] = (
@@ -119,6 +135,7 @@ TASKS: tuple[type[Task], ...] = (
     Summarisation,
     Biography,
     TriviaQA,
+    FactoidQA,
 )
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 

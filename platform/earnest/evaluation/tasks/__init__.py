@@ -10,6 +10,7 @@ from earnest.evaluation.samples import Measured
 from earnest.evaluation.tasks import (
     biography,
     closed_book,
+    factoid_qa,
     mmlu,
     multiple_choice,
     open_book,
@@ -22,6 +23,7 @@ from earnest.specs import (
     AnyTask,
     Biography,
     ClosedBook,
+    FactoidQA,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -49,9 +51,11 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return biography.measure(engine, task, progress)
         case TriviaQA():
             return trivia_qa.measure(engine, task, data, progress)
+        case FactoidQA():
+            return factoid_qa.measure(engine, task, data, progress)
 
 
-def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:
+def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # noqa: C901 -- one case per task
     """The splits that a task reads of a user's data, each with the columns it needs there; nothing of the almanac's.
 
     Raises:
@@ -76,3 +80,5 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:
             return []
         case TriviaQA():
             return trivia_qa.needed(task, path)
+        case FactoidQA():
+            return [(task.split, factoid_qa.needed(task, path))]
