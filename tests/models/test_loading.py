@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from earnest.models.loading import build, load, skeleton
+from earnest.models.loading import build, load, load_tokenizer, skeleton
 from earnest.models.source import Source, digest_of_model, resolve
 from earnest.specs import UserError
 
@@ -123,3 +123,10 @@ def test_the_digest_follows_whatever_decides_an_answer(make_tiny: Make, name: st
 def test_a_device_or_dtype_that_is_not_there_is_refused(make_tiny: Make, option: str, value: str) -> None:
     with pytest.raises(UserError, match=f"{option} '{value}'"):
         load(resolve(str(make_tiny())), **{option: value})
+
+
+def test_a_damaged_tokenizer_is_one_clear_error(make_tiny: Make) -> None:
+    folder = make_tiny()
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "none of these"}}', encoding="utf-8")
+    with pytest.raises(UserError, match="holds no tokenizer that can be loaded"):
+        load_tokenizer(folder, "it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 
@@ -23,6 +24,7 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [row[: len(row) - closing] for row in ids] if closing else ids
 
 
+@lru_cache(maxsize=16)
 def _closing_tokens(tokenizer: Any) -> int:
     """How many tokens the tokenizer puts behind a text by default: a prompt must stay open."""
     bare, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]

@@ -203,8 +203,8 @@ def load_tokenizer(folder: Path, name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except Exception as error:  # for a damaged file, tokenizers raises Exception itself
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise UserError(f"model {name}: {folder} holds no tokenizer that can be loaded ({reason})") from error
 
 
