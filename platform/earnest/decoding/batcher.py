@@ -239,7 +239,7 @@ class Batcher:
 
     def _begin_to_write(self, ready: list[Text]) -> list[tuple[int, Chunk]]:
         self._reading = [text for text in self._reading if text not in ready]
-        self._writing += ready
+        self._writing = sorted([*self._writing, *ready], key=lambda text: text.seat)  # neighbours are read in place
         answers = {
             name: Thoughts(torch.stack([text.answers[name] for text in of]), {text: i for i, text in enumerate(of)})
             for name, of in grouped((name, text) for text in ready for name in text.reads).items()
