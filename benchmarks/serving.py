@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,10 @@ def gateway(setting: Setting) -> Iterator[Row]:
 
 def ray_serve(setting: Setting) -> Iterator[Row]:
     """The whole graph on Ray Serve, all models in one replica."""
-    with process(["-m", "serve.app", str(NANO), "--port", "0"], r"answers at (\S+)\nkey: (\S+)\n") as said:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["-m", "serve.app", str(NANO), "--port", str(port)]
+    with process(command, r"answers at (\S+)\nkey: (\S+)\n") as said:
         yield from _served(setting, "Ray Serve", *said.groups())
 
 
