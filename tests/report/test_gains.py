@@ -63,6 +63,21 @@ def test_a_recovery_holds_the_same_ratios_without_and_with_the_pair(gains: Gains
     assert shares == pytest.approx([(45 - 7) / (71 - 7), (20 - 3) / (71 - 3)])
 
 
+def test_where_no_gap_is_shown_the_figure_says_so() -> None:
+    cells = [
+        cell.model_copy(
+            update={
+                "gains": {t: g.model_copy(update={"gap_closed": None, "won_back": None}) for t, g in cell.gains.items()}
+            }
+        )
+        for cell in steered_sweep()
+    ]
+    gains = Gains(Survey(tuple(cells)))
+    below = recovery_figure(gains, "closed_book", "tuned α 1").axes[1]
+    assert [text.get_text() for text in below.texts] == ["no gap is shown"]
+    assert gains.finding is None
+
+
 def test_the_page_holds_every_gain_with_its_interval_and_the_words(tmp_path: Path) -> None:
     page = write_report(steered_sweep(), tmp_path, title="t").read_text()
     assert "90.1% [86.1, 94.1]" in page

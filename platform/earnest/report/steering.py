@@ -108,6 +108,9 @@ def recovery_figure(gains: Gains, task: str, strength: str) -> Figure:
     _dotted(above, gains, task, scale, pairs, at="left")
     _name_ends(above, [end for end in ends if end])
     _name_ends(below, [end for end in shares if end])
+    if not any(shares):
+        below.set_yticks([])
+        below.text(0.5, 0.5, "no gap is shown", transform=below.transAxes, ha="center", va="center", color=MUTED.light)
     below.xaxis.set_major_formatter(PERCENT)
     below.yaxis.set_major_formatter(PERCENT)
     below.set_xlabel("share of bytes saved")
