@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from earnest.specs.frame import validated
 from earnest.specs.task import Task
+
+
+def _not_nano(name: str) -> str:
+    if name == "nano":
+        raise ValueError("the almanac has no such questions; name a file, a folder or a hub id")
+    return name
+
+
+UserData = Annotated[str, AfterValidator(_not_nano)]
 
 
 class Perplexity(Task):
@@ -122,8 +131,32 @@ class FactoidQA(Task):
     compat: bool = False
 
 
+class GSM8K(Task):
+    """Grade-school mathematics: lm-eval's strict match after `shots` solutions, or proxy-tuning's bare question.
+
+    `shots` are those of the style `lm_eval`, drawn from the split `train`. `max_tokens` is by default the style's own:
+    256 or 512.
+    """
+
+    task: Literal["gsm8k"] = "gsm8k"
+    headline: ClassVar[str] = "exact_match"
+    data: UserData
+    style: Literal["lm_eval", "proxy_tuning"] = "lm_eval"
+    shots: int = Field(default=5, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+
+
 AnyTask = Annotated[
-    Perplexity | ClosedBook | OpenBook | MultipleChoice | MMLU | Summarisation | Biography | TriviaQA | FactoidQA,
+    Perplexity
+    | ClosedBook
+    | OpenBook
+    | MultipleChoice
+    | MMLU
+    | Summarisation
+    | Biography
+    | TriviaQA
+    | FactoidQA
+    | GSM8K
     Field(discriminator="task"),
 ]
 TASKS: tuple[type[Task], ...] = (
@@ -136,6 +169,7 @@ TASKS: tuple[type[Task], ...] = (
     Biography,
     TriviaQA,
     FactoidQA,
+    GSM8K,
 )
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 

@@ -11,6 +11,7 @@ from earnest.evaluation.tasks import (
     biography,
     closed_book,
     factoid_qa,
+    gsm8k,
     mmlu,
     multiple_choice,
     open_book,
@@ -19,6 +20,7 @@ from earnest.evaluation.tasks import (
     trivia_qa,
 )
 from earnest.specs import (
+    GSM8K,
     MMLU,
     AnyTask,
     Biography,
@@ -32,7 +34,7 @@ from earnest.specs import (
 )
 
 
-def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, progress: Progress | None) -> Measured:
+def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, progress: Progress | None) -> Measured:  # noqa: C901 -- one case per task
     """Run a task on an engine; `reference` matters to perplexity alone."""
     match task:
         case Perplexity():
@@ -53,6 +55,8 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return trivia_qa.measure(engine, task, data, progress)
         case FactoidQA():
             return factoid_qa.measure(engine, task, data, progress)
+        case GSM8K():
+            return gsm8k.measure(engine, task, data, progress)
 
 
 def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # noqa: C901 -- one case per task
@@ -82,3 +86,5 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return trivia_qa.needed(task, path)
         case FactoidQA():
             return [(task.split, factoid_qa.needed(task, path))]
+        case GSM8K():
+            return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task)]
