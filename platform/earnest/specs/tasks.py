@@ -156,7 +156,7 @@ AnyTask = Annotated[
     | Biography
     | TriviaQA
     | FactoidQA
-    | GSM8K
+    | GSM8K,
     Field(discriminator="task"),
 ]
 TASKS: tuple[type[Task], ...] = (
