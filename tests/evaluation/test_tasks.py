@@ -23,12 +23,14 @@ from earnest.evaluation.tasks import biography, closed_book, mmlu, multiple_choi
 from earnest.evaluation.tasks.summarisation import rouge_scorer
 from earnest.records import canonical
 from earnest.specs import (
+    DS1000,
     GSM8K,
     MMLU,
     TASKS,
     Biography,
     ClosedBook,
     FactoidQA,
+    HumanEval,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -50,7 +52,7 @@ NANO_TASKS: list[Any] = [
 ]
 
 # What the almanac has no questions for; each has a file of tests of its own.
-WITHOUT_NANO = {MMLU, GSM8K}
+WITHOUT_NANO = {MMLU, GSM8K, HumanEval, DS1000}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -37,7 +37,8 @@ class Sampling(Spec):
     and continuation; `presence_penalty` and `frequency_penalty` are taken off a token of the continuation, once and
     once per occurrence. `logit_bias` maps token ids to what is added. `seed` decides everything random about the row,
     whatever else is in the batch and however it is drafted (`noise`). `logprobs` asks for that many likeliest tokens
-    with each chosen one.
+    with each chosen one. A sequence of tokens in `banned` is never completed, counting the prompt's last tokens; the
+    tokens in `never_first` do not begin a continuation.
     """
 
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -47,6 +48,8 @@ class Sampling(Spec):
     presence_penalty: float = Field(default=0.0, allow_inf_nan=False)
     frequency_penalty: float = Field(default=0.0, allow_inf_nan=False)
     logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(_as_pairs)] = ()
+    banned: tuple[tuple[int, ...], ...] = ()
+    never_first: tuple[int, ...] = ()
     seed: int = 0
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
 
@@ -66,7 +69,8 @@ class Sampling(Spec):
     @cached_property
     def plain(self) -> bool:
         """Whether the choice is the argmax of the raw logits, and nothing else is asked."""
-        return self.greedy and not self.logit_bias and not self.penalises and self.logprobs is None
+        changed = self.logit_bias or self.penalises or self.banned or self.never_first
+        return self.greedy and not changed and self.logprobs is None
 
     @property
     def penalises(self) -> bool:
@@ -188,6 +192,9 @@ def processed(logits: Tensor, sampling: Sampling, histories: Sequence[tuple[Sequ
     scores = logits.double()
     if sampling.logit_bias:
         scores = scores + _bias(sampling, scores)
+    if sampling.banned or sampling.never_first:
+        pairs = zip(scores, histories, strict=True)
+        scores = torch.stack([_without(row, sampling, *history) for row, history in pairs])
     if sampling.penalises:
         scores = torch.stack(
             [_penalised(row, sampling, *history) for row, history in zip(scores, histories, strict=True)]
@@ -209,6 +216,15 @@ def _bias(sampling: Sampling, scores: Tensor) -> Tensor:
             raise ValueError(f"logit_bias: token {token} is not in the vocabulary; ids end at {vocabulary - 1}")
         bias[token] += value
     return bias.to(scores.device)
+
+
+def _without(scores: Tensor, sampling: Sampling, prompt: Sequence[int], written: Sequence[int]) -> Tensor:
+    """Scores [vocabulary] of a row, -inf for the tokens that would complete what is banned."""
+    longest = max(map(len, sampling.banned), default=1) - 1
+    last = [*prompt[max(0, len(prompt) - longest) :], *written[max(0, len(written) - longest) :]]
+    ends = [ids[-1] for ids in sampling.banned if list(ids[:-1]) == last[len(last) - len(ids) + 1 :]]
+    ends += [] if written else sampling.never_first
+    return scores.index_fill(0, torch.tensor(ends, dtype=torch.int64, device=scores.device), -torch.inf)
 
 
 def _penalised(scores: Tensor, sampling: Sampling, prompt: Sequence[int], written: Sequence[int]) -> Tensor:

@@ -4,6 +4,7 @@ Everything here is data. Unknown keys are refused, numbers are checked, and the 
 a step's digest covers. What the house itself writes down is in `records.py`.
 """
 
+from earnest.specs.code import DS1000, CodeTask, HumanEval
 from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
 from earnest.specs.frame import Spec, UserError, explain, validated
 from earnest.specs.methods import (
@@ -42,6 +43,7 @@ from earnest.specs.tasks import (
 
 __all__ = [
     "ADAPTIVE",
+    "DS1000",
     "GPTQ",
     "GSM8K",
     "METHODS",
@@ -56,8 +58,10 @@ __all__ = [
     "Calibration",
     "ClosedBook",
     "Cluster",
+    "CodeTask",
     "Dense",
     "FactoidQA",
+    "HumanEval",
     "Magnitude",
     "Method",
     "MultipleChoice",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
+from earnest.specs.code import DS1000, HumanEval
 from earnest.specs.frame import validated
 from earnest.specs.task import Task
 
@@ -156,7 +157,9 @@ AnyTask = Annotated[
     | Biography
     | TriviaQA
     | FactoidQA
-    | GSM8K,
+    | GSM8K
+    | HumanEval
+    | DS1000,
     Field(discriminator="task"),
 ]
 TASKS: tuple[type[Task], ...] = (
@@ -170,6 +173,8 @@ TASKS: tuple[type[Task], ...] = (
     TriviaQA,
     FactoidQA,
     GSM8K,
+    HumanEval,
+    DS1000,
 )
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 

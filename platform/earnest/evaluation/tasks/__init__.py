@@ -10,8 +10,10 @@ from earnest.evaluation.samples import Measured
 from earnest.evaluation.tasks import (
     biography,
     closed_book,
+    ds_1000,
     factoid_qa,
     gsm8k,
+    human_eval,
     mmlu,
     multiple_choice,
     open_book,
@@ -20,12 +22,14 @@ from earnest.evaluation.tasks import (
     trivia_qa,
 )
 from earnest.specs import (
+    DS1000,
     GSM8K,
     MMLU,
     AnyTask,
     Biography,
     ClosedBook,
     FactoidQA,
+    HumanEval,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -57,6 +61,10 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return factoid_qa.measure(engine, task, data, progress)
         case GSM8K():
             return gsm8k.measure(engine, task, data, progress)
+        case HumanEval():
+            return human_eval.measure(engine, task, data, progress)
+        case DS1000():
+            return ds_1000.measure(engine, task, data, progress)
 
 
 def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # noqa: C901 -- one case per task
@@ -88,3 +96,7 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return [(task.split, factoid_qa.needed(task, path))]
         case GSM8K():
             return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task)]
+        case HumanEval():
+            return [(task.split, list(human_eval.COLUMNS))]
+        case DS1000():
+            return [(task.split, list(ds_1000.COLUMNS))]

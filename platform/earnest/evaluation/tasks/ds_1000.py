@@ -1,0 +1,59 @@
+"""DS-1000 (Lai et al. 2023), completion, as proxy-tuning asks it; the problems' own harness judges the code.
+
+A row's `code_context` defines `test_execution(solution)`, and for some problems `test_string(solution)`. They need
+libraries (pandas, numpy, ...) of set versions, so the programs are run by a Python of the user's that has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from earnest.data import columns, read_rows, text_of
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.programs import Problem, solve
+from earnest.evaluation.samples import Measured
+from earnest.specs import DS1000, UserError
+
+COLUMNS = ("prompt", "code_context")
+GOLD, LIBRARY = "reference_code", ("metadata", "lib")
+STOPS = ("\n</code>", "\n# SOLUTION END", "\nEND SOLUTION")
+NEVER_FIRST = "\n</code>"
+
+
+def measure(engine: Engine, spec: DS1000, data: str, progress: Progress | None = None) -> Measured:
+    """pass@1 and pass@10 on DS-1000's rows, by library."""
+    return solve(engine, spec, problems(spec, data), STOPS, NEVER_FIRST, progress)
+
+
+def problems(spec: DS1000, data: str) -> list[Problem]:
+    """The code to fill in. Raises UserError where a row's prompt or harness is no text."""
+    there = columns(data, spec.split)
+    beside = [name for name in (GOLD, *LIBRARY) if name in there]
+    rows = read_rows(data, spec.split, [*COLUMNS, *beside])[: spec.limit]
+    return [_problem(row, f"{spec.split}-{i:05d}", f"data {data}: row {i}") for i, row in enumerate(rows)]
+
+
+def _problem(row: dict[str, Any], identity: str, where: str) -> Problem:
+    prompt, harness = text_of(row, "prompt", where), text_of(row, "code_context", where)
+    if "test_execution(" not in harness:
+        raise UserError(f"{where}: code_context defines no test_execution; bring DS-1000's rows as published")
+    checks = [name for name in ("test_execution", "test_string") if f"{name}(" in harness]
+
+    def program(completion: str) -> str:
+        return f"{harness}\nsolution = {completion!r}\n" + "".join(f"{check}(solution)\n" for check in checks)
+
+    asked = prompt if prompt.endswith("\n") else prompt + "\n"
+    return Problem(identity, asked, program, str(row.get(GOLD) or ""), _library(row, where))
+
+
+def _library(row: Mapping[str, Any], where: str) -> str:
+    """The library that a problem is about: the column `lib`, or what `metadata` (a record, or JSON) says."""
+    held = row.get("lib") or row.get("metadata") or ""
+    if isinstance(held, str) and held.startswith("{"):
+        try:
+            held = json.loads(held)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: metadata is not JSON: {error}") from error
+    return str(held.get("library", "") if isinstance(held, Mapping) else held)

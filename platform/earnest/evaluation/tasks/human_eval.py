@@ -1,0 +1,37 @@
+"""HumanEval (Chen et al. 2021) as proxy-tuning asks it: the bare prompt, sampled, cleaned, run with its tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from earnest.data import read_rows, text_of
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.programs import Problem, solve
+from earnest.evaluation.rows import check_ids
+from earnest.evaluation.samples import Measured
+from earnest.specs import HumanEval
+
+COLUMNS = ("task_id", "prompt", "entry_point", "test")
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+
+
+def measure(engine: Engine, spec: HumanEval, data: str, progress: Progress | None = None) -> Measured:
+    """pass@1 and pass@10 on HumanEval's rows."""
+    return solve(engine, spec, problems(spec, data), STOPS, progress=progress)
+
+
+def problems(spec: HumanEval, data: str) -> list[Problem]:
+    """The functions to complete. Raises UserError where a row holds no text, or an id stands twice."""
+    rows = read_rows(data, spec.split, COLUMNS)[: spec.limit]
+    for number, row in enumerate(rows):
+        for name in COLUMNS:
+            text_of(row, name, f"data {data}: row {number}")
+    check_ids(rows, ["task_id"], data)
+    return [_problem(row) for row in rows]
+
+
+def _problem(row: dict[str, Any]) -> Problem:
+    def program(completion: str) -> str:
+        return f"{row['prompt']}{completion}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"
+
+    return Problem(row["task_id"], row["prompt"], program)
