@@ -36,6 +36,7 @@ from earnest.specs import (
     Perplexity,
     Summarisation,
     TriviaQA,
+    TruthfulQA,
     UserError,
 )
 
@@ -49,6 +50,7 @@ NANO_TASKS: list[Any] = [
     Biography(limit=6, max_tokens=20),
     TriviaQA(limit=6, max_tokens=8),
     FactoidQA(limit=6),
+    TruthfulQA(limit=6),
 ]
 
 # What the almanac has no questions for; each has a file of tests of its own.

@@ -38,6 +38,7 @@ from earnest.specs.tasks import (
     Perplexity,
     Summarisation,
     TriviaQA,
+    TruthfulQA,
     read_task,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "Task",
     "Tracking",
     "TriviaQA",
+    "TruthfulQA",
     "Unstructured",
     "UserError",
     "Wanda",

@@ -147,6 +147,27 @@ class GSM8K(Task):
     max_tokens: int | None = Field(default=None, ge=1)
 
 
+class TruthfulQA(Task):
+    """TruthfulQA: the likeliest of the true and false answers (MC1, and MC2 beside it), or a letter that is written.
+
+    Style `likelihood` is lm-eval's, `letters` proxy-tuning's: up to four options A to D, ten tokens to answer in. Data
+    without `choices` and `answer` has its options drawn and shuffled by `seed`. With `data = "nano"` the likelihoods
+    are those of the almanac's multiple choice.
+    """
+
+    task: Literal["truthful_qa"] = "truthful_qa"
+    headline: ClassVar[str] = "accuracy"
+    split: str = "validation"
+    style: Literal["likelihood", "letters"] = "likelihood"
+    max_tokens: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> TruthfulQA:
+        if self.style == "letters":
+            _not_nano(self.data)
+        return self
+
+
 AnyTask = Annotated[
     Perplexity
     | ClosedBook
@@ -158,6 +179,7 @@ AnyTask = Annotated[
     | TriviaQA
     | FactoidQA
     | GSM8K
+    | TruthfulQA
     | HumanEval
     | DS1000,
     Field(discriminator="task"),
@@ -173,6 +195,7 @@ TASKS: tuple[type[Task], ...] = (
     TriviaQA,
     FactoidQA,
     GSM8K,
+    TruthfulQA,
     HumanEval,
     DS1000,
 )

@@ -20,6 +20,7 @@ from earnest.evaluation.tasks import (
     perplexity,
     summarisation,
     trivia_qa,
+    truthful_qa,
 )
 from earnest.specs import (
     DS1000,
@@ -35,6 +36,7 @@ from earnest.specs import (
     Perplexity,
     Summarisation,
     TriviaQA,
+    TruthfulQA,
 )
 
 
@@ -61,6 +63,8 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return factoid_qa.measure(engine, task, data, progress)
         case GSM8K():
             return gsm8k.measure(engine, task, data, progress)
+        case TruthfulQA():
+            return truthful_qa.measure(engine, task, data, progress)
         case HumanEval():
             return human_eval.measure(engine, task, data, progress)
         case DS1000():
@@ -96,6 +100,8 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return [(task.split, factoid_qa.needed(task, path))]
         case GSM8K():
             return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task)]
+        case TruthfulQA():
+            return [(task.split, truthful_qa.needed(task, path))]
         case HumanEval():
             return [(task.split, list(human_eval.COLUMNS))]
         case DS1000():
