@@ -109,7 +109,7 @@ class LocalMember:
             ValueError: a row is not there or named twice, has nothing to read, or has no room for it.
         """
         self._check(rows, starts, [len(row) for row in tokens])
-        return Done(self._read(rows, starts, tokens, last))
+        return Done(self._mended(rows, self._decoder.read(rows, starts, tokens, last)))
 
     def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Done[Drafted]:
         """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
@@ -125,10 +125,11 @@ class LocalMember:
         active = drafts
         while active:
             places = [draft.row for draft in active], [draft.position for draft in active]
-            logits = self._read(*places, [(draft.unread,) for draft in active], last=True)[:, 0]
-            steps.append(_spread(logits, [draft.number for draft in active], len(rows)))
+            logits = self._decoder.read(*places, [(draft.unread,) for draft in active], last=True)[:, 0]
+            steps.append(_spread(logits, active, len(rows)))
             active = _extended(active, logits)
-        return Done(Drafted(tuple(tuple(draft.tokens) for draft in drafts), torch.stack(steps, 1)))
+        found = self._mended(rows, torch.stack(steps, 1))
+        return Done(Drafted(tuple(tuple(draft.tokens) for draft in drafts), found))
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`'s past.
@@ -141,10 +142,12 @@ class LocalMember:
         if source != target:
             self._decoder.copy(source, target, count)
 
-    def _read(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool) -> Tensor:
-        logits = self._decoder.read(rows, starts, tokens, last)
+    def _mended(self, rows: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits [rows, positions, vocabulary]; a row whose are not finite is wiped.
+
+        Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it.
+        """
         if not isfinite(logits.sum().item()):
-            # Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it.
             broken = ~logits.flatten(1).isfinite().all(1)
             self._decoder.clear([row for row, bad in zip(rows, broken.tolist(), strict=True) if bad])
         return logits
@@ -199,12 +202,12 @@ def _chosen(drafts: Sequence[_Draft], logits: Tensor) -> list[int]:
     return choose(logits, draws)[0]
 
 
-def _spread(logits: Tensor, active: Sequence[int], rows: int) -> Tensor:
+def _spread(logits: Tensor, active: Sequence[_Draft], rows: int) -> Tensor:
     """Logits [active, vocabulary] of some rows as those of all [rows, vocabulary]."""
     if len(active) == rows:
         return logits
     whole = logits.new_zeros((rows, logits.shape[-1]))
-    whole[list(active)] = logits
+    whole[[draft.number for draft in active]] = logits
     return whole
 
 

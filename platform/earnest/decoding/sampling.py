@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from math import isfinite
 from typing import Annotated, Any
 
 import torch
@@ -153,6 +154,8 @@ def likeliest(logits: Tensor) -> Tensor:
     A NaN beats any number, so the winner tells.
     """
     values, tokens = logits.max(-1)
+    if isfinite(values.sum().item()):
+        return tokens
     return tokens.where(values.isfinite(), NO_TOKEN)
 
 
