@@ -55,7 +55,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     options = parser(__doc__ or "")
-    options.set_defaults(repeat=5)
+    options.set_defaults(repeat=4)
     options.add_argument("--texts", type=int, default=8, help="prompts of each repetition, and texts at a time")
     options.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: where other work runs, too")
     options.add_argument(

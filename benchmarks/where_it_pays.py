@@ -34,7 +34,7 @@ def _case(
             "proxy": lambda i: engine.one_by_one(setting.asked(task, i), mixture, MOST, sampling=sampling),
             "base": lambda i: engine.one_by_one(setting.asked(task, i), BASE, MOST, sampling=sampling, draft=False),
         },
-        setting.repeat,
+        setting.repeat // 2 + 1,
     )
     work = f"proxy against base alone: {what}"
     yield setting.rates(work, runs["proxy"], runs["base"])
