@@ -208,7 +208,7 @@ class Host:
 
     def _serve(self, threads: int) -> None:
         torch.set_num_threads(threads)  # OpenMP counts threads per calling thread
-        with self._listening, self._caller() as wire:
+        with self._listening, self._caller() as wire, torch.inference_mode():
             answer(self._member, wire)
 
     def _caller(self) -> Wire:
