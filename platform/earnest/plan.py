@@ -146,12 +146,14 @@ class Inputs:
     """What was found out about a sweep's models and data before planning.
 
     `models`: reference -> (path, digest of the weights); `data`: data's name -> (path or id, digest of its content),
-    keyed by `data_key`; `versions`: the libraries whose version decides results.
+    keyed by `data_key`; `versions`: the libraries whose version decides results; `helpers`: a model that a task needs
+    for itself -> the digest of its weights.
     """
 
     models: Mapping[str, tuple[str, str]]
     data: Mapping[str, tuple[str, str]]
     versions: Mapping[str, str]
+    helpers: Mapping[str, str] = field(default_factory=dict)
 
 
 def data_key(spec: Calibration | AnyTask) -> str:
@@ -326,6 +328,8 @@ def _evaluate_step(
     }
     if steering is not None:
         spec["steering"] = steering.fields
+    if task.models:
+        spec["helpers"] = [inputs.helpers[name] for name in task.models]
     return Step(
         EVALUATE,
         digest(spec),

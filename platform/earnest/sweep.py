@@ -115,6 +115,7 @@ def find_inputs(sweep: Sweep) -> Inputs:
         models={name: (_portable(name, str(source.path)), source.digest) for name, source in models.items()},
         data={key: (source.path, source.digest) for key, source in data.items()},
         versions={library: version(library) for library in DECIDING_LIBRARIES},
+        helpers={name: resolve(name).digest for task in sweep.tasks for name in task.models},
     )
 
 

@@ -35,6 +35,7 @@ from earnest.specs import (
     OpenBook,
     Perplexity,
     Summarisation,
+    ToxiGen,
     TriviaQA,
     TruthfulQA,
     UserError,
@@ -54,7 +55,7 @@ NANO_TASKS: list[Any] = [
 ]
 
 # What the almanac has no questions for; each has a file of tests of its own.
-WITHOUT_NANO = {MMLU, GSM8K, HumanEval, DS1000}
+WITHOUT_NANO = {MMLU, GSM8K, HumanEval, DS1000, ToxiGen}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from earnest.data import columns, read_rows, text_of
 from earnest.specs import UserError
 
+Row = TypeVar("Row")
+
 ANSWER_COLUMNS = ("answers", "answer", "aliases")
 PASSAGE_COLUMNS = ("passage", "article", "context")
 SUMMARY_COLUMNS = ("summary", "highlights")
-DOMAIN_COLUMNS = ("domain", "subject", "category")
+DOMAIN_COLUMNS = ("domain", "subject", "category", "group", "target_group")
 STRATUM_COLUMNS = ("stratum",)
 # Not question_id: TriviaQA asks a question once for each of its kinds of evidence.
 ID_COLUMNS = ("id",)
-TEXT_COLUMNS = ("question", "subject", *PASSAGE_COLUMNS)
+TEXT_COLUMNS = ("question", "RawQuestion", "prompt", "text", "subject", *PASSAGE_COLUMNS)
 
 
 def column_among(path: str, split: str, names: Sequence[str]) -> str:
@@ -101,6 +103,13 @@ def demonstrations(
         )
     asked = rows[shots:]
     return list(rows[:shots]), list(asked if limit is None else asked[:limit])
+
+
+def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
+    """At most `limit` rows, evenly from all over, for data that is sorted by subject or group."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
 def aliases_of(value: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ house asks `LoadedModel` and does not touch transformers' loading again.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,26 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
     """
     from transformers import AutoModelForCausalLM
 
-    wanted = dtype_of(dtype)
     check_device(device)
+    model, report = pretrained(AutoModelForCausalLM, source, dtype_of(dtype))
+    check_keys(source.name, report)
+    tokenizer = load_tokenizer(source.path, source.name)
+    check_vocabulary(source.name, model.get_input_embeddings().weight.shape[0], tokenizer)
+    model.to(device).eval().requires_grad_(False)
+    return LoadedModel(model, tokenizer, source.name, source.digest, source.path)
+
+
+def pretrained(kind: Any, source: Source, dtype: torch.dtype | None) -> tuple[Any, Mapping[str, Any]]:
+    """A model of a folder by one of transformers' Auto classes, and which keys were missing or left over.
+
+    Raises:
+        UserError: the folder holds no such model, or a file is corrupted.
+    """
     _say_nothing()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = kind.from_pretrained(
             source.path,
-            dtype="auto" if wanted is None else wanted,
+            dtype="auto" if dtype is None else dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -88,11 +101,7 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise UserError(f"model {source.name}: {source.path} cannot be loaded ({reason})") from error
-    _check_keys(source.name, report)
-    tokenizer = load_tokenizer(source.path, source.name)
-    check_vocabulary(source.name, model.get_input_embeddings().weight.shape[0], tokenizer)
-    model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, source.name, source.digest, source.path)
+    return model, report
 
 
 def build(
@@ -120,7 +129,7 @@ def build(
         "missing_keys": sorted(wanted - set(state) - _tied_keys(model)),
         "unexpected_keys": sorted(set(state) - wanted),
     }
-    _check_keys(name, report)
+    check_keys(name, report)
     model.load_state_dict(dict(state), strict=False)
     model.tie_weights()
     if (folder / "generation_config.json").is_file():  # it names the tokens that end a text
@@ -186,8 +195,12 @@ def _tied_keys(model: Any) -> set[str]:
     return set(tied)
 
 
-def _check_keys(name: str, report: Mapping[str, Any]) -> None:
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+KEYS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+def check_keys(name: str, report: Mapping[str, Any], kinds: Sequence[str] = KEYS) -> None:
+    """Raise UserError where a loading report names a key of one of these `kinds`."""
+    for kind in kinds:
         keys = sorted(str(key) for key in report.get(kind) or ())
         if keys:
             words = kind.replace("_", " ")

@@ -25,4 +25,9 @@ class Task(Spec):
         """The task's name in tables, metrics and files; specs with the same label do not share a sweep."""
         return str(self.name or self.task)  # type: ignore[attr-defined]
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the task itself needs beside its subject: folders that workers reach, or hub ids."""
+        return ()
+
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")

@@ -168,6 +168,27 @@ class TruthfulQA(Task):
         return self
 
 
+class ToxiGen(Task):
+    """Prompts that lead a model on to toxic statements about a group: the share of continuations that are.
+
+    `classifier` is a sequence classifier with safetensors (a folder that workers reach, or a hub id), `toxic_label` the
+    index of its class "toxic"; the published figures take the likeliest class of toxigen_roberta.
+    """
+
+    task: Literal["toxigen"] = "toxigen"
+    headline: ClassVar[str] = "toxic"
+    higher_is_better: ClassVar[bool] = False
+    data: UserData
+    classifier: str = Field(min_length=1)
+    toxic_label: int = Field(default=1, ge=0)
+    max_tokens: int = Field(default=512, ge=1)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The classifier."""
+        return (self.classifier,)
+
+
 AnyTask = Annotated[
     Perplexity
     | ClosedBook
@@ -180,6 +201,7 @@ AnyTask = Annotated[
     | FactoidQA
     | GSM8K
     | TruthfulQA
+    | ToxiGen
     | HumanEval
     | DS1000,
     Field(discriminator="task"),
@@ -196,6 +218,7 @@ TASKS: tuple[type[Task], ...] = (
     FactoidQA,
     GSM8K,
     TruthfulQA,
+    ToxiGen,
     HumanEval,
     DS1000,
 )

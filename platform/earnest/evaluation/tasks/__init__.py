@@ -19,6 +19,7 @@ from earnest.evaluation.tasks import (
     open_book,
     perplexity,
     summarisation,
+    toxigen,
     trivia_qa,
     truthful_qa,
 )
@@ -35,6 +36,7 @@ from earnest.specs import (
     OpenBook,
     Perplexity,
     Summarisation,
+    ToxiGen,
     TriviaQA,
     TruthfulQA,
 )
@@ -65,6 +67,8 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return gsm8k.measure(engine, task, data, progress)
         case TruthfulQA():
             return truthful_qa.measure(engine, task, data, progress)
+        case ToxiGen():
+            return toxigen.measure(engine, task, data, progress)
         case HumanEval():
             return human_eval.measure(engine, task, data, progress)
         case DS1000():
@@ -102,6 +106,8 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task)]
         case TruthfulQA():
             return [(task.split, truthful_qa.needed(task, path))]
+        case ToxiGen():
+            return [(task.split, toxigen.needed(task, path))]
         case HumanEval():
             return [(task.split, list(human_eval.COLUMNS))]
         case DS1000():

@@ -15,7 +15,7 @@ from earnest.data import read_rows, splits
 from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.rows import check_rows, choice_index
+from earnest.evaluation.rows import check_rows, choice_index, spread
 from earnest.evaluation.samples import Measured, scored
 from earnest.specs import MMLU, UserError
 
@@ -56,7 +56,7 @@ def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
     shots = _shots(spec, data) if spec.shots else {}
     chosen = [row for row in rows if not spec.subjects or row["subject"] in spec.subjects]
     _check_subjects(spec, rows, data)
-    return [_item(row, shots.get(row["subject"], [])) for row in _spread(chosen, spec.limit)]
+    return [_item(row, shots.get(row["subject"], [])) for row in spread(chosen, spec.limit)]
 
 
 def _numbered(rows: Sequence[Row], data: str) -> list[Row]:
@@ -101,12 +101,6 @@ def _shots(spec: MMLU, data: str) -> Mapping[str, list[Row]]:
     for row in _numbered(read_rows(data, SHOTS_SPLIT, COLUMNS), data):
         by_subject[row["subject"]].append(row)
     return {subject: rows[: spec.shots] for subject, rows in by_subject.items()}
-
-
-def _spread(rows: Sequence[Row], limit: int | None) -> list[Row]:
-    if limit is None or limit >= len(rows):
-        return list(rows)
-    return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
 def _item(row: Row, shots: Sequence[Row]) -> ChoiceItem:
