@@ -238,6 +238,7 @@ def test_a_crash_of_the_decoding_ends_every_stream_with_an_error_and_is_unhealth
         ensemble.check_health()
     with pytest.raises(EnsembleLostError, match="no room"):
         run(whole(ensemble, endless(placed)))
+    ensemble.close()
 
 
 def test_a_lost_member_ends_every_stream_with_an_error_and_is_unhealthy(placed: Placed) -> None:
@@ -258,6 +259,7 @@ def test_a_lost_member_ends_every_stream_with_an_error_and_is_unhealthy(placed: 
         ensemble.check_health()
     with pytest.raises(EnsembleLostError, match="member large"):
         run(whole(ensemble, endless(placed)))
+    ensemble.close()
 
 
 def test_key_value_memory_decides_how_many_rows_there_are(config: Config) -> None:
