@@ -27,10 +27,13 @@ from earnest.specs import (
     GSM8K,
     MMLU,
     TASKS,
+    AlpacaFarm,
     Biography,
     ClosedBook,
     FactoidQA,
     HumanEval,
+    Instruction,
+    JudgedSummaries,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -52,6 +55,9 @@ NANO_TASKS: list[Any] = [
     TriviaQA(limit=6, max_tokens=8),
     FactoidQA(limit=6),
     TruthfulQA(limit=6),
+    Instruction(limit=6, max_tokens=8),
+    JudgedSummaries(limit=6, max_tokens=8),
+    AlpacaFarm(limit=6, max_tokens=8),
 ]
 
 # What the almanac has no questions for; each has a file of tests of its own.

@@ -1,18 +1,19 @@
-"""/v1/completions of an OpenAI-compatible endpoint, asked for nothing but the likeliest next tokens.
+"""An OpenAI-compatible endpoint, asked for the likeliest next tokens or for a reply.
 
-A text goes out as token ids, so that the endpoint reads just those, and one token is asked for and ignored. What passes
-by itself (too many requests, a server that restarts) is waited for; all else is one clear error. The key comes from an
-environment variable and stands in no message.
+A text whose next tokens are asked for goes out as token ids, so that the endpoint reads just those, and one token is
+asked for and ignored. What passes by itself (too many requests, a server that restarts) is waited for; all else is one
+clear error. The key comes from an environment variable and stands in no message.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -26,9 +27,20 @@ PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 BANNED = -100.0
 MOST_SAID = 300  # characters of what an endpoint says
 
+A = TypeVar("A", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A reply, and how many tokens were read and written for it, as the endpoint counts them."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
 
 class Endpoint:
-    """A model behind /v1/completions; may be asked from several threads.
+    """A model behind /v1/completions and /v1/chat/completions; may be asked from several threads.
 
     Args:
         url: where the API begins, as in `http://127.0.0.1:8000/v1`.
@@ -74,21 +86,37 @@ class Endpoint:
             raise UserError(f"{self.name}: returned no log-probabilities; name an endpoint that returns top_logprobs")
         return choice.top, requests
 
+    def chat(self, messages: Sequence[Mapping[str, str]], *, temperature: float, max_tokens: int) -> Said:
+        """A reply to a conversation.
+
+        Raises:
+            UserError: the endpoint cannot be reached, refuses, or replies with no text.
+        """
+        body = {
+            "model": self.model, "messages": list(messages), "temperature": temperature, "max_tokens": max_tokens,
+        }  # fmt: skip
+        answer = self._answer("chat/completions", body, _Chat)
+        usage = answer.usage or _Usage()
+        return Said(answer.choices[0].message.content, usage.prompt_tokens, usage.completion_tokens)
+
     def _choice(self, body: dict[str, Any]) -> _Choice:
-        response = self._post(body)
+        return self._answer("completions", body, _Completion).choices[0]
+
+    def _answer(self, path: str, body: dict[str, Any], kind: type[A]) -> A:
+        response = self._post(path, body)
         try:
-            return _Completion.model_validate_json(response.content).choices[0]
+            return kind.model_validate_json(response.content)
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(map(str, problem["loc"]))
-            raise UserError(f"{self.name}: not an answer of /v1/completions: {place} {problem['msg']}") from error
+            raise UserError(f"{self.name}: not an answer of /v1/{path}: {place} {problem['msg']}") from error
 
-    def _post(self, body: dict[str, Any]) -> httpx.Response:
+    def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Post until an answer comes; what passes by itself is waited for, as long as the endpoint says."""
         for attempt in range(1, ATTEMPTS + 1):
             wait = FIRST_WAIT * 2 ** (attempt - 1)
             try:
-                response = self._client.post("completions", json=body)
+                response = self._client.post(path, json=body)
             except httpx.RequestError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
@@ -140,6 +168,26 @@ class _Choice(BaseModel):
 
 class _Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
+
+
+class _Message(BaseModel):
+    content: str
+
+
+class _Turn(BaseModel):
+    message: _Message
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Chat(BaseModel):
+    """An answer of /v1/chat/completions, as far as it is read."""
+
+    choices: list[_Turn] = Field(min_length=1)
+    usage: _Usage | None = None
 
 
 def _check_url(url: str) -> None:

@@ -7,6 +7,16 @@ a step's digest covers. What the house itself writes down is in `records.py`.
 from earnest.specs.code import DS1000, CodeTask, HumanEval
 from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
 from earnest.specs.frame import Spec, UserError, explain, validated
+from earnest.specs.judged import (
+    AlpacaFarm,
+    AnyJudge,
+    EndpointJudge,
+    Instruction,
+    JudgedSummaries,
+    JudgedTask,
+    ModelJudge,
+    RuleJudge,
+)
 from earnest.specs.methods import (
     GPTQ,
     METHODS,
@@ -53,7 +63,9 @@ __all__ = [
     "NM",
     "RTN",
     "TASKS",
+    "AlpacaFarm",
     "Alpha",
+    "AnyJudge",
     "AnyMethod",
     "AnyTask",
     "Biography",
@@ -62,10 +74,15 @@ __all__ = [
     "Cluster",
     "CodeTask",
     "Dense",
+    "EndpointJudge",
     "FactoidQA",
     "HumanEval",
+    "Instruction",
+    "JudgedSummaries",
+    "JudgedTask",
     "Magnitude",
     "Method",
+    "ModelJudge",
     "MultipleChoice",
     "OpenBook",
     "Pattern",
@@ -74,6 +91,7 @@ __all__ = [
     "Pruning",
     "Quantisation",
     "Random",
+    "RuleJudge",
     "SparseGPT",
     "Spec",
     "Summarisation",

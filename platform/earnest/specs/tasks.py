@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from earnest.specs.code import DS1000, HumanEval
 from earnest.specs.frame import validated
+from earnest.specs.judged import AlpacaFarm, Instruction, JudgedSummaries
 from earnest.specs.task import Task
 
 
@@ -203,7 +204,10 @@ AnyTask = Annotated[
     | TruthfulQA
     | ToxiGen
     | HumanEval
-    | DS1000,
+    | DS1000
+    | Instruction
+    | JudgedSummaries
+    | AlpacaFarm,
     Field(discriminator="task"),
 ]
 TASKS: tuple[type[Task], ...] = (
@@ -221,6 +225,9 @@ TASKS: tuple[type[Task], ...] = (
     ToxiGen,
     HumanEval,
     DS1000,
+    Instruction,
+    JudgedSummaries,
+    AlpacaFarm,
 )
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 

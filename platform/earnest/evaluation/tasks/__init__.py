@@ -8,12 +8,15 @@ from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.nano import NANO
 from earnest.evaluation.samples import Measured
 from earnest.evaluation.tasks import (
+    alpaca_farm,
     biography,
     closed_book,
     ds_1000,
     factoid_qa,
     gsm8k,
     human_eval,
+    instruction,
+    judged_summaries,
     mmlu,
     multiple_choice,
     open_book,
@@ -27,11 +30,14 @@ from earnest.specs import (
     DS1000,
     GSM8K,
     MMLU,
+    AlpacaFarm,
     AnyTask,
     Biography,
     ClosedBook,
     FactoidQA,
     HumanEval,
+    Instruction,
+    JudgedSummaries,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -73,6 +79,12 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return human_eval.measure(engine, task, data, progress)
         case DS1000():
             return ds_1000.measure(engine, task, data, progress)
+        case Instruction():
+            return instruction.measure(engine, task, data, progress)
+        case JudgedSummaries():
+            return judged_summaries.measure(engine, task, data, progress)
+        case AlpacaFarm():
+            return alpaca_farm.measure(engine, task, data, progress)
 
 
 def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # noqa: C901 -- one case per task
@@ -112,3 +124,9 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return [(task.split, list(human_eval.COLUMNS))]
         case DS1000():
             return [(task.split, list(ds_1000.COLUMNS))]
+        case Instruction():
+            return [(task.split, instruction.needed(task, path))]
+        case JudgedSummaries():
+            return [(task.split, judged_summaries.needed(task, path))]
+        case AlpacaFarm():
+            return [(task.split, alpaca_farm.needed(task, path))]

@@ -1,0 +1,84 @@
+"""AlpacaFarm (Dubois et al. 2023) as proxy-tuning asks it: how often the answer is preferred to the reference's.
+
+Ties count half. The length-controlled win rate stands beside the plain one, because judges like long answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from earnest.almanac import questions
+from earnest.data import columns, read_rows, text_of
+from earnest.evaluation.conversations import converse
+from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.judging.forms import PREFERENCE
+from earnest.evaluation.judging.judges import judge_of
+from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel, Judged, weigh
+from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
+from earnest.evaluation.rows import column_among
+from earnest.evaluation.samples import Measured, Sample
+from earnest.evaluation.tasks.instruction import forms_of
+from earnest.records import Estimate
+from earnest.specs import AlpacaFarm
+from earnest.statistics.intervals import mean_estimate
+from earnest.statistics.length_control import length_controlled
+
+REFERENCE, GROUP = ("reference", "output"), "dataset"
+STOPS = ("\n\nComment:",)
+
+
+def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | None = None) -> Measured:
+    """The win rate, plain and at equal length, and the share of ties."""
+    judges = [judge_of(judge) for judge in spec.judges]
+    rows, stops = (_nano(spec), ("\n",)) if data == NANO else (_user(spec, data), STOPS)
+    form = forms_of(spec, PREFERENCE)[""]
+    written = [
+        generations[0] for generations in converse(engine, spec, [[row.question] for row in rows], stops, progress)
+    ]
+    duels = [
+        replace(row, form=form, answer=generation.text.strip()) for row, generation in zip(rows, written, strict=True)
+    ]
+    orders = PUBLISHED_ORDERS if spec.compat else BOTH_ORDERS
+    measured = weigh(judges, duels, written, orders=orders, score=_win, headline=spec.headline)
+    known = [sample for sample in measured.samples if sample.score is not None]
+    metrics = {
+        **measured.metrics,
+        "win_rate": win_rate(known),
+        "length_controlled_win_rate": length_controlled(
+            [sample.score or 0.0 for sample in known], [len(s.prediction) - len(s.gold) for s in known]
+        ),
+    }
+    return replace(measured, metrics=metrics, headline=win_rate)
+
+
+def win_rate(samples: Sequence[Sample]) -> Estimate:
+    """The mean preference, with the standard error of a mean, as published."""
+    return mean_estimate([sample.score or 0.0 for sample in samples])
+
+
+def _win(judged: Judged) -> float:
+    return judged.win
+
+
+def _nano(spec: AlpacaFarm) -> list[Duel]:
+    """Biographies of the almanac's people against its own."""
+    made = questions.biographies(shipped_world(), spec.limit or QUESTIONS, spec.seed)
+    return [Duel(q.id, PREFERENCE, q.prompt, "", q.answer.strip(), q.answer, q.domain, q.stratum) for q in made]
+
+
+def needed(spec: AlpacaFarm, data: str) -> list[str]:
+    """The columns of a user's data that are read: the instruction and the reference's answer."""
+    return ["instruction", column_among(data, spec.split, REFERENCE)]
+
+
+def _user(spec: AlpacaFarm, data: str) -> list[Duel]:
+    instruction, reference = needed(spec, data)
+    beside = [GROUP] if GROUP in columns(data, spec.split) else []
+    rows = read_rows(data, spec.split, [instruction, reference, *beside])[: spec.limit]
+    found = []
+    for number, row in enumerate(rows):
+        asked, given = (text_of(row, name, f"data {data}: row {number}") for name in (instruction, reference))
+        group = str(row.get(GROUP) or "")
+        found.append(Duel(f"{spec.split}-{number:05d}", PREFERENCE, asked, "", given, given, group))
+    return found

@@ -1,0 +1,119 @@
+"""Tasks whose answers a judge weighs against a reference's, and who may judge."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from earnest.specs.frame import Spec
+from earnest.specs.task import Task
+
+
+class RuleJudge(Spec):
+    """A judge without opinions, for tests and as a control.
+
+    `overlap` likes the words of the reference, `longer` the longer answer, `first` whatever stands first.
+    """
+
+    judge: Literal["rule"] = "rule"
+    rule: Literal["overlap", "longer", "first"] = "overlap"
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics and verdicts."""
+        return self.rule
+
+
+class EndpointJudge(Spec):
+    """A model behind /v1/chat/completions. `key_env` names the environment variable that holds its key.
+
+    `usd_per_million` is the price of a million tokens read and of a million written.
+    """
+
+    judge: Literal["endpoint"] = "endpoint"
+    url: str = Field(min_length=1)
+    model: str = Field(min_length=1)
+    key_env: str | None = None
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_tokens: int = Field(default=1024, ge=1)
+    concurrency: int = Field(default=4, ge=1, le=256)
+    timeout: float = Field(default=120.0, gt=0)
+    usd_per_million: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics and verdicts."""
+        return self.model
+
+
+class ModelJudge(Spec):
+    """A model of the user's on the machine that evaluates: a folder, a hub id, or one of the nano family."""
+
+    judge: Literal["model"] = "model"
+    model: str = Field(min_length=1)
+    max_tokens: int = Field(default=1024, ge=1)
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics and verdicts."""
+        return self.model
+
+
+AnyJudge = Annotated[RuleJudge | EndpointJudge | ModelJudge, Field(discriminator="judge")]
+
+
+class JudgedTask(Task):
+    """Answers, each weighed against a reference's in both orders by every judge; the first judge's word is the score.
+
+    `templates` is a file with the judge's prompts (category, system_prompt, prompt_template, instruction); without it
+    the house's own are used. `compat` repeats the published scripts' faults, as far as figures depend on them: the
+    reference always stands first, and replies are read as their parsers did. `chat` says how a question becomes a
+    prompt: as it is, in Vicuna's conversation, or in the tokenizer's own template.
+    """
+
+    judges: tuple[AnyJudge, ...] = Field(default=(RuleJudge(),), min_length=1)
+    templates: str | None = None
+    compat: bool = False
+    chat: Literal["plain", "vicuna", "tokenizer"] = "plain"
+    temperature: float = Field(default=0.7, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=50, ge=0)
+    max_tokens: int = Field(default=1024, ge=1)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that judge in the evaluating process."""
+        return tuple(judge.model for judge in self.judges if isinstance(judge, ModelJudge))
+
+    @model_validator(mode="after")
+    def _judges_differ(self) -> Self:
+        labels = [judge.label for judge in self.judges]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"judges {labels}: each must stand once; agreement of a judge with itself means nothing")
+        return self
+
+
+class Instruction(JudgedTask):
+    """Following instructions in one turn or several (turns, category, reference): Vicuna-80, MT-Bench. Scores 1..10."""
+
+    task: Literal["instruction"] = "instruction"
+    headline: ClassVar[str] = "judge_score"
+
+
+class JudgedSummaries(JudgedTask):
+    """Summaries judged for coherence, consistency, fluency and relevance (article, highlights, size). Scores 1..10."""
+
+    task: Literal["judged_summaries"] = "judged_summaries"
+    headline: ClassVar[str] = "judge_score"
+
+
+class AlpacaFarm(JudgedTask):
+    """The share of instructions on which the answer is preferred to the reference's (instruction, reference).
+
+    Greedy and up to 2,048 tokens, as proxy-tuning asks it.
+    """
+
+    task: Literal["alpaca_farm"] = "alpaca_farm"
+    headline: ClassVar[str] = "win_rate"
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    max_tokens: int = Field(default=2048, ge=1)
