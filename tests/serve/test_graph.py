@@ -224,7 +224,8 @@ def test_200_concurrent_streams_through_http_equal_what_each_gets_alone(
 def test_a_client_that_leaves_gives_its_rows_back(served: Served) -> None:
     asked, before = body(stream=True, **LONG), gauges().tokens
     with httpx.stream("POST", f"{served.url}/v1/completions", json=asked, headers=HEADERS) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # forgotten, it would hang up
+        next(lines)
         assert gauges().running == LONG["n"]
     until(lambda: gauges().running == 0)
     assert gauges().tokens - before < LONG["n"] * LONG["max_tokens"] / 2  # what nobody reads is not written
