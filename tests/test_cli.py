@@ -131,6 +131,8 @@ def test_an_ensemble_is_evaluated_and_alpha_zero_is_the_base(tmp_path: Path) -> 
             "/proc/x",
         ),
         (["generate", "Q:", "--antiexpert", "nano:small"], "needs an expert"),
+        (["evaluate", "nano:small", "--task", "trivia_qa", "--set", "style"], "--set style: write it as NAME=VALUE"),
+        (["evaluate", "nano:small", "--task", "trivia_qa", "--set", "style=x"], "style = 'x'"),
         (["evaluate", "nano:small", "--task", "closed_book", "--alpha", "much"], "alpha much: write a finite number"),
     ],
 )
@@ -141,6 +143,13 @@ def test_every_mistake_is_told_before_or_without_harm(arguments: list[str], word
     assert done.stderr.startswith("error: ")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_task_is_given_its_own_settings(tmp_path: Path) -> None:
+    settings = ("--set", "open_book=true", "--set", "max_tokens=8")
+    run("evaluate", "nano:small", "--task", "trivia_qa", "--limit", 4, "--json", tmp_path / "s.json", *settings)
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert set(scores["groups"]["stratum"]) == {"unseen"}, "open-book questions are about strangers"
 
 
 def test_a_report_before_the_sweep_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,6 +146,9 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="The data's split.")] = None,
     shots: Annotated[int | None, typer.Option(help="Demonstrations before each question.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many samples.")] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--set", help="Another of the task's settings, style=lm_eval; may be repeated.")
+    ] = None,
     json_file: JsonOption = None,
     expert: ExpertOption = None,
     antiexpert: AntiexpertOption = None,
@@ -159,7 +163,8 @@ def evaluate(
     Example: earnest evaluate nano:large --task closed_book --limit 300
     """
     fields = {"task": task, "data": data, "split": split, "shots": shots, "limit": limit}
-    spec = read_task({key: value for key, value in fields.items() if value is not None})
+    settings = _settings(more or ())
+    spec = read_task({**{key: value for key, value in fields.items() if value is not None}, **settings})
     from earnest.oneoff import evaluate_once
 
     for file in (samples, json_file):
@@ -333,6 +338,14 @@ def generate(
     else:
         text = generate_once(prompt, **asked)
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    """Settings written as NAME=VALUE."""
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise UserError(f"--set {wrong[0]}: write it as NAME=VALUE, such as style=lm_eval")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def _refuse_unwritable(file: Path | None) -> None:

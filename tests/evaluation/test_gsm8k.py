@@ -93,7 +93,8 @@ def test_every_pair_of_the_table_is_equal_or_not_as_in_lm_eval(parity: Path) -> 
     ("text", "value"),
     [
         ("so 18.00", "18"), ("-5", "-5"), ("\u22125 degrees", "-5"), ("-$5", "-5"), ("5-3", "3"),
-        ("1,234.50", "1234.5"), ("$1,000,000.00 left", "1000000"), ("3,4,5", "5"), ("it is .5", "0.5"), ("0.5.", "0.5"), ("7.", "7"),
+        ("1,234.50", "1234.5"),
+        ("$1,000,000.00 left", "1000000"), ("3,4,5", "5"), ("it is .5", "0.5"), ("0.5.", "0.5"), ("7.", "7"),
         ("none", None), ("...", None), ("$", None), ("-", None), ("\u0661", None),
     ],
 )  # fmt: skip
@@ -144,6 +145,13 @@ def test_a_row_that_cannot_be_asked_is_named(tmp_path: Path, change: dict[str, A
 def test_shots_come_from_a_split_of_their_own(folder: str) -> None:
     assert needed_columns(LM_EVAL, folder) == [("test", ["question", "answer"]), ("train", ["question", "answer"])]
     assert needed_columns(PROXY, folder) == [("test", ["question", "answer"])]
+
+
+def test_shots_from_the_asked_questions_are_refused(parity: Path) -> None:
+    """A single file is every split: an item could demonstrate itself, answer included."""
+    path = str(parity / "lmeval_inputs/gsm8k_test.parquet")
+    with pytest.raises(UserError, match="has no train split for 5 shots; give a folder that has one, or set shots = 0"):
+        gsm8k.measure(Scripted(None, []), LM_EVAL, path)
 
 
 def test_the_almanac_has_no_sums() -> None:

@@ -137,6 +137,11 @@ def test_fewer_rows_than_shots_are_refused(folder: str) -> None:
         trivia_qa.user_items(TriviaQA(style="lm_eval", shots=7), folder)
 
 
+def test_shots_from_the_asked_questions_are_refused(folder: str) -> None:
+    with pytest.raises(UserError, match="has no train split for 5 shots"):
+        trivia_qa.user_items(TriviaQA(style="lm_eval"), f"{folder}/validation.parquet")
+
+
 def test_an_open_book_in_a_style_without_one_is_refused() -> None:
     with pytest.raises(UserError, match="style lm_eval: has no open book"):
         read_task({"task": "trivia_qa", "style": "lm_eval", "open_book": True})

@@ -115,7 +115,7 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
         case FactoidQA():
             return [(task.split, factoid_qa.needed(task, path))]
         case GSM8K():
-            return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task)]
+            return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task, path)]
         case TruthfulQA():
             return [(task.split, truthful_qa.needed(task, path))]
         case ToxiGen():

@@ -28,7 +28,7 @@ from earnest.evaluation.numbers import (
 )
 from earnest.evaluation.rows import question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
-from earnest.evaluation.shots import SHOTS_SPLIT, drawn_shots
+from earnest.evaluation.shots import SHOTS_SPLIT, check_shots_split, drawn_shots
 from earnest.specs import GSM8K, UserError
 from earnest.statistics.intervals import wilson
 
@@ -59,9 +59,16 @@ def measure(engine: Engine, spec: GSM8K, data: str, progress: Progress | None = 
     return Measured(samples, {"exact_match": share_correct(known), **metrics}, share_correct)
 
 
-def needed_splits(spec: GSM8K) -> list[str]:
-    """The splits that are read: what is asked, and where shots are drawn from."""
-    return [spec.split, SHOTS_SPLIT] if spec.style == "lm_eval" and spec.shots else [spec.split]
+def needed_splits(spec: GSM8K, data: str) -> list[str]:
+    """The splits that are read: what is asked, and where shots are drawn from.
+
+    Raises:
+        UserError: the data has no split for shots.
+    """
+    if spec.style != "lm_eval" or not spec.shots:
+        return [spec.split]
+    check_shots_split(data, SHOTS_SPLIT, spec.shots)
+    return [spec.split, SHOTS_SPLIT]
 
 
 def asked_rows(spec: GSM8K, data: str) -> list[Row]:
@@ -88,7 +95,7 @@ def question(spec: GSM8K, row: Row) -> str:
 
 def _shots(spec: GSM8K, data: str, items: int) -> Sequence[str]:
     """What stands before each question: drawn solutions, or nothing."""
-    if SHOTS_SPLIT not in needed_splits(spec)[1:]:
+    if len(needed_splits(spec, data)) == 1:
         return [""] * items
     pool = question_rows(data, SHOTS_SPLIT, COLUMNS)
     drawn = drawn_shots(pool, spec.shots, items)

@@ -17,6 +17,7 @@ from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.rows import check_rows, choice_index, spread
 from earnest.evaluation.samples import Measured, scored
+from earnest.evaluation.shots import check_shots_split
 from earnest.specs import MMLU, UserError
 
 COLUMNS = ("subject", "question", "choices", "answer")
@@ -91,8 +92,7 @@ def needed_splits(spec: MMLU, data: str) -> list[str]:
     """
     if not spec.shots:
         return [asked_split(spec, data)]
-    if splits(data) and SHOTS_SPLIT not in splits(data):
-        raise UserError(f"mmlu: {data} has no {SHOTS_SPLIT} split for {spec.shots} shots; add it or set shots = 0")
+    check_shots_split(data, SHOTS_SPLIT, spec.shots)
     return [asked_split(spec, data), SHOTS_SPLIT]
 
 

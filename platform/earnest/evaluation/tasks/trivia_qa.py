@@ -22,7 +22,7 @@ from earnest.evaluation.metrics import lm_eval_match, proxy_tuning_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import ANSWER_COLUMNS, PASSAGE_COLUMNS, aliases_of, column_among, question_rows
 from earnest.evaluation.samples import Measured
-from earnest.evaluation.shots import SHOTS_SPLIT, drawn_shots
+from earnest.evaluation.shots import SHOTS_SPLIT, check_shots_split, drawn_shots
 from earnest.specs import TriviaQA, UserError
 
 MATCHES = {
@@ -53,7 +53,10 @@ def nano_items(spec: TriviaQA) -> list[Item]:
 
 def needed(spec: TriviaQA, data: str) -> list[tuple[str, list[str]]]:
     """The splits that are read, each with its columns: the question, the answers, then where evidence is found."""
-    read = [spec.split, SHOTS_SPLIT] if spec.style == "lm_eval" and spec.shots else [spec.split]
+    read = [spec.split]
+    if spec.style == "lm_eval" and spec.shots:
+        check_shots_split(data, SHOTS_SPLIT, spec.shots)
+        read.append(SHOTS_SPLIT)
     evidence = _evidence_columns(data, spec.split) if spec.open_book else []
     return [(split, ["question", column_among(data, split, ANSWER_COLUMNS), *evidence]) for split in read]
 
