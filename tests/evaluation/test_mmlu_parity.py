@@ -1,6 +1,5 @@
 """MMLU and option likelihoods equal lm-eval's: prompts, token ids, log-likelihoods, greedy flags, answers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from earnest.evaluation.tasks import mmlu, multiple_choice
 from earnest.evaluation.tokens import requests
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import Source
+from evaluation.tiny_llama import TOLERANCE, lines
 
 SUBJECTS = [
     "elementary_mathematics",
@@ -22,28 +22,10 @@ SUBJECTS = [
     "professional_law",
 ]
 CONTINUED = ["elementary_mathematics", "miscellaneous"]
-TOLERANCE = 2e-4
-
-
-@pytest.fixture(scope="module")
-def folder(shared: Path) -> Path:
-    return shared / "parity/evaluation"
-
-
-@pytest.fixture(scope="module", params=["bos", "nobos"])
-def loaded(request: pytest.FixtureRequest, folder: Path) -> LoadedModel:
-    """lm-eval's tiny Llama, with the tokenizer's own <s> or without it."""
-    model = load(Source("tiny", folder / "tiny_llama", "0"))
-    if request.param == "nobos":
-        from tokenizers.processors import TemplateProcessing
-
-        model.tokenizer._tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
-    model.name = request.param
-    return model
 
 
 def expected(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"lmeval_expected/fx_{name}.jsonl").read_text().splitlines()]
+    return lines(folder / f"lmeval_expected/fx_{name}.jsonl")
 
 
 def rows(folder: Path, subject: str, split: str) -> list[dict[str, Any]]:
@@ -71,16 +53,16 @@ def check(loaded: LoadedModel, items: list[ChoiceItem], truth: list[dict[str, An
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("budget", [1, 3000, 20000])
-def test_mmlu_equals_lm_eval(loaded: LoadedModel, folder: Path, subject: str, budget: int) -> None:
-    shots = rows(folder, subject, "dev")
-    items = [mmlu._item(row, shots) for row in rows(folder, subject, "test")]
-    check(loaded, items, expected(folder, f"mmlu_{subject}"), budget)
+def test_mmlu_equals_lm_eval(tiny_llama: LoadedModel, parity: Path, subject: str, budget: int) -> None:
+    shots = rows(parity, subject, "dev")
+    items = [mmlu._item(row, shots) for row in rows(parity, subject, "test")]
+    check(tiny_llama, items, expected(parity, f"mmlu_{subject}"), budget)
 
 
 @pytest.mark.parametrize("subject", CONTINUED)
 @pytest.mark.parametrize("budget", [1, 3000])
-def test_option_likelihoods_equal_lm_eval(loaded: LoadedModel, folder: Path, subject: str, budget: int) -> None:
-    shots = rows(folder, subject, "dev")
+def test_option_likelihoods_equal_lm_eval(tiny_llama: LoadedModel, parity: Path, subject: str, budget: int) -> None:
+    shots = rows(parity, subject, "dev")
     description = f"The following are questions (with answers) about {subject.replace('_', ' ')}.\n\n"
     items = [
         ChoiceItem(
@@ -89,19 +71,19 @@ def test_option_likelihoods_equal_lm_eval(loaded: LoadedModel, folder: Path, sub
             tuple(f" {choice}" for choice in row["choices"]),
             row["answer"],
         )
-        for row in rows(folder, subject, "test")
+        for row in rows(parity, subject, "test")
     ]
-    truth = expected(folder, f"mmlucont_{subject}")
-    check(loaded, items, truth, budget)
+    truth = expected(parity, f"mmlucont_{subject}")
+    check(tiny_llama, items, truth, budget)
     for item, line in zip(items, truth, strict=True):
-        reference = line[f"{loaded.name}_bs8"]
+        reference = line[f"{tiny_llama.name}_bs8"]
         for metric, name in (("acc_norm", "accuracy_per_character"), ("acc_bytes", "accuracy_per_byte")):
             chosen = best(reference["loglikelihood"], item.texts, multiple_choice.NORMALISED[name])
             assert float(chosen == item.answer) == reference["metrics"][metric]
 
 
-def test_the_beginning_token_is_never_doubled(folder: Path) -> None:
-    tokenizer = load(Source("tiny", folder / "tiny_llama", "0")).tokenizer
+def test_the_beginning_token_is_never_doubled(parity: Path) -> None:
+    tokenizer = load(Source("tiny", parity / "tiny_llama", "0")).tokenizer
     plain, begun = requests(tokenizer, [("Hello there", " you"), ("<s>Hello there", " you")])
     assert plain.context == begun.context
     assert plain.context.count(tokenizer.bos_token_id) == 1

@@ -30,6 +30,24 @@ def test_rolling_windows_equal_lm_eval(shared: Path, length: int) -> None:
         assert found == pytest.approx(page["loglikelihood"], rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [64, 256, 1024])
+def test_a_corpus_is_as_perplexing_as_for_lm_eval(shared: Path, length: int) -> None:
+    """Its words and bytes are those of the pages before they were detokenised, and pages stand alone."""
+    folder = shared / "parity/evaluation/lmeval_expected"
+    engine = Engine(load(Source("tiny", folder.parent / "tiny_llama", "0")))
+    config = f"nobos_bs8_max{length}"
+    pages = [
+        p for p in map(json.loads, (folder / "fx_wikitext.jsonl").read_text().splitlines()) if p["config"] == config
+    ]
+    expected = json.loads((folder / "metrics.json").read_text())[f"fx_wikitext|{config}"]
+    windows = [window for page in pages for window in rolling(engine, page["scored_text"], length)]
+    nats = -sum(likelihood.value or math.nan for likelihood in engine.log_likelihoods(windows))
+    words, size = (sum(page[unit] for page in pages) for unit in ("words", "bytes"))
+    assert math.exp(nats / words) == pytest.approx(expected["word_perplexity,none"], rel=2e-6)
+    assert math.exp(nats / size) == pytest.approx(expected["byte_perplexity,none"], rel=1e-6)
+    assert nats / size / math.log(2) == pytest.approx(expected["bits_per_byte,none"], rel=1e-6)
+
+
 def test_windows_predict_every_token_once_and_the_last_is_full(make_model) -> None:
     engine = Engine(make_model())
     text = " ".join(documents(Perplexity(limit=2), "nano"))

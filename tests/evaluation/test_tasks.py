@@ -262,6 +262,11 @@ def test_mmlu_refuses_shots_without_a_dev_split(mmlu_folder: str) -> None:
         mmlu.needed_splits(MMLU(), mmlu_folder)
 
 
+def test_mmlu_refuses_shots_from_the_asked_questions(mmlu_folder: str) -> None:
+    with pytest.raises(UserError, match="has no dev split for 5 shots"):
+        mmlu.needed_splits(MMLU(), f"{mmlu_folder}/test.parquet")
+
+
 def test_real_mmlu_runs(make_model, shared: Path) -> None:
     result = evaluate(make_model(max_position_embeddings=2048), MMLU(limit=57, shots=1), str(shared / "data/mmlu"))
     assert result.scores.scored == 57
