@@ -47,8 +47,9 @@ def graph(config: Config, settings: Settings | None = None) -> Application:
         "graceful_shutdown_timeout_s": config.limits.timeout_s + GRACE_S,
         "graceful_shutdown_wait_loop_s": 0.5,
     }
-    ensemble = EnsembleReplica.options(**patience, **_resources(config), **version).bind(config)
-    gateway = Gateway.options(
+    # `serve.deployment` makes deployments of both classes, which the type checker does not see.
+    ensemble = EnsembleReplica.options(**patience, **_resources(config), **version).bind(config)  # type: ignore[attr-defined]
+    gateway = Gateway.options(  # type: ignore[attr-defined]
         **patience,
         ray_actor_options={"num_cpus": config.gateways.cpus},
         autoscaling_config={
