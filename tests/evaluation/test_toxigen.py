@@ -16,6 +16,8 @@ from earnest.models.classifier import Classifier, load_classifier
 from earnest.models.source import resolve
 from earnest.plan import EVALUATE, make_plan
 from earnest.specs import Sweep, ToxiGen, UserError, read_task
+from earnest.steps import run_step
+from earnest.store import Store
 from earnest.sweep import find_inputs
 from evaluation.scripted import Scripted
 from evaluation.tiny_models import VOCABULARY
@@ -138,6 +140,16 @@ def test_a_step_is_named_by_the_classifiers_weights(folder: Path, prompts: str) 
         return [step.digest for step in make_plan(sweep, changed).steps.values() if step.kind == EVALUATE]
 
     assert named("a") == named("a") != named("b")
+
+
+def test_a_step_runs_from_what_the_plan_says_of_it(folder: Path, prompts: str, tmp_path: Path) -> None:
+    fields = {"task": "toxigen", "data": prompts, "classifier": str(folder), "max_tokens": 4}
+    sweep = Sweep.model_validate({"name": "s", "model": "nano:small", "compress": [], "tasks": [fields]})
+    (step,) = (s for s in make_plan(sweep, find_inputs(sweep)).steps.values() if s.kind == EVALUATE)
+    store = Store(str(tmp_path / "store"))
+    summary = run_step(step, store, "cpu", lambda _: None)
+    scores = json.loads((store.fetch(EVALUATE, summary.digest) / "scores.json").read_text())
+    assert (scores["task"], scores["asked"], scores["scored"], scores["higher_is_better"]) == ("toxigen", 4, 4, False)
 
 
 def test_toxigen_needs_a_classifier() -> None:
