@@ -8,7 +8,7 @@ nano:large + nano:small-tuned - nano:small in float32, greedy where nothing else
 the same prompts, every repetition has others, and texts that must be equal are compared. The parts:
 
     peers      one text and several at a time, against three transformers models as the paper's own code runs them
-    threads    the same with two threads
+    threads    the same with two threads; only if asked for: threads that wait for each other want an idle machine
     pays       tasks, alphas, temperatures and experts, against the base alone in the same engine
     steps      each model's cached step, and the loop against its steps alone
     spread     each model in a process of its own, against all in one
@@ -39,6 +39,7 @@ PARTS = {
     "peers": peers, "threads": peers_on_two_threads, "pays": pays, "steps": steps, "spread": spread, "gateway": gateway,
     "ray": ray_serve, "predicted": predicted,
 }  # fmt: skip
+USUAL = [name for name in PARTS if name != "threads"]
 
 
 def main() -> None:
