@@ -240,6 +240,14 @@ def test_devices_do_not_open() -> None:
     assert run("open('/dev/null', 'w').write('x')\nassert len(open('/dev/urandom', 'rb').read(4)) == 4").passed
 
 
+def test_root_becomes_nobody_where_nobody_can_read_the_python() -> None:
+    if os.geteuid() != 0 or SYSTEM_PYTHON is None:
+        pytest.skip("not root here, or no Python that all may read")
+    assert walls(SYSTEM_PYTHON).nobody
+    mine = "import os\ntry: open('/etc/shadow')\nexcept PermissionError: pass\nelse: raise ValueError(os.getuid())"
+    assert run(mine, python=SYSTEM_PYTHON) == Outcome("passed")
+
+
 def test_several_run_at_once_and_in_order() -> None:
     found = run_all(["pass", "raise ValueError", "pass"], SHORT, workers=2)
     assert [outcome.passed for outcome in found] == [True, False, True]

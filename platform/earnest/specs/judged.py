@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from earnest.specs.frame import Spec
 from earnest.specs.task import Task
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
 
 class RuleJudge(Spec):
     """A judge without opinions, for tests and as a control.
@@ -28,12 +30,14 @@ class RuleJudge(Spec):
 class EndpointJudge(Spec):
     """A model behind /v1/chat/completions. `key_env` names the environment variable that holds its key.
 
-    `usd_per_million` is the price of a million tokens read and of a million written.
+    `usd_per_million` is the price of a million tokens read and of a million written; `name` is its name in metrics
+    and verdicts, by default the model's.
     """
 
     judge: Literal["endpoint"] = "endpoint"
     url: str = Field(min_length=1)
     model: str = Field(min_length=1)
+    name: str | None = Field(default=None, pattern=NAME)
     key_env: str | None = None
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     max_tokens: int = Field(default=1024, ge=1)
@@ -44,20 +48,24 @@ class EndpointJudge(Spec):
     @property
     def label(self) -> str:
         """Its name in metrics and verdicts."""
-        return self.model
+        return self.name or self.model
 
 
 class ModelJudge(Spec):
-    """A model of the user's on the machine that evaluates: a folder, a hub id, or one of the nano family."""
+    """A model of the user's on the machine that evaluates: a folder, a hub id, or one of the nano family.
+
+    `name` is its name in metrics and verdicts, by default the last part of the model's.
+    """
 
     judge: Literal["model"] = "model"
     model: str = Field(min_length=1)
+    name: str | None = Field(default=None, pattern=NAME)
     max_tokens: int = Field(default=1024, ge=1)
 
     @property
     def label(self) -> str:
         """Its name in metrics and verdicts."""
-        return self.model
+        return self.name or self.model.rstrip("/").rpartition("/")[2]
 
 
 AnyJudge = Annotated[RuleJudge | EndpointJudge | ModelJudge, Field(discriminator="judge")]
@@ -66,10 +74,10 @@ AnyJudge = Annotated[RuleJudge | EndpointJudge | ModelJudge, Field(discriminator
 class JudgedTask(Task):
     """Answers, each weighed against a reference's in both orders by every judge; the first judge's word is the score.
 
-    `templates` is a file with the judge's prompts (category, system_prompt, prompt_template, instruction); without it
-    the house's own are used. `compat` repeats the published scripts' faults, as far as figures depend on them: the
-    reference always stands first, and replies are read as their parsers did. `chat` says how a question becomes a
-    prompt: as it is, in Vicuna's conversation, or in the tokenizer's own template.
+    `templates` names a file beside the data's splits that holds the judge's prompts (category, system_prompt,
+    prompt_template, instruction); without it the house's own are used. `compat` repeats the published scripts' faults,
+    as far as figures depend on them: the reference always stands first, and replies are read as their parsers did.
+    `chat` says how a question becomes a prompt: as it is, in Vicuna's conversation, or in the tokenizer's own template.
     """
 
     judges: tuple[AnyJudge, ...] = Field(default=(RuleJudge(),), min_length=1)

@@ -72,14 +72,16 @@ def as_published(form: Form) -> Form:
     return replace(form, parse=kick_overall) if form.criteria == ("overall",) else form
 
 
-def templates(path: str, form: Form) -> dict[str, Form]:
+def templates(path: str, split: str, form: Form) -> dict[str, Form]:
     """A user's prompts by category, replies read as `form` says; "" is for categories that have none: the first.
+
+    They lie among the data's splits, so that what is known of the data covers them.
 
     Raises:
         UserError: a column is missing, or a template has no place for the question or an answer.
     """
     found: dict[str, Form] = {}
-    for number, row in enumerate(read_rows(path, "train", COLUMNS)):
+    for number, row in enumerate(read_rows(path, split, COLUMNS)):
         where = f"templates {path}: row {number}"
         category, system, layout, instruction = (text_of(row, name, where) for name in COLUMNS)
         missing = [name for name in FIELDS if name not in layout]

@@ -32,7 +32,7 @@ def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | No
     """The win rate, plain and at equal length, and the share of ties."""
     judges = [judge_of(judge) for judge in spec.judges]
     rows, stops = (_nano(spec), ("\n",)) if data == NANO else (_user(spec, data), STOPS)
-    form = forms_of(spec, PREFERENCE)[""]
+    form = forms_of(spec, PREFERENCE, data)[""]
     written = [
         generations[0] for generations in converse(engine, spec, [[row.question] for row in rows], stops, progress)
     ]

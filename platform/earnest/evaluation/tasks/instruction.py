@@ -19,7 +19,7 @@ from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import check_ids, column_among
 from earnest.evaluation.samples import Measured
-from earnest.specs import Instruction, UserError
+from earnest.specs import Instruction, JudgedTask, UserError
 
 TURNS, REFERENCE = ("turns", "question", "instruction"), ("reference", "answer")
 IDS, CATEGORY = ("question_id", "id"), "category"
@@ -31,7 +31,7 @@ def measure(engine: Engine, spec: Instruction, data: str, progress: Progress | N
     """The mean score, 1..10, of the answers, the reference's beside it, and how often they are preferred."""
     judges = [judge_of(judge) for judge in spec.judges]
     rows, stops = (nano_rows(spec), ("\n",)) if data == NANO else (user_rows(spec, data), ())
-    forms = forms_of(spec, HELPFULNESS)
+    forms = forms_of(spec, HELPFULNESS, data)
     answered = converse(engine, spec, [row["turns"] for row in rows], stops, progress)
     answers = [[generation.text.strip() for generation in generations] for generations in answered]
     duels = [_duel(row, given, forms) for row, given in zip(rows, answers, strict=True)]
@@ -40,10 +40,10 @@ def measure(engine: Engine, spec: Instruction, data: str, progress: Progress | N
     return weigh(judges, duels, written, orders=orders, score=mean_score, headline=spec.headline)
 
 
-def forms_of(spec: Any, form: Form) -> Mapping[str, Form]:
+def forms_of(spec: JudgedTask, form: Form, data: str) -> Mapping[str, Form]:
     """What judges are asked, by category; "" for all others."""
     wanted = as_published(form) if spec.compat else form
-    return templates(spec.templates, wanted) if spec.templates else {"": wanted}
+    return templates(data, spec.templates, wanted) if spec.templates else {"": wanted}
 
 
 def mean_score(judged: Judged) -> float:

@@ -33,7 +33,7 @@ def measure(engine: Engine, spec: JudgedSummaries, data: str, progress: Progress
     """Mean scores, 1..10, of the summaries, by criterion and together, and the reference's beside them."""
     judges = [judge_of(judge) for judge in spec.judges]
     rows, stops = (_nano(spec), ("\n",)) if data == NANO else (user_rows(spec, data), ())
-    forms = forms_of(spec, SUMMARIES)
+    forms = forms_of(spec, SUMMARIES, data)
     written = [
         generations[0] for generations in converse(engine, spec, [[row["prompt"]] for row in rows], stops, progress)
     ]
