@@ -16,6 +16,7 @@ from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.encoding import encode
 from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, TokenLogprobs, choose
 from earnest.models.loading import LoadedModel
+from earnest.specs import UserError
 
 LEAVE_WHEN = 0.75
 
@@ -172,7 +173,7 @@ def row_of(number: int, prompt: Prompt, max_length: int) -> Row:
     if "" in prompt.stops:
         raise ValueError("stop '': an empty string ends every text; give at least one character, or no stop string")
     if room < 1:
-        raise ValueError(
+        raise UserError(
             f"max_tokens {prompt.max_tokens}: the model holds {max_length} tokens, prompt included; ask for fewer"
         )
     return Row(number, prompt, room)

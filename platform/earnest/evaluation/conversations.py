@@ -25,6 +25,7 @@ def converse(
     spec: JudgedTask,
     conversations: Sequence[Sequence[str]],
     stops: tuple[str, ...],
+    max_tokens: int,
     progress: Progress | None = None,
 ) -> list[list[Generation]]:
     """The engine's answer to every turn of every conversation; later turns are asked after its own earlier answers.
@@ -41,7 +42,7 @@ def converse(
         ]
         rows = encode(engine.tokenizer, texts)
         prompts = [
-            Prompt(tuple(row), stops, spec.max_tokens, sampling=_sampling(spec, number, turn))
+            Prompt(tuple(row), stops, max_tokens, sampling=_sampling(spec, number, turn))
             for number, row in zip(going, rows, strict=True)
         ]
         for number, generation in zip(going, engine.generate(prompts, progress), strict=True):

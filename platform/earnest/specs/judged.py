@@ -78,6 +78,7 @@ class JudgedTask(Task):
     prompt_template, instruction); without it the house's own are used. `compat` repeats the published scripts' faults,
     as far as figures depend on them: the reference always stands first, and replies are read as their parsers did.
     `chat` says how a question becomes a prompt: as it is, in Vicuna's conversation, or in the tokenizer's own template.
+    `max_tokens` is by default as published: 1024, for AlpacaFarm 2048; for the almanac's questions 128.
     """
 
     judges: tuple[AnyJudge, ...] = Field(default=(RuleJudge(),), min_length=1)
@@ -86,7 +87,7 @@ class JudgedTask(Task):
     chat: Literal["plain", "vicuna", "tokenizer"] = "plain"
     temperature: float = Field(default=0.7, ge=0, allow_inf_nan=False)
     top_k: int = Field(default=50, ge=0)
-    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -124,4 +125,3 @@ class AlpacaFarm(JudgedTask):
     task: Literal["alpaca_farm"] = "alpaca_farm"
     headline: ClassVar[str] = "win_rate"
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    max_tokens: int = Field(default=2048, ge=1)

@@ -18,12 +18,13 @@ from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import column_among
 from earnest.evaluation.samples import Measured, Sample
-from earnest.evaluation.tasks.instruction import forms_of
+from earnest.evaluation.tasks.instruction import NANO_STOPS, forms_of, longest
 from earnest.records import Estimate
 from earnest.specs import AlpacaFarm
 from earnest.statistics.intervals import mean_estimate
 from earnest.statistics.length_control import length_controlled
 
+MAX_TOKENS = 2048
 REFERENCE, GROUP = ("reference", "output"), "dataset"
 STOPS = ("\n\nComment:",)
 
@@ -31,10 +32,13 @@ STOPS = ("\n\nComment:",)
 def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | None = None) -> Measured:
     """The win rate, plain and at equal length, and the share of ties."""
     judges = [judge_of(judge) for judge in spec.judges]
-    rows, stops = (_nano(spec), ("\n",)) if data == NANO else (_user(spec, data), STOPS)
+    rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (_user(spec, data), STOPS)
     form = forms_of(spec, PREFERENCE, data)[""]
     written = [
-        generations[0] for generations in converse(engine, spec, [[row.question] for row in rows], stops, progress)
+        generations[0]
+        for generations in converse(
+            engine, spec, [[row.question] for row in rows], stops, longest(spec, data, MAX_TOKENS), progress
+        )
     ]
     duels = [
         replace(row, form=form, answer=generation.text.strip()) for row, generation in zip(rows, written, strict=True)

@@ -22,6 +22,7 @@ from earnest.evaluation.samples import Measured
 from earnest.specs import Instruction, JudgedTask, UserError
 
 TURNS, REFERENCE = ("turns", "question", "instruction"), ("reference", "answer")
+MAX_TOKENS, NANO_MAX_TOKENS, NANO_STOPS = 1024, 128, ("\n",)
 IDS, CATEGORY = ("question_id", "id"), "category"
 
 Row = dict[str, Any]
@@ -30,9 +31,9 @@ Row = dict[str, Any]
 def measure(engine: Engine, spec: Instruction, data: str, progress: Progress | None = None) -> Measured:
     """The mean score, 1..10, of the answers, the reference's beside it, and how often they are preferred."""
     judges = [judge_of(judge) for judge in spec.judges]
-    rows, stops = (nano_rows(spec), ("\n",)) if data == NANO else (user_rows(spec, data), ())
+    rows, stops = (nano_rows(spec), NANO_STOPS) if data == NANO else (user_rows(spec, data), ())
     forms = forms_of(spec, HELPFULNESS, data)
-    answered = converse(engine, spec, [row["turns"] for row in rows], stops, progress)
+    answered = converse(engine, spec, [row["turns"] for row in rows], stops, longest(spec, data, MAX_TOKENS), progress)
     answers = [[generation.text.strip() for generation in generations] for generations in answered]
     duels = [_duel(row, given, forms) for row, given in zip(rows, answers, strict=True)]
     written = [whole(generations, duel.answer) for generations, duel in zip(answered, duels, strict=True)]
@@ -44,6 +45,11 @@ def forms_of(spec: JudgedTask, form: Form, data: str) -> Mapping[str, Form]:
     """What judges are asked, by category; "" for all others."""
     wanted = as_published(form) if spec.compat else form
     return templates(data, spec.templates, wanted) if spec.templates else {"": wanted}
+
+
+def longest(spec: JudgedTask, data: str, published: int) -> int:
+    """How many tokens an answer may have."""
+    return spec.max_tokens or (NANO_MAX_TOKENS if data == NANO else published)
 
 
 def mean_score(judged: Judged) -> float:

@@ -18,7 +18,7 @@ from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel
 from earnest.evaluation.nano import NANO
 from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among
 from earnest.evaluation.samples import Measured
-from earnest.evaluation.tasks.instruction import forms_of, mean_score
+from earnest.evaluation.tasks.instruction import MAX_TOKENS, NANO_STOPS, forms_of, longest, mean_score
 from earnest.evaluation.tasks.summarisation import nano_items
 from earnest.specs import JudgedSummaries, Summarisation
 
@@ -32,10 +32,13 @@ ASK = (
 def measure(engine: Engine, spec: JudgedSummaries, data: str, progress: Progress | None = None) -> Measured:
     """Mean scores, 1..10, of the summaries, by criterion and together, and the reference's beside them."""
     judges = [judge_of(judge) for judge in spec.judges]
-    rows, stops = (_nano(spec), ("\n",)) if data == NANO else (user_rows(spec, data), ())
+    rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (user_rows(spec, data), ())
     forms = forms_of(spec, SUMMARIES, data)
     written = [
-        generations[0] for generations in converse(engine, spec, [[row["prompt"]] for row in rows], stops, progress)
+        generations[0]
+        for generations in converse(
+            engine, spec, [[row["prompt"]] for row in rows], stops, longest(spec, data, MAX_TOKENS), progress
+        )
     ]
     duels = [
         Duel(
