@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 from scipy.stats import chisquare
 
 from earnest.almanac.questions import biographies
 from earnest.almanac.world import World
 from earnest.decoding.account import account
 from earnest.decoding.batcher import Batcher, Limits
+from earnest.decoding.distribution import ModelDistribution
 from earnest.decoding.encoding import encode
 from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import Prompt, continue_prompts
@@ -233,6 +235,49 @@ def test_nothing_of_a_stop_string_is_shown(batch, lives) -> None:
         (stopped,) = served(batch, [Request(lives[0], steered(), 60, (stop, "never there"))])
         assert stopped.text == free.text[: free.text.index(stop)]
         assert stopped.finish == "stop"
+
+
+def test_what_is_not_finite_ends_one_text_and_is_nothing_that_later_ones_build_on(make_model) -> None:
+    """A token whose reading breaks the model: at the end of a prompt, within it, or proposed and refused."""
+    loaded = make_model(tie_word_embeddings=False)
+    head = tuple(range(20, 60))
+    (plain,) = continue_prompts(ModelDistribution(loaded), [Prompt(head, (), 12)], 1000)
+    poison = next(token for token in range(60, 120) if token not in plain.ids)
+    loaded.model.get_input_embeddings().weight[poison] = torch.nan
+    batch = batch_of({"m": loaded}, rows=2, slots=120, prefill=16)
+    for broken in ((*head, poison), (*head[:30], poison, *head), (poison, *head)):
+        assert served(batch, [Request(broken, Mixture("m"), 4)])[0].finish == "not_finite"
+        assert served(batch, [Request(head, Mixture("m"), 12)])[0].ids == plain.ids
+    member = LocalMember("m", loaded, rows=2, slots=120)
+    member.read([0, 1], [0, 0], [head, head])
+    member.read([0], [40], [(poison,)])  # proposed, and refused
+    assert torch.equal(*(member.read([row], [40], [plain.ids]).result() for row in (0, 1)))
+
+
+def test_texts_that_end_in_the_round_in_which_a_member_is_lost_keep_their_end(family, lives) -> None:
+    class Mortal(LocalMember):
+        """A member whose process dies at the second prompt."""
+
+        prompts = 1
+
+        def read(self, rows, starts, tokens, last=False):
+            self.prompts -= last
+            if self.prompts < 0:
+                raise MemberLostError("large is gone")
+            return super().read(rows, starts, tokens, last)
+
+    batch = Batcher(
+        [Mortal("large", family["large"], rows=2, slots=SLOTS)],
+        family["large"].tokenizer,
+        ends=frozenset({2}),
+        limits=Limits(proposals=0),
+    )
+    first = batch.submit(Request(lives[0], Mixture("large"), 2))
+    assert [chunk.last for _, chunk in batch.step()] == [False]
+    second = batch.submit(Request(lives[1], Mixture("large"), 2))
+    ended = {ticket: chunk for ticket, chunk in batch.step() if chunk.last}
+    assert (ended[first].finish, ended[second].error) == ("length", "large is gone")
+    assert batch.idle
 
 
 def test_a_lost_member_ends_every_text_with_an_error(family, lives) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from earnest.decoding import generation as plain_loop
 from earnest.decoding.distribution import ModelDistribution
 from earnest.decoding.generation import Prompt, continue_prompts, continue_samples, generate
 from earnest.decoding.sampling import GREEDY, Sampling
@@ -139,6 +140,15 @@ def test_a_row_whose_logits_are_not_finite_ends_there_and_the_others_go_on(make_
     found = continue_prompts(ModelDistribution(loaded), prompts, LARGE)
     assert found[0] == whole[0]
     assert (found[1].ids, found[1].finish) == ((), "not_finite")
+
+
+def test_what_is_remembered_of_stop_strings_is_bounded(make_model, monkeypatch) -> None:
+    monkeypatch.setattr(plain_loop, "MOST_REMEMBERED", 8)
+    reader = plain_loop.Reader(make_model().tokenizer, frozenset({2}))
+    for number in range(100):
+        row = plain_loop.row_of(number, Prompt((5, 6), (f"never {number}",), 4), 128)
+        reader.append(row, 5 + number)
+    assert len(reader._completes) <= 8
 
 
 SETTINGS = [

@@ -142,10 +142,13 @@ class Batcher:
         A member that is lost ends every text with an error; the batch takes none after that.
         """
         self._admit()
+        chunks: list[tuple[int, Chunk]] = []
         try:
-            return [*self._write(), *self._read()]
+            chunks += self._write()
+            chunks += self._read()
         except MemberLostError as lost:
-            return self._abandon(lost)
+            chunks += self._abandon(lost)
+        return chunks
 
     # --- who is in ---------------------------------------------------------------------------------------------------
 
@@ -197,8 +200,9 @@ class Batcher:
         for name, pending in under_way:
             logits = pending.result()  # [texts, 1, head]
             for number, (text, piece) in enumerate(work[name].items()):
-                self._seats.known(name, text.seat).extend(piece)
-                if not self._unread(text, name):
+                sound = bool(logits[number].amax().isfinite())  # what is not is wiped, and is an answer at once
+                self._seats.known(name, text.seat).extend(piece if sound else ())
+                if not sound or not self._unread(text, name):
                     text.answers[name] = logits[number]
         ready = [text for text in self._reading if len(text.answers) == len(text.reads)]
         return self._begin_to_write(ready) if ready else []
@@ -214,7 +218,7 @@ class Batcher:
                 if self._has_a_twin_ahead(text):
                     continue
                 self._begin(text)
-            pieces = {name: self._unread(text, name)[:budget] for name in text.reads}
+            pieces = {name: self._unread(text, name)[:budget] for name in text.reads if name not in text.answers}
             budget -= max(map(len, pieces.values()))
             for name, piece in pieces.items():
                 if piece:
@@ -274,8 +278,9 @@ class Batcher:
         while taken <= right and row.finish is None:
             self._reader.append(row, verdict.tokens[taken], verdict.logprobs[taken])
             taken += 1
-        for name in text.reads:
-            self._seats.known(name, text.seat).extend([*unread, *verdict.proposed[: taken - 1]])
+        read = [*unread, *verdict.proposed[: taken - 1]]
+        for name in text.reads:  # behind the last token, some member's logits were not finite: it is wiped there
+            self._seats.known(name, text.seat).extend(read[:-1] if row.finish == "not_finite" else read)
         self._learn(text, len(verdict.proposed), min(taken, right), taken)
         fresh = tuple(row.ids[before:])
         piece = text.wrote(fresh)

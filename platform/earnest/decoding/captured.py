@@ -115,9 +115,9 @@ class CapturedDecoder:
         """Give row `target` the first `count` tokens of row `source`'s past."""
         self.plain.copy(source, target, count)
 
-    def clear(self, rows: Sequence[int]) -> None:
-        """Wipe rows."""
-        self.plain.clear(rows)
+    def clear(self, row: int, start: int) -> None:
+        """Wipe a row from position `start` on."""
+        self.plain.clear(row, start)
 
     def _step(self, rows: int, width: int, span: int, together: bool) -> FixedStep:
         plain = self.plain

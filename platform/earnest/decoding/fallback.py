@@ -117,11 +117,11 @@ class StoredDecoder:
                 store[target, :, :count] = store[source, :, :count]
 
     @torch.inference_mode()
-    def clear(self, rows: Sequence[int]) -> None:
-        """Wipe rows."""
+    def clear(self, row: int, start: int) -> None:
+        """Wipe a row from position `start` on."""
         for layer in self._cache.layers:
             for store in (layer.keys, layer.values):
-                store[list(rows)] = 0
+                store[row, :, start:] = 0
 
 
 class RereadDecoder:
@@ -154,7 +154,7 @@ class RereadDecoder:
         """Give row `target` the first `count` tokens of row `source`."""
         self._texts[target] = self._texts[source][:count]
 
-    def clear(self, rows: Sequence[int]) -> None:
+    def clear(self, row: int, start: int) -> None:
         """Nothing is kept that could be wiped but tokens, which are overwritten."""
 
 

@@ -19,6 +19,7 @@ from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
 
 LEAVE_WHEN = 0.75
+MOST_REMEMBERED = 1 << 16
 
 Finish = Literal["stop", "end", "length", "not_finite"]
 
@@ -255,6 +256,8 @@ class Reader:
         """
         key = (stops, token)
         if key not in self._completes:
+            if len(self._completes) >= MOST_REMEMBERED:  # anybody may send new stop strings
+                self._completes.clear()
             text = self._text([token])
             lasts = {stop[-1] for stop in stops}
             self._completes[key] = bool(stops) and (

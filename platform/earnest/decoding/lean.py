@@ -105,9 +105,9 @@ class LeanDecoder:
         """Give row `target` the first `count` tokens of row `source`'s past."""
         self.store[:, target, :, :count] = self.store[:, source, :, :count]
 
-    def clear(self, rows: Sequence[int]) -> None:
-        """Wipe rows."""
-        self.store[:, list(rows)] = 0
+    def clear(self, row: int, start: int) -> None:
+        """Wipe a row from position `start` on."""
+        self.store[:, row, :, start:] = 0
 
     def one(self, row: int, start: int, ids: Tensor) -> Place:
         """A step of one row: `ids` [tokens] from position `start` on. All of it is views, none of it an index."""

@@ -58,8 +58,8 @@ class Decoder(Protocol):
     def copy(self, source: int, target: int, count: int) -> None:
         """As `members.Member.copy`."""
 
-    def clear(self, rows: Sequence[int]) -> None:
-        """Wipe rows."""
+    def clear(self, row: int, start: int) -> None:
+        """Wipe a row from position `start` on."""
 
 
 class LocalMember:
@@ -109,7 +109,7 @@ class LocalMember:
             ValueError: a row is not there or named twice, has nothing to read, or has no room for it.
         """
         self._check(rows, starts, [len(row) for row in tokens])
-        return Done(self._mended(rows, self._decoder.read(rows, starts, tokens, last)))
+        return Done(self._mended(rows, starts, self._decoder.read(rows, starts, tokens, last)))
 
     def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Done[Drafted]:
         """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
@@ -128,7 +128,7 @@ class LocalMember:
             logits = self._decoder.read(*places, [(draft.unread,) for draft in active], last=True)[:, 0]
             steps.append(_spread(logits, active, len(rows)))
             active = _extended(active, logits)
-        found = self._mended(rows, torch.stack(steps, 1))
+        found = self._mended(rows, starts, torch.stack(steps, 1))
         return Done(Drafted(tuple(tuple(draft.tokens) for draft in drafts), found))
 
     def copy(self, source: int, target: int, count: int) -> None:
@@ -142,14 +142,16 @@ class LocalMember:
         if source != target:
             self._decoder.copy(source, target, count)
 
-    def _mended(self, rows: Sequence[int], logits: Tensor) -> Tensor:
-        """The logits [rows, positions, vocabulary]; a row whose are not finite is wiped.
+    def _mended(self, rows: Sequence[int], starts: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits [rows, positions, vocabulary]; a row is wiped from the first position on whose are not finite.
 
-        Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it.
+        Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it. What it read
+        before stays, because a refused proposal is no end of a text.
         """
         if not isfinite(logits.sum().item()):
-            broken = ~logits.flatten(1).isfinite().all(1)
-            self._decoder.clear([row for row, bad in zip(rows, broken.tolist(), strict=True) if bad])
+            broken = ~logits.amax(-1).isfinite()  # [rows, positions]
+            for number in broken.any(1).nonzero()[:, 0].tolist():
+                self._decoder.clear(rows[number], starts[number] + int(broken[number].int().argmax()))
         return logits
 
     def _check(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> None:
@@ -256,7 +258,8 @@ def _agrees(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
         for start, stop in ((cut, cut + 1), (cut + 1, width)):
             if start < stop <= width:
                 found[row, start:stop] = decoder.read([row], [start], [texts[row, start:stop].tolist()])[0]
-    decoder.clear(company)
+    for row in company:
+        decoder.clear(row, 0)
     known = wanted.isfinite()  # what is no number in the model's own logits cannot be compared
     error, scale = (part.where(known, 0.0).abs().max() for part in (found - wanted, wanted))
     return bool(error <= _TOLERANCE[model.dtype] * scale)
