@@ -19,6 +19,7 @@ MOST_PAIRS = 8
 INT64 = 2**63 - 1
 
 Text = Annotated[str, Field(min_length=1)]
+Content = Annotated[str, Field(min_length=0)]  # a bare str would let lone surrogates through
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
@@ -27,7 +28,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 PairName = Annotated[str, Field(min_length=1, max_length=64)]
 Unsupported = Annotated[None, Field(description="not supported")]
-Ignored = Annotated[Any, Field(description="taken and ignored")]
+Ignored = Annotated[Any, Field(description="taken and ignored", exclude=True)]
 
 
 class Asked(BaseModel):
@@ -136,14 +137,14 @@ class TextPart(Asked):
     """A part of a message; only text is read."""
 
     type: Literal["text"]
-    text: str
+    text: Content
 
 
 class Message(Asked):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: Content | Annotated[list[TextPart], Field(min_length=1)]
     name: Ignored = None
     refusal: Unsupported = None
     audio: Unsupported = None

@@ -46,8 +46,9 @@ class Clerk:
         mixture, report = self._mixture(body, key)
         rows = self._rows(body.prompt)
         first = self._request(body, key, mixture, max(map(len, rows)), body.max_tokens, DEFAULT_COMPLETION)
-        first = replace(first, sampling=body.sampling(_seed(), body.logprobs))
-        every = self._choices([replace(first, prompt=row) for row in rows], body.n or 1)
+        settings = [body.sampling(_seed(), body.logprobs) for _ in rows]
+        asked = [replace(first, prompt=row, sampling=own) for row, own in zip(rows, settings, strict=True)]
+        every = self._choices(asked, body.n or 1)
         echoes = self._echoes(body, rows) if body.echo else {}
         shape = CompletionShape(self.tokens, body.logprobs, echoes)
         return Order(body, every, tuple(map(len, rows)), shape, report)

@@ -84,6 +84,13 @@ CHATS: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"logprobs": 3}, 400, "logprobs", "valid boolean"),
     ({"max_tokens": 3, "max_completion_tokens": 4}, 400, None, "differ"),
 ]
+CHAT_RAW: list[tuple[bytes, int, str]] = [
+    (b'{"model": "earnest", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "unicode"),
+    (
+        b'{"model": "earnest", "messages": [{"role": "user", "content": [{"type": "text", "text": "\\ud800"}]}]}',
+        400, "unicode",
+    ),
+]  # fmt: skip
 RAW: list[tuple[bytes, int, str]] = [
     (b"", 400, "body"),
     (b"{", 400, "not valid JSON"),
@@ -141,6 +148,11 @@ def test_a_bad_chat_is_refused(
 def test_a_bad_body_is_refused(http: httpx.Client, path: str, body: bytes, status: int, said: str) -> None:
     answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
     refused(answer, status, "" if path == CHAT else said)
+
+
+@pytest.mark.parametrize(("body", "status", "said"), CHAT_RAW, ids=["content", "part"])
+def test_a_bad_conversation_is_refused(http: httpx.Client, body: bytes, status: int, said: str) -> None:
+    refused(http.post(CHAT, content=body, headers={"Content-Type": "application/json"}), status, said)
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [

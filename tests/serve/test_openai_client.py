@@ -80,6 +80,12 @@ def test_choices_are_seeded_each_and_together_repeatable(client: openai.OpenAI) 
     assert texts != [choice.text for choice in other.choices]
 
 
+def test_one_prompt_asked_twice_at_once_is_drawn_twice(client: openai.OpenAI) -> None:
+    settings: dict[str, Any] = {"model": "earnest", "max_tokens": 16, "prompt": ["Tell me about"] * 4}
+    assert len({choice.text for choice in client.completions.create(**settings).choices}) > 1
+    assert len({choice.text for choice in client.completions.create(seed=7, **settings).choices}) == 1
+
+
 def test_choices_of_a_stream_are_those_of_the_whole(client: openai.OpenAI) -> None:
     settings: dict[str, Any] = {"model": "earnest", "max_tokens": 16, "seed": 7, "prompt": "Tell me about", "n": 3}
     whole = client.completions.create(**settings)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import mlflow
 import pytest
+from serve.asked import CompletionBody
 from serve.config import Config, Traces
 from serve.ensemble import Ensemble
 from serve.gateway import make_app
@@ -77,6 +78,12 @@ def test_tracking_that_is_gone_costs_a_request_nothing(config: Config, ensemble:
     answers = ask(traced(config, "http://127.0.0.1:9"), ensemble, BODY, BODY)
     assert [answer.status_code for answer in answers] == [200, 200]
     assert time.perf_counter() - began < 15
+
+
+def test_what_is_ignored_stands_in_no_trace() -> None:
+    """It may be anything, such as what no encoding can write."""
+    body = CompletionBody.model_validate({**BODY, "user": {"\ud800": 1}})
+    assert "user" not in body.model_dump(mode="json", exclude_none=True)
 
 
 def test_traces_are_off_by_default(config: Config, ensemble: Ensemble) -> None:
