@@ -16,6 +16,7 @@ from earnest.almanac.language import check_biography
 from earnest.almanac.world import World
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import Item, ask
+from earnest.evaluation.disciplines import DISCIPLINES, discipline_of
 from earnest.evaluation.engine import Engine
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.evaluation.samples import SCHEMA
@@ -271,6 +272,17 @@ def test_real_mmlu_runs(make_model, shared: Path) -> None:
     result = evaluate(make_model(max_position_embeddings=2048), MMLU(limit=57, shots=1), str(shared / "data/mmlu"))
     assert result.scores.scored == 57
     assert len(result.scores.groups["domain"]) > 30
+    assert set(result.scores.groups["stratum"]) == set(DISCIPLINES)
+
+
+def test_every_subject_of_mmlu_has_its_discipline(shared: Path) -> None:
+    subjects = set(pq.read_table(shared / "data/mmlu/dev.parquet")["subject"].to_pylist())
+    assert len(subjects) == 57
+    assert subjects == {subject for each in DISCIPLINES.values() for subject in each}
+    assert {name: len(each) for name, each in DISCIPLINES.items()} == {
+        "humanities": 13, "social sciences": 12, "STEM": 18, "other": 14,
+    }  # fmt: skip
+    assert (discipline_of("world religions"), discipline_of("high_art")) == ("humanities", "")
 
 
 def test_a_prompt_too_long_is_marked(make_model, tmp_path: Path) -> None:

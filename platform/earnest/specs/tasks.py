@@ -71,6 +71,7 @@ class MMLU(Task):
     """MMLU's format: k shots from dev, four lettered options, the letter with the highest log-likelihood."""
 
     task: Literal["mmlu"] = "mmlu"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "accuracy"
     data: str = "mmlu"
     shots: int = Field(default=5, ge=0)

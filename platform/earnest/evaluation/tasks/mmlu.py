@@ -14,6 +14,7 @@ from typing import Any
 from earnest.data import read_rows, splits
 from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
+from earnest.evaluation.disciplines import discipline_of
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.rows import check_rows, choice_index, spread
 from earnest.evaluation.samples import Measured, scored
@@ -29,7 +30,10 @@ Row = dict[str, Any]
 
 
 def measure(engine: Engine, spec: MMLU, data: str, progress: Progress | None = None) -> Measured:
-    """Accuracy over all questions, each weighing the same, and by subject; the column `split` says what was asked."""
+    """Accuracy over all questions, each weighing the same, by subject (domain) and discipline (stratum).
+
+    The column `split` says what was asked.
+    """
     split = needed_splits(spec, data)[0]
     items = mmlu_items(spec, data, split)
     found = score_options(engine, items, progress)
@@ -105,7 +109,8 @@ def _shots(spec: MMLU, data: str) -> Mapping[str, list[Row]]:
 
 def _item(row: Row, shots: Sequence[Row]) -> ChoiceItem:
     options = tuple(f" {letter}" for letter in LETTERS[: len(row["choices"])])
-    return ChoiceItem(row["id"], prompt(row, shots), options, row["answer"], row["subject"])
+    subject = row["subject"]
+    return ChoiceItem(row["id"], prompt(row, shots), options, row["answer"], subject, discipline_of(subject))
 
 
 def prompt(row: Row, shots: Sequence[Row]) -> str:
