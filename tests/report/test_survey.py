@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from earnest.report.survey import Survey, percent_change
+from earnest.report.survey import Survey, figure_text, percent_change
 from report.plausible import cell, sweep_cells
 
 
@@ -55,3 +55,8 @@ def test_seeds_are_one_point_and_patterns_a_curve_of_their_own() -> None:
 )
 def test_changes_read_as_people_write_them(relative: float | None, text: str) -> None:
     assert percent_change(relative) == text
+
+
+def test_a_judges_score_is_no_share() -> None:
+    shown = [figure_text(*each) for each in ((0.5, "win_rate"), (7.25, "judge_score"), (1.5, "token_perplexity"))]
+    assert shown == ["50.0", "7.25", "1.500"]

@@ -249,7 +249,9 @@ def percent_change(relative: float | None) -> str:
 
 
 def figure_text(value: float, headline: str) -> str:
-    """A score as people write it: shares as percent with one decimal, perplexities with three."""
+    """A score as people write it: shares as percent with one decimal, perplexities with three, a judge's with two."""
+    if headline == "judge_score":
+        return f"{value:.2f}"
     return f"{value:.3f}" if "perplexity" in headline else f"{100 * value:.1f}"
 
 
