@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -40,6 +41,8 @@ def operate(file: Path, config: Config) -> None:
             _follow(file, config, key)
         except KeyboardInterrupt:
             _say("ending: running answers are finished first; Ctrl-C again ends them too")
+            with contextlib.suppress(KeyboardInterrupt):
+                _drain(config.name)
         finally:
             serve.shutdown()
 
@@ -81,6 +84,15 @@ def _deploy(config: Config, settings: Settings) -> None:
         serve.run(graph(config, settings), name=config.name, route_prefix="/")
     except RuntimeError as error:
         raise UserError(f"the ensemble could not be deployed: {error}") from error
+
+
+def _drain(name: str) -> None:
+    """Let running answers end; `serve.shutdown` alone would take the way out from them first."""
+    from ray import serve
+
+    while name in serve.status().applications:
+        with contextlib.suppress(TimeoutError):  # of a minute; replicas themselves may take `timeout_s` and some more
+            serve.delete(name)
 
 
 def _announce(config: Config, key: str | None) -> None:

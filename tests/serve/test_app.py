@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE
@@ -139,7 +140,14 @@ def test_the_command_says_where_it_answers_takes_another_alpha_over_and_ends_whe
             assert time.monotonic() < deadline, errors.read_text(encoding="utf-8")
             time.sleep(0.2)
         assert first_words(address, key, "earnest") == alone
-        process.send_signal(signal.SIGTERM)
+        with openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0) as client:
+            pieces = client.completions.create(
+                model="earnest", prompt="Tell me about", max_tokens=200, n=8, logit_bias={"2": -100}, stream=True
+            )
+            first = next(pieces)
+            process.send_signal(signal.SIGTERM)
+            reasons = Counter(piece.choices[0].finish_reason for piece in (first, *pieces))
+        assert reasons["length"] == 8
         assert process.wait(timeout=60) == 0
     assert key not in errors.read_text(encoding="utf-8")
 
