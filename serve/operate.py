@@ -83,7 +83,16 @@ def _deploy(config: Config, settings: Settings) -> None:
     try:
         serve.run(graph(config, settings), name=config.name, route_prefix="/")
     except RuntimeError as error:
-        raise UserError(f"the ensemble could not be deployed: {error}") from error
+        raise UserError(f"the ensemble could not be deployed: {_why(config.name) or error}") from error
+
+
+def _why(name: str) -> str:
+    """What ended the replica of a deployment that failed: the last line of its traceback; "" where there is none."""
+    from ray import serve
+
+    app = serve.status().applications.get(name)
+    failed = [one.message for one in app.deployments.values() if "Error: " in one.message] if app else []
+    return failed[0].strip().splitlines()[-1].rpartition("UserError: ")[2] if failed else ""
 
 
 def _drain(name: str) -> None:

@@ -122,6 +122,16 @@ def test_more_gpus_than_there_are_is_said_and_not_waited_for(written: Callable[.
 
 
 @pytest.mark.slow
+def test_what_only_the_loaded_models_tell_is_said_too(written: Callable[..., str]) -> None:
+    asked = written(("rows = 32", "rows = 32\nkv_bytes = 1000"))
+    command = [sys.executable, "-m", "serve.app", asked, "--port", str(free_port())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 2
+    assert "error: the ensemble could not be deployed: batch.kv_bytes 1000 hold no text: one takes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_the_command_says_where_it_answers_takes_another_alpha_over_and_ends_when_told(
     written: Callable[..., str], tmp_path: Path
 ) -> None:
