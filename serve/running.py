@@ -43,6 +43,8 @@ async def _one(
             chunk = await _next(items, deadline, timeout_s)
             if chunk.error is not None:
                 raise lost(chunk.error)
+            if chunk.finish == "not_finite":
+                raise ApiError(500, "a model's logits are not finite here: this is no end", code="not_finite")
             yield chunk
             if chunk.last:
                 return

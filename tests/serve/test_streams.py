@@ -10,11 +10,13 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from serve.colocated import colocated
+import torch
+from serve.colocated import Placed, colocated, load_model
 from serve.config import Batch, Config
 from serve.ensemble import Ensemble
 from serve.gateway import make_app
 
+from earnest.decoding.local import LocalMember
 from earnest.decoding.requests import Chunk, Request
 
 LONG: dict[str, Any] = {
@@ -83,6 +85,24 @@ def test_an_answer_that_breaks_is_an_error(
     answer = asyncio.run(asked())
     assert answer.status_code == status
     assert answer.json()["error"]["type"] == "server_error"
+
+
+def test_a_model_that_breaks_is_an_error_and_no_end(config: Config) -> None:
+    loaded = {name: load_model(model) for name, model in config.models.items()}
+    loaded["small"].model.get_input_embeddings().weight[:] = torch.nan
+    members = tuple(LocalMember(name, model, rows=2, slots=64) for name, model in loaded.items())
+    ensemble = Ensemble(Placed(members, loaded["large"].tokenizer, frozenset({2})), Batch(rows=2))
+
+    async def asked() -> list[httpx.Response]:
+        async with client_of(make_app(config, ensemble)) as client:
+            bodies = [{**LONG, "max_tokens": 8, "stream": stream} for stream in (False, True)]
+            return [await client.post(PATH, json=body) for body in (*bodies, bodies[0] | {"model": "large"})]
+
+    broken, streamed, sound = asyncio.run(asked())
+    ensemble.close()
+    for answer in (broken, streamed):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "not_finite")
+    assert sound.status_code == 200
 
 
 def test_an_ensemble_lost_in_mid_stream_says_so_and_then_answers_503(
