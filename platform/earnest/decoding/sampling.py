@@ -213,11 +213,12 @@ def processed(logits: Tensor, sampling: Sampling, histories: Sequence[tuple[Sequ
 
 def _bias(sampling: Sampling, scores: Tensor) -> Tensor:
     vocabulary = scores.shape[-1]
+    tokens, values = zip(*sampling.logit_bias, strict=True)
+    beyond = [token for token in tokens if token >= vocabulary]
+    if beyond:
+        raise ValueError(f"logit_bias: token {beyond[0]} is not in the vocabulary; ids end at {vocabulary - 1}")
     bias = torch.zeros(vocabulary, dtype=scores.dtype)
-    for token, value in sampling.logit_bias:
-        if token >= vocabulary:
-            raise ValueError(f"logit_bias: token {token} is not in the vocabulary; ids end at {vocabulary - 1}")
-        bias[token] += value
+    bias.index_add_(0, torch.tensor(tokens), torch.tensor(values, dtype=scores.dtype))
     return bias.to(scores.device)
 
 
