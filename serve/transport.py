@@ -7,7 +7,6 @@ costs little more than waking two processes. Within a machine it is a Unix socke
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 from multiprocessing.connection import Client, Connection, Listener
@@ -74,8 +73,13 @@ class Wire:
         return fields, tensor
 
     def hung_up(self) -> bool:
-        """Whether the other end is gone, where nothing is expected of it: then there is only the end to read."""
-        return self._socket.fileno() < 0 or bool(select.select([self._socket], [], [], 0)[0])
+        """Whether the other end is gone; what it may have said before is left to be read."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Hang up."""

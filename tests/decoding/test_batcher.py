@@ -221,12 +221,22 @@ def test_a_cancelled_request_leaves_no_trace(family, lives) -> None:
 
 def test_a_full_queue_says_when_to_come_back(family, lives) -> None:
     batch = batch_of(family, rows=1, waiting=2)
-    for _ in range(2):
+    for _ in range(3):  # one for the free seat, two that wait
         batch.submit(Request(lives[0], steered(), 4))
     with pytest.raises(QueueFullError) as caught:
         batch.submit(Request(lives[0], steered(), 4))
-    assert caught.value.waiting == 2
+    assert caught.value.waiting == 3
     assert caught.value.retry_after >= 1
+
+
+def test_an_owner_who_fills_the_queue_shuts_nobody_else_out(family, lives) -> None:
+    batch = batch_of(family, rows=1, waiting=2)
+    for _ in range(3):
+        batch.submit(Request(lives[0], steered(), 4, owner="greedy"))
+    batch.submit(Request(lives[0], steered(), 4, owner="modest"))
+    for owner in ("greedy", "modest"):
+        with pytest.raises(QueueFullError):
+            batch.submit(Request(lives[0], steered(), 4, owner=owner))
 
 
 def test_nothing_of_a_stop_string_is_shown(batch, lives) -> None:

@@ -186,8 +186,12 @@ def test_what_the_batch_refuses_reaches_the_caller(start: Callable[[Placed, Batc
     ensemble = start(placed, Batch(waiting=0))
     with pytest.raises(ValueError, match="nobody"):
         run(whole(ensemble, endless(placed, mixture=Mixture("nobody"))))
+
+    async def crowd() -> None:
+        await asyncio.gather(*(whole(ensemble, endless(placed)) for _ in range(12)))
+
     with pytest.raises(QueueFullError):
-        run(whole(ensemble, endless(placed)))
+        run(crowd())
 
 
 def test_closing_ends_streams_with_an_error_and_takes_no_more(placed: Placed) -> None:

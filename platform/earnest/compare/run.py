@@ -49,7 +49,8 @@ class _Found:
         if not self.matchups:
             reasons = "; ".join(f"{task}: {reason}" for task, reason in list(self.skipped.items())[:3])
             asked = f"task {', '.join(self.wanted)}" if self.wanted else "A and B"
-            raise UserError(f"{asked}: nothing to compare ({reasons or 'no such task on either side'})")
+            why = reasons or "no such task on either side; has the sweep been run into this store?"
+            raise UserError(f"{asked}: nothing to compare ({why})")
         return judge(self.matchups)
 
 

@@ -34,6 +34,7 @@ MOST_TO_WAIT_S = 60.0
 class Limits:
     """What bounds a batch: texts waiting at most, and tokens of prompts read between two steps.
 
+    Texts for which a seat is free do not count as waiting, and one text of each owner may always wait.
     `proposals` fixes how many tokens are proposed at once; None follows the clock and what is accepted.
     """
 
@@ -104,7 +105,8 @@ class Batcher:
         with self._lock:
             if self._lost is not None:
                 raise MemberLostError(str(self._lost))
-            if len(self._queue) >= self._limits.waiting:
+            full = len(self._queue) >= self._limits.waiting + self._seats.free
+            if full and self._queue.waits(request.owner):  # who has nothing in the queue is never shut out by others
                 raise QueueFullError(len(self._queue), self._seconds_to_wait())
             self._queue.put(request.owner, text)
             self._texts[text.ticket] = text

@@ -24,6 +24,10 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 
+    def waits(self, owner: str) -> bool:
+        """Whether anything of an owner's is in the queue."""
+        return owner in self._lines
+
     def put(self, owner: str, item: T) -> None:
         """Let an item wait behind its owner's others."""
         self._lines.setdefault(owner, deque()).append(item)
