@@ -48,7 +48,7 @@ def row(work: str, ours: Sequence[float], peer: Sequence[float] | None = None, u
     mine = statistics.median(ours)
     theirs = statistics.median(peer) if peer else None
     ratio = None if theirs is None else mine / theirs if unit.endswith("/s") else theirs / mine
-    return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine)
+    return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine if mine else 0.0)
 
 
 def report(rows: Sequence[Row], title: str, peer: str, file: Path | None) -> None:
