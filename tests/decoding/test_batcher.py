@@ -98,6 +98,7 @@ def test_long_texts_are_those_of_the_plain_loop_in_fewer_rounds(family, lives) -
     assert 0.4 < batch.gauges().accepted / batch.gauges().drafted < 1
 
 
+@pytest.mark.slow
 def test_texts_with_different_mixtures_and_settings_share_a_batch(batch, lives) -> None:
     """Base alone, expert alone, several alphas, greedy and sampled: each is what it is alone, in a batch of one row."""
     mixtures = [Mixture("large"), Mixture("small-tuned"), steered(), steered(0.3), steered(-0.5), steered(ADAPTIVE)]
@@ -128,6 +129,7 @@ def test_alpha_zero_is_the_base_alone_bit_for_bit(family, lives) -> None:
     assert [(one.ids, one.logprobs) for one in zero] == [(one.ids, one.logprobs) for one in base]
 
 
+@pytest.mark.slow
 def test_samples_are_distributed_as_the_mixture_says_drafted_or_not(make_model) -> None:
     """The second token of a tiny vocabulary over many seeds, with temperature and top-p, against the exact one."""
     base, expert, anti = (make_model(seed=seed) for seed in (0, 1, 2))
