@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from earnest.specs import Spec, UserError, validated
+from earnest.specs import Spec, UserError, read_toml, validated
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_ALPHA = 100.0
@@ -219,10 +218,4 @@ class Config(Spec):
 
 def read_config(path: Path) -> Config:
     """A config from a TOML file. Raises UserError naming the file, the key, the value and the rule."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such config; serve/configs holds examples")
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    return validated(TypeAdapter(Config), fields, str(path))
+    return read_toml(path, TypeAdapter(Config), "config; serve/configs holds examples")

@@ -120,8 +120,7 @@ class CachedSession:
         past, shared = _read_shared(forward, prompts)
         tails = [prompt[shared:] for prompt in prompts]
         hidden, self._past = forward.extend(tails, past)
-        last = torch.tensor([len(tail) - 1 for tail in tails], device=hidden.device)
-        self.logits = forward.logits(hidden[torch.arange(len(tails), device=hidden.device), last])
+        self.logits = forward.logits(_after_last(hidden, tails))
 
     def advance(self, tokens: Tensor) -> None:
         """Read one token per row."""
@@ -142,10 +141,10 @@ class CachedSession:
         self.logits = self.logits[rows]
 
 
-def _after_last(logits: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
-    """Of logits [rows, longest, vocabulary] those after each row's last token [rows, vocabulary]."""
-    last = torch.tensor([len(row) - 1 for row in tokens], device=logits.device)
-    return logits[torch.arange(len(last), device=logits.device), last]
+def _after_last(found: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Of hidden states or logits [rows, longest, width] those after each row's last token [rows, width]."""
+    last = torch.tensor([len(row) - 1 for row in tokens], device=found.device)
+    return found[torch.arange(len(last), device=found.device), last]
 
 
 def _read_shared(forward: CausalForward, prompts: Sequence[Sequence[int]]) -> tuple[Past | None, int]:
@@ -172,8 +171,7 @@ class RereadingSession:
 
     def _read(self) -> None:
         hidden, _ = self._forward.extend(self._rows, None, keep=False)
-        last = torch.tensor([len(row) - 1 for row in self._rows], device=hidden.device)
-        self.logits = self._forward.logits(hidden[torch.arange(len(last), device=hidden.device), last])
+        self.logits = self._forward.logits(_after_last(hidden, self._rows))
 
     def advance(self, tokens: Tensor) -> None:
         """Append one token per row."""

@@ -6,7 +6,7 @@ a step's digest covers. What the house itself writes down is in `records.py`.
 
 from earnest.specs.code import DS1000, CodeTask, HumanEval
 from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
-from earnest.specs.frame import Spec, UserError, explain, validated
+from earnest.specs.frame import Spec, UserError, explain, read_toml, validated
 from earnest.specs.judged import (
     AlpacaFarm,
     AnyJudge,
@@ -112,5 +112,6 @@ __all__ = [
     "read_method",
     "read_sweep",
     "read_task",
+    "read_toml",
     "validated",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -26,6 +28,21 @@ def validated(adapter: TypeAdapter[T], fields: Mapping[str, Any], where: str) ->
         return adapter.validate_python(fields)
     except ValidationError as error:
         raise UserError(explain(error, where)) from None
+
+
+def read_toml(path: Path, adapter: TypeAdapter[T], missing: str) -> T:
+    """A TOML file as the adapter's type.
+
+    Raises:
+        UserError: there is "no such `missing`", it is not TOML, or a rule is broken: the file, the key, the value.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such {missing}")
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    return validated(adapter, fields, str(path))
 
 
 def explain(error: ValidationError, where: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from earnest.specs.ensembles import Proxy, check_pairs
-from earnest.specs.frame import Spec, UserError, validated
+from earnest.specs.frame import Spec, read_toml
 from earnest.specs.methods import AnyMethod
 from earnest.specs.tasks import AnyTask
 
@@ -132,10 +131,4 @@ def expand(entry: Any) -> list[Any]:
 
 def read_sweep(path: Path) -> Sweep:
     """A sweep from a TOML file. Raises UserError naming the file, the key, the value and the rule."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such sweep file; jobs/configs holds examples")
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    return validated(TypeAdapter(Sweep), fields, str(path))
+    return read_toml(path, TypeAdapter(Sweep), "sweep file; jobs/configs holds examples")
