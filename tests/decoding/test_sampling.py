@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, choose, processed
+from earnest.decoding.sampling import GREEDY, NO_TOKEN, TOLD, Draw, Sampling, choose, processed
 
 NOTHING = ((), ())
 
@@ -137,3 +137,16 @@ def test_a_row_whose_logits_are_not_finite_gets_no_token_greedy_or_drawn() -> No
         tokens, _ = choose(logits, [Draw(sampling, (), []), Draw(sampling, (), [])])
         assert tokens[0] in range(3)
         assert tokens[1] == NO_TOKEN
+
+
+def test_the_likeliest_token_tells_the_same_alone_as_among_others() -> None:
+    logits = some_logits()
+    alone = choose(logits, [Draw(TOLD, (), [])] * 6)
+    mixed = choose(logits, [Draw(TOLD, (), [])] * 5 + [Draw(Sampling(temperature=0.5), (), [])])
+    assert alone[0][:5] == mixed[0][:5]
+    for one, other in zip(alone[1][:5], mixed[1][:5], strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one.token, one.processed) == (other.token, other.processed)
+        assert one.raw.chosen == pytest.approx(other.raw.chosen, abs=1e-6)
+    assert choose(torch.tensor([[0.0, float("nan"), 2.0]]), [Draw(TOLD, (), [])])[0] == [NO_TOKEN]

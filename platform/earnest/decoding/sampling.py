@@ -70,8 +70,17 @@ class Sampling(Spec):
     @cached_property
     def plain(self) -> bool:
         """Whether the choice is the argmax of the raw logits, and nothing else is asked."""
+        return self.logprobs is None and self._argmax
+
+    @cached_property
+    def told(self) -> bool:
+        """Whether the choice is the argmax of the raw logits, and its log-probability is asked for alone."""
+        return self.logprobs == 0 and self._argmax
+
+    @property
+    def _argmax(self) -> bool:
         changed = self.logit_bias or self.penalises or self.banned or self.never_first
-        return self.greedy and not changed and self.logprobs is None
+        return self.greedy and not changed
 
     @property
     def penalises(self) -> bool:
@@ -92,6 +101,7 @@ class Sampling(Spec):
 
 
 GREEDY = Sampling()
+TOLD = Sampling(logprobs=0)
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,8 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
     """
     if all(draw.sampling.plain for draw in draws):
         return likeliest(logits).tolist(), [None] * len(draws)
+    if all(draw.sampling.told for draw in draws):
+        return _likeliest_told(logits)
     tokens, known = [0] * len(draws), [None] * len(draws)  # type: tuple[list[int], list[TokenLogprobs | None]]
     alike: dict[Sampling, list[int]] = defaultdict(list)
     for number, draw in enumerate(draws):
@@ -157,6 +169,16 @@ def likeliest(logits: Tensor) -> Tensor:
     if isfinite(values.sum().item()):
         return tokens
     return tokens.where(values.isfinite(), NO_TOKEN)
+
+
+def _likeliest_told(logits: Tensor) -> tuple[list[int], list[TokenLogprobs | None]]:
+    """The likeliest tokens of `logits` [rows, vocabulary], each with its log-probability and nothing else."""
+    tokens = likeliest(logits)
+    own = logits.gather(-1, tokens.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(-1)
+    return tokens.tolist(), [
+        TokenLogprobs(token, Likeliest(nats, ()), Likeliest(0.0, ()))
+        for token, nats in zip(tokens.tolist(), own.tolist(), strict=True)
+    ]
 
 
 def _choose_alike(
