@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from earnest.statistics.intervals import Floats
+from earnest.records import Estimate
+from earnest.statistics.intervals import CONFIDENCE, Floats, resamples
 
 BINS = 10
 
@@ -37,11 +39,10 @@ class Reliability:
         return float(self.gaps[self.counts > 0].max())
 
 
-def equal_width(confidences: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> Reliability:
+def equal_width(confidences: Sequence[float] | Floats, correct: Sequence[bool], bins: int = BINS) -> Reliability:
     """Reliability over bins (lo, hi] of equal width; the first also holds 0."""
     values = _checked(confidences, correct)
-    edges = np.linspace(0, 1, bins + 1)
-    return _binned(values, np.asarray(correct, float), np.clip(np.searchsorted(edges, values) - 1, 0, bins - 1), bins)
+    return _binned(values, np.asarray(correct, float), _bin_of(values, bins), bins)
 
 
 def equal_mass(confidences: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> Reliability:
@@ -51,6 +52,30 @@ def equal_mass(confidences: Sequence[float], correct: Sequence[bool], bins: int 
     for place, part in enumerate(np.array_split(np.argsort(values, kind="stable"), bins)):
         member[part] = place
     return _binned(values, np.asarray(correct, float), member, bins)
+
+
+def error_estimate(confidences: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> Estimate:
+    """The ECE over bins of equal width, with the bootstrap's standard error and the normal 95 % interval within 0..1.
+
+    Resamples are less calibrated than the sample itself, so their quantiles would lie too high.
+    """
+    values = _checked(confidences, correct)
+    value, n = equal_width(values, correct, bins).expected_error, len(values)
+    if n < 2:
+        return Estimate(value=value, n=n)
+    excess = np.zeros((n, bins))  # a bin's count times its gap is the sum of (right − confidence) in it
+    excess[np.arange(n), _bin_of(values, bins)] = np.asarray(correct, float) - values
+    replicates = [np.abs(_times_drawn(draw) @ excess).sum(-1) / n for draw in resamples(n)]
+    stderr = float(np.concatenate(replicates).std())
+    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * stderr
+    return Estimate(value=value, stderr=stderr, low=max(0.0, value - half), high=min(1.0, value + half), n=n)
+
+
+def _times_drawn(draws: NDArray[np.int64]) -> Floats:
+    """How often each sample was drawn [resamples, n] in `draws` [resamples, n] of indices."""
+    rows, n = draws.shape
+    flat = (draws + n * np.arange(rows)[:, None]).ravel()
+    return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def brier(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) -> float:
@@ -66,13 +91,17 @@ def brier_binary(confidences: Sequence[float], correct: Sequence[bool]) -> float
     return float(((values - np.asarray(correct, float)) ** 2).mean())
 
 
-def _checked(confidences: Sequence[float], correct: Sequence[bool]) -> Floats:
+def _checked(confidences: Sequence[float] | Floats, correct: Sequence[bool]) -> Floats:
     values = np.asarray(confidences, dtype=np.float64)
     if len(values) != len(correct) or not len(values):
         raise ValueError(f"calibration: {len(values)} confidences for {len(correct)} answers; give one for each")
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError("calibration: confidences must lie in 0..1")
     return values
+
+
+def _bin_of(values: Floats, bins: int) -> NDArray[np.int64]:
+    return np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), values) - 1, 0, bins - 1)
 
 
 def _binned(values: Floats, correct: Floats, member: NDArray[np.int64], bins: int) -> Reliability:
