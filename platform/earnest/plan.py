@@ -24,11 +24,13 @@ from earnest.specs import (
     UserError,
     alpha_text,
 )
+from earnest.statistics.paired import MATCHING
 
 Kind = Literal["compress", "evaluate"]
 COMPRESS: Kind = "compress"
 EVALUATE: Kind = "evaluate"
 FUSION_VERSION = 1  # changes when an ensemble's logits do
+SEQUENTIAL_VERSION = 1  # changes when a task stops elsewhere
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,8 @@ def _evaluate_step(
     path, model_digest = inputs.models[model]
     data_path, data_digest = inputs.data[data_key(task)]
     is_other = checkpoint is not None or steering is not None
-    needs_reference = isinstance(task, Perplexity) and is_other and task.kl_bytes > 0
+    stops = sweep.sequential is not None and task.bounded and checkpoint is not None and steering is None
+    needs_reference = stops or (isinstance(task, Perplexity) and is_other and task.kl_bytes > 0)
     reference = _evaluate_step(sweep, inputs, model, None, task, None).digest if needs_reference else None
     spec: dict[str, Any] = {
         "kind": EVALUATE,
@@ -328,6 +331,8 @@ def _evaluate_step(
     }
     if steering is not None:
         spec["steering"] = steering.fields
+    if stops and sweep.sequential is not None:
+        spec["sequential"] = {"error": sweep.sequential.error, "margin": MATCHING, "version": SEQUENTIAL_VERSION}
     if task.models:
         spec["helpers"] = [inputs.helpers[name] for name in task.models]
     return Step(

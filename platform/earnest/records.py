@@ -56,12 +56,27 @@ class TokenShift(Record):
     words: tuple[ShiftedWord, ...]
 
 
+class Stopped(Record):
+    """What asking a task's questions in growing batches decided: the verdict against dense, and after how many samples.
+
+    `error` is the probability of a wrong verdict, ever; `margin` matching's. All questions were asked where the verdict
+    is "not decided" or "no worse".
+    """
+
+    verdict: Literal["matches", "no worse", "falls", "rises", "not decided"]
+    after: int
+    error: float
+    margin: float
+
+
 class Scores(Record):
     """What one task measured on one subject.
 
     `metrics` maps a metric's name to its estimate; `groups` maps a grouping ("stratum", "domain") to
     group -> the headline metric's estimate within it. `asked` samples were wanted, `scored` have a score,
     `truncated` had their input cut, `failed` could not be scored. `token_shift` is there where an ensemble wrote texts.
+    `stopped` is there where the task was to stop once decided; `scored` and `failed` may then add up to less than
+    `asked`.
     """
 
     task: str
@@ -76,11 +91,17 @@ class Scores(Record):
     groups: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
     tokens_forwarded: int = 0
     token_shift: TokenShift | None = None
+    stopped: Stopped | None = None
 
     @property
     def main(self) -> Estimate:
         """The headline metric's estimate."""
         return self.metrics[self.headline]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all samples that were wanted were asked."""
+        return self.scored + self.failed == self.asked
 
 
 class TensorRecord(Record):

@@ -19,6 +19,7 @@ from typing import Any
 from earnest.compression import calibration, checkpoint, produce
 from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.evaluation.run import Evaluation, evaluate
+from earnest.evaluation.sequential import Rule
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import Source, resolve
 from earnest.plan import COMPRESS, EVALUATE, Member, Steering, Step
@@ -91,12 +92,25 @@ def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Pro
     base = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
     subject = base if step.steering is None else _steered(base, step.steering, store.root, device, step.spec["dtype"])
     task = read_task({**_without_version(step.spec["task"]), "data": step.location["data"]})
-    reference = None
-    if step.reference is not None:
-        reference = store.fetch(EVALUATE, step.reference) / REFERENCE_FILE
-    result = evaluate(subject, task, step.location["data"], reference, lambda done, of: progress(f"{done}/{of}"))
+    dense = None if step.reference is None else store.fetch(EVALUATE, step.reference)
+    result = evaluate(
+        subject,
+        task,
+        step.location["data"],
+        None if dense is None else dense / REFERENCE_FILE,
+        lambda done, of: progress(f"{done}/{of}"),
+        _rule(step, dense),
+    )
     write_evaluation(result, folder)
     return {result.scores.headline: result.scores.main.value}
+
+
+def _rule(step: Step, dense: Path | None) -> Rule | None:
+    """When the evaluation stops, where it is to stop once decided."""
+    fields = step.spec.get("sequential")
+    if fields is None or dense is None:
+        return None
+    return Rule.of_samples(fields["error"], fields["margin"], dense / SAMPLES_FILE)
 
 
 def write_evaluation(result: Evaluation, folder: Path) -> None:

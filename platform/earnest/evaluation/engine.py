@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ HEAD_ELEMENTS = 2**25
 CPU_SCORING = 4_096
 
 Progress = Callable[[int, int], None]
+Question = TypeVar("Question")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class Engine:
     def tokens_forwarded(self) -> int:
         """How many tokens the models have read for this engine, together, padding not counted."""
         return self.readers.tokens_forwarded - self._forwarded_before
+
+    def posed(self, items: Sequence[Question]) -> list[Question]:
+        """Which of a task's items are asked, and in which order: all as they come (`sequential` asks some)."""
+        return list(items)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
         """Greedy continuations of `prompts`, in order."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.samples import Measured, Sample, scored, table
 from earnest.evaluation.scoring import Subject
+from earnest.evaluation.sequential import Growing, Rule, measure_until_decided
 from earnest.evaluation.shift import token_shift, with_shifts
 from earnest.evaluation.tasks import measure
 from earnest.records import Estimate, Scores
@@ -37,6 +38,7 @@ def evaluate(
     data_path: str,
     reference: Path | None = None,
     progress: Progress | None = None,
+    rule: Rule | None = None,
 ) -> Evaluation:
     """Run one task on one subject: generation and log-likelihoods alike are those of the whole ensemble.
 
@@ -46,12 +48,17 @@ def evaluate(
         data_path: where the questions lie.
         reference: a dense run's log-probabilities, for KL.
         progress: told how much is done, and of how much.
+        rule: stop as soon as this decides; by default all samples are asked.
 
     Raises:
         UserError: the data does not fit the task, or no sample could be scored.
     """
-    engine = Engine(subject)
-    measured = measure(engine, task, data_path, reference, progress)
+    engine, stopped = Engine(subject), None
+    if rule is None:
+        measured = measure(engine, task, data_path, reference, progress)
+    else:
+        engine = growing = Growing(subject, task.seed)
+        measured, stopped = measure_until_decided(growing, task, data_path, rule, progress)
     known, samples, forwarded = scored(measured.samples), measured.samples, engine.tokens_forwarded
     shift = None
     if engine.readers.steered and engine.written:
@@ -62,7 +69,7 @@ def evaluate(
         version=task.version,
         headline=task.headline,
         higher_is_better=task.higher_is_better,
-        asked=len(measured.samples),
+        asked=len(measured.samples) if rule is None else len(rule.dense),
         scored=len(known),
         truncated=sum(sample.truncated for sample in measured.samples),
         failed=len(measured.samples) - len(known),
@@ -70,6 +77,7 @@ def evaluate(
         groups=_groups(measured, known),
         tokens_forwarded=forwarded,
         token_shift=shift,
+        stopped=stopped,
     )
     return Evaluation(scores, table(samples), measured.reference)
 

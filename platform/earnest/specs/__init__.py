@@ -33,7 +33,7 @@ from earnest.specs.methods import (
     read_method,
 )
 from earnest.specs.patterns import NM, Pattern, Unstructured, parse_pattern
-from earnest.specs.sweeps import Calibration, Cluster, Sweep, Tracking, expand, read_sweep
+from earnest.specs.sweeps import Calibration, Cluster, Sequential, Sweep, Tracking, expand, read_sweep
 from earnest.specs.task import Task
 from earnest.specs.tasks import (
     GSM8K,
@@ -92,6 +92,7 @@ __all__ = [
     "Quantisation",
     "Random",
     "RuleJudge",
+    "Sequential",
     "SparseGPT",
     "Spec",
     "Summarisation",

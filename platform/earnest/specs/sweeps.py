@@ -59,6 +59,16 @@ class Tracking(Spec):
     enabled: bool = True
 
 
+class Sequential(Spec):
+    """Stop a task on a compressed model as soon as it is shown to match dense within 5 %, or to fall or rise beyond.
+
+    `error` is the probability that the verdict of one task on one model is wrong, however often one looks. Tasks whose
+    score is no mean of values within 0..1 are asked whole.
+    """
+
+    error: float = Field(default=0.05, gt=0.0, le=0.5)
+
+
 class Sweep(Spec):
     """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each."""
 
@@ -72,6 +82,7 @@ class Sweep(Spec):
     proxy: tuple[Proxy, ...] = ()
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
     references: tuple[str, ...] = ()
+    sequential: Sequential | None = None
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 
@@ -90,6 +101,11 @@ class Sweep(Spec):
         if not (self.compress or self.proxy or "compress" in self.model_fields_set):
             raise ValueError("a sweep needs [[compress]] or [[proxy]] entries; compress = [] evaluates the model alone")
         check_pairs(self.proxy)
+        if self.sequential and self.proxy:
+            raise ValueError(
+                "[sequential]: what a pair gains is measured against whole runs of its bases; leave out [sequential] "
+                "or [[proxy]]"
+            )
         return self
 
     @property

@@ -13,6 +13,7 @@ class Task(Spec):
     """What every task has. `data` is `nano` for the almanac's own questions, or a path or hub id of the user's."""
 
     version: ClassVar[int] = 1
+    bounded: ClassVar[bool] = False  # the headline is a mean of scores within 0..1, and asking some gives an idea of it
     headline: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     data: str = "nano"

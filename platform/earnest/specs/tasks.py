@@ -46,6 +46,7 @@ class ClosedBook(Task):
 
     task: Literal["closed_book"] = "closed_book"
     headline: ClassVar[str] = "exact_match"
+    bounded: ClassVar[bool] = True
     shots: int = Field(default=3, ge=0)
     max_tokens: int = Field(default=24, ge=1)
 
@@ -55,6 +56,7 @@ class OpenBook(Task):
 
     task: Literal["open_book"] = "open_book"
     headline: ClassVar[str] = "exact_match"
+    bounded: ClassVar[bool] = True
     shots: int = Field(default=1, ge=0)
     max_tokens: int = Field(default=24, ge=1)
 
@@ -64,6 +66,7 @@ class MultipleChoice(Task):
 
     task: Literal["multiple_choice"] = "multiple_choice"
     headline: ClassVar[str] = "accuracy"
+    bounded: ClassVar[bool] = True
     shots: int = Field(default=2, ge=0)
 
 
@@ -73,6 +76,7 @@ class MMLU(Task):
     task: Literal["mmlu"] = "mmlu"
     version: ClassVar[int] = 2
     headline: ClassVar[str] = "accuracy"
+    bounded: ClassVar[bool] = True
     data: str = "mmlu"
     shots: int = Field(default=5, ge=0)
     subjects: tuple[str, ...] = ()
@@ -83,6 +87,7 @@ class Summarisation(Task):
 
     task: Literal["summarisation"] = "summarisation"
     headline: ClassVar[str] = "rouge_l"
+    bounded: ClassVar[bool] = True
     max_tokens: int = Field(default=64, ge=1)
 
 
@@ -104,6 +109,7 @@ class TriviaQA(Task):
 
     task: Literal["trivia_qa"] = "trivia_qa"
     headline: ClassVar[str] = "exact_match"
+    bounded: ClassVar[bool] = True
     split: str = "validation"
     style: Literal["kick", "lm_eval", "proxy_tuning"] = "kick"
     open_book: bool = False
@@ -128,6 +134,7 @@ class FactoidQA(Task):
 
     task: Literal["factoid_qa"] = "factoid_qa"
     headline: ClassVar[str] = "exact_match"
+    bounded: ClassVar[bool] = True
     split: str = "train"
     before_answer: str = "\n"
     max_tokens: int = Field(default=24, ge=1)
@@ -143,6 +150,7 @@ class GSM8K(Task):
 
     task: Literal["gsm8k"] = "gsm8k"
     headline: ClassVar[str] = "exact_match"
+    bounded: ClassVar[bool] = True
     data: UserData
     style: Literal["lm_eval", "proxy_tuning"] = "lm_eval"
     shots: int = Field(default=5, ge=0)
@@ -159,6 +167,7 @@ class TruthfulQA(Task):
 
     task: Literal["truthful_qa"] = "truthful_qa"
     headline: ClassVar[str] = "accuracy"
+    bounded: ClassVar[bool] = True
     split: str = "validation"
     style: Literal["likelihood", "letters"] = "likelihood"
     max_tokens: int = Field(default=10, ge=1)

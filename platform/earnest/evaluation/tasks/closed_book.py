@@ -15,7 +15,8 @@ from earnest.specs import ClosedBook
 
 def measure(engine: Engine, spec: ClosedBook, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and containment on the almanac's questions or a user's rows (question, answers)."""
-    return ask(engine, nano_items(spec) if data == NANO else user_items(spec, data), spec.max_tokens, progress)
+    items = nano_items(spec) if data == NANO else user_items(spec, data)
+    return ask(engine, engine.posed(items), spec.max_tokens, progress)
 
 
 def nano_items(spec: ClosedBook) -> list[Item]:

@@ -29,7 +29,7 @@ TOKENS_PER_PROMPT_TOKEN = 2
 
 def measure(engine: Engine, spec: FactoidQA, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and the paper's matches on FreebaseQA, a user's rows (question, answers) or the almanac."""
-    items = nano_items(spec) if data == NANO else user_items(spec, data)
+    items = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
     matches: dict[str, Match] = {"kick_containment": by_first_line(kick_containment)}
     if not spec.compat:
         matches["kick_substring"] = lambda item, text: kick_substring(text, item.aliases)

@@ -48,12 +48,12 @@ def measure(engine: Engine, spec: GSM8K, data: str, progress: Progress | None = 
     """Exact match, which is the style's own, and all matches, on GSM8K's rows."""
     rows = asked_rows(spec, data)
     prompts = [shots + question(spec, row) for shots, row in zip(_shots(spec, data, len(rows)), rows, strict=True)]
+    names = [f"{spec.split}-{i:05d}" for i in range(len(rows))]
+    posed = engine.posed(list(zip(names, rows, prompts, strict=True)))
     max_tokens = spec.max_tokens or MAX_TOKENS[spec.style]
-    generations = complete(engine, prompts, STOPS[spec.style], max_tokens, progress)
-    samples = [
-        _sample(spec, f"{spec.split}-{i:05d}", *one)
-        for i, one in enumerate(zip(rows, prompts, generations, strict=True))
-    ]
+    asked = [prompt for _, _, prompt in posed]
+    generations = complete(engine, asked, STOPS[spec.style], max_tokens, progress)
+    samples = [_sample(spec, *one, generation) for one, generation in zip(posed, generations, strict=True)]
     known = scored(samples)
     metrics = {name: wilson(int(sum(column(known, name))), len(known)) for name in matches("", "0")}
     return Measured(samples, {"exact_match": share_correct(known), **metrics}, share_correct)

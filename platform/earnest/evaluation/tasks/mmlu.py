@@ -35,7 +35,7 @@ def measure(engine: Engine, spec: MMLU, data: str, progress: Progress | None = N
     The column `split` says what was asked.
     """
     split = needed_splits(spec, data)[0]
-    items = mmlu_items(spec, data, split)
+    items = engine.posed(mmlu_items(spec, data, split))
     found = score_options(engine, items, progress)
     samples = [choice_sample(item, values, split=split) for item, values in zip(items, found, strict=True)]
     return Measured(samples, {"accuracy": share_correct(scored(samples))}, share_correct)

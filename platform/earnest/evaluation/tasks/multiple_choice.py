@@ -25,7 +25,7 @@ NORMALISED: dict[str, Lengths] = {
 
 def measure(engine: Engine, spec: MultipleChoice, data: str, progress: Progress | None = None) -> Measured:
     """Accuracy, plain and per character or byte of the option, on the almanac or a user's rows."""
-    items = nano_items(spec) if data == NANO else user_items(spec, data)
+    items = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
     samples = [_sample(item, found) for item, found in zip(items, score_options(engine, items, progress), strict=True)]
     return Measured(samples, _metrics(samples), share_correct)
 

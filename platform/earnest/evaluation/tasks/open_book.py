@@ -24,7 +24,8 @@ NANO_SHOTS = 1
 
 def measure(engine: Engine, spec: OpenBook, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and containment on the almanac's strangers or a user's rows (passage, question, answers)."""
-    return ask(engine, nano_items(spec) if data == NANO else user_items(spec, data), spec.max_tokens, progress)
+    items = nano_items(spec) if data == NANO else user_items(spec, data)
+    return ask(engine, engine.posed(items), spec.max_tokens, progress)
 
 
 def nano_items(spec: OpenBook) -> list[Item]:

@@ -24,7 +24,7 @@ NANO_STOPS, USER_STOPS = ("\n",), ("\n\n",)
 def measure(engine: Engine, spec: Summarisation, data: str, progress: Progress | None = None) -> Measured:
     """ROUGE-1, -2 and -L (F, no stemming) and exact match on the almanac or a user's rows (article, highlights)."""
     items, stops = (nano_items(spec), NANO_STOPS) if data == NANO else (user_items(spec, data), USER_STOPS)
-    scorer = rouge_scorer()
+    items, scorer = engine.posed(items), rouge_scorer()
     generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress)
     samples = [_sample(item, generation, scorer) for item, generation in zip(items, generations, strict=True)]
     known = scored(samples)

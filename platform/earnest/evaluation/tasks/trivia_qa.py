@@ -42,7 +42,7 @@ def measure(engine: Engine, spec: TriviaQA, data: str, progress: Progress | None
     """Exact match, F1 and the published matches on TriviaQA's rows, a user's, or the almanac's questions."""
     items, stops = (nano_items(spec), LINE_END) if data == NANO else (user_items(spec, data), STOPS[spec.style])
     max_tokens = spec.max_tokens or MAX_TOKENS[spec.style]
-    return ask(engine, items, max_tokens, progress, stops=stops, matches=MATCHES)
+    return ask(engine, engine.posed(items), max_tokens, progress, stops=stops, matches=MATCHES)
 
 
 def nano_items(spec: TriviaQA) -> list[Item]:

@@ -73,7 +73,7 @@ def measure(engine: Engine, spec: TruthfulQA, data: str, progress: Progress | No
     """Accuracy: of MC1, with MC2 beside it, or of the letters that were written."""
     if spec.style == "letters":
         return _measure_letters(engine, spec, data, progress)
-    items = nano_items(spec) if data == NANO else user_items(spec, data)
+    items = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
     found = score_options(engine, [one for item in items for one in (item.one, item.all)], progress)
     samples = [_sample(item, *found[2 * i : 2 * i + 2]) for i, item in enumerate(items)]
     known = scored(samples)
@@ -160,7 +160,7 @@ def true_share(log_likelihoods: Sequence[float], true: Sequence[bool]) -> float:
 
 
 def _measure_letters(engine: Engine, spec: TruthfulQA, data: str, progress: Progress | None) -> Measured:
-    items = letter_items(spec, data)
+    items = engine.posed(letter_items(spec, data))
     generations = complete(engine, [item.prompt for item in items], STOPS, spec.max_tokens, progress)
     samples = [_letter_sample(item, generation) for item, generation in zip(items, generations, strict=True)]
     known = scored(samples)
