@@ -199,3 +199,30 @@ def test_a_pair_may_be_compressed_as_its_base_is() -> None:
     assert wanda.steering.expert.checkpoint is None
     plain = ensembles(steered(bases=["wanda"]))[0]
     assert plain.evaluate["closed_book"] != evaluate.digest
+
+
+def localised(**changes: object) -> Plan:
+    entry = {"cells": ["wanda", "magnitude 50%"], "tasks": ["closed_book"], **changes}
+    inputs = Inputs(INPUTS.models, INPUTS.data, INPUTS.versions, blocks=6)
+    return make_plan(Sweep.model_validate({**FIELDS, "localise": [entry]}), inputs)
+
+
+def test_localising_adds_one_evaluation_per_block_of_each_named_cell() -> None:
+    made = localised()
+    further = [step for step in made.steps.values() if step.restored]
+    assert len(further) == 2 * 6
+    assert set(made.steps) - {step.digest for step in further} == set(plan().steps)
+    found = {cell.label: cell.restored for cell in made.cells if cell.restored}
+    assert set(found) == {"magnitude 50%", "wanda 50%"}
+    for cell in made.cells:
+        for task, digests in cell.restored.items():
+            assert [made.steps[digest].restored for digest in digests] == [(i,) for i in range(6)]
+            assert {made.steps[digest].checkpoint for digest in digests} == {cell.compress}
+            assert task == "closed_book"
+
+
+def test_localising_names_cells_and_tasks_that_are_there() -> None:
+    with pytest.raises(UserError, match="localise: cells: no 'gptq' in this sweep; it has magnitude 30%"):
+        localised(cells=["gptq"])
+    with pytest.raises(ValueError, match="localise: no task 'mmlu' in this sweep; it has closed_book, perplexity"):
+        localised(tasks=["mmlu"])

@@ -87,8 +87,8 @@ class Step:
 
     `spec` is JSON and holds all that decides the result; `digest` names it. `needs` are digests of steps that must
     be finished first: the checkpoint to evaluate, the dense reference to compare with. `steering` makes the subject an
-    ensemble. `location` tells a worker where to find what the digest names by content (paths of models and data), and
-    is not part of the digest.
+    ensemble, `restored` puts decoder blocks of the checkpoint back to dense. `location` tells a worker where to find
+    what the digest names by content (paths of models and data), and is not part of the digest.
     """
 
     kind: Kind
@@ -101,6 +101,7 @@ class Step:
     label: str = ""
     cost: float = 1.0
     steering: Steering | None = None
+    restored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Cell:
     """One row of the table: a model compressed one way with one seed, steered or not, and its steps by task label.
 
     Of a steered cell, `base` is the key of the same cell without the pair, and `target` that of the directly tuned
-    model, where the pair has one.
+    model, where the pair has one. `restored` holds, by task label, one step per decoder block put back to dense.
     """
 
     key: str
@@ -121,6 +122,7 @@ class Cell:
     steering: Steering | None = None
     base: str | None = None
     target: str | None = None
+    restored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -149,13 +151,14 @@ class Inputs:
 
     `models`: reference -> (path, digest of the weights); `data`: data's name -> (path or id, digest of its content),
     keyed by `data_key`; `versions`: the libraries whose version decides results; `helpers`: a model that a task needs
-    for itself -> the digest of its weights.
+    for itself -> the digest of its weights; `blocks`: how many decoder blocks the sweep's model has.
     """
 
     models: Mapping[str, tuple[str, str]]
     data: Mapping[str, tuple[str, str]]
     versions: Mapping[str, str]
     helpers: Mapping[str, str] = field(default_factory=dict)
+    blocks: int = 0
 
 
 def data_key(spec: Calibration | AnyTask) -> str:
@@ -165,13 +168,13 @@ def data_key(spec: Calibration | AnyTask) -> str:
 
 def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
     """Lay out a sweep: dense first, then each method and seed, then dense models beside it (`references` and targets),
-    then all that is steered.
+    then all that is steered. Where losses are to be localised, further evaluations stand last.
 
     Compressions that do not depend on the seed are planned once. The dense model is always there, because every
     comparison needs it.
 
     Raises:
-        UserError: a pair is to steer a base that the sweep does not have.
+        UserError: a pair is to steer, or a loss to be localised in, a cell that the sweep does not have.
     """
     steps: dict[str, Step] = {}
     cells = [_cell(sweep, inputs, steps, sweep.model, Dense(), 0)]
@@ -185,6 +188,11 @@ def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
     for proxy in sweep.proxy:
         for cell in _steered_cells(sweep, inputs, steps, proxy, list(unique.values())):
             unique.setdefault(cell.key, cell)
+    for entry in sweep.localise:
+        for cell in _named(entry.cells, "localise: cells", sweep, [one for one in cells if one.compress]):
+            mine = unique[cell.key]
+            found = {task: _restored_steps(sweep, inputs, steps, mine, task) for task in entry.tasks}
+            unique[cell.key] = replace(mine, restored={**mine.restored, **found})
     return Plan(sweep=sweep.name, steps=steps, cells=tuple(unique.values()))
 
 
@@ -266,13 +274,27 @@ def _bases(sweep: Sweep, proxy: Proxy, cells: Sequence[Cell]) -> list[Cell]:
     if proxy.bases == "all":
         parts = {name for one in sweep.proxy for name in (*one.models, one.target)}
         return [cell for cell in cells if cell.label not in parts or cell.label == sweep.model]
+    wanted = ("dense",) if proxy.bases == "dense" else proxy.bases
+    return _named(wanted, f"proxy {proxy.name}: bases", sweep, cells)
+
+
+def _named(wanted: Sequence[str], where: str, sweep: Sweep, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells that are called by one of the wanted names."""
     names = [_names(cell, sweep) for cell in cells]
-    known = {name for mine in names for name in mine}
-    for name in proxy.bases if isinstance(proxy.bases, tuple) else ():
-        if name not in known:
+    for name in wanted:
+        if not any(name in mine for mine in names):
             there = ", ".join(dict.fromkeys(cell.label for cell in cells))
-            raise UserError(f"proxy {proxy.name}: bases: no {name!r} in this sweep; it has {there}")
-    return [cell for cell, mine in zip(cells, names, strict=True) if proxy.steers(*mine)]
+            raise UserError(f"{where}: no {name!r} in this sweep; it has {there}")
+    return [cell for cell, mine in zip(cells, names, strict=True) if mine & set(wanted)]
+
+
+def _restored_steps(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], cell: Cell, label: str) -> tuple[str, ...]:
+    """One evaluation of a cell per decoder block, that block back at its dense weights."""
+    task = next(task for task in sweep.tasks if task.label == label)
+    made = [
+        _evaluate_step(sweep, inputs, cell.model, cell.compress, task, None, (block,)) for block in range(inputs.blocks)
+    ]
+    return tuple(steps.setdefault(step.digest, step).digest for step in made)
 
 
 def _names(cell: Cell, sweep: Sweep) -> set[str]:
@@ -311,12 +333,19 @@ def _compress_step(sweep: Sweep, inputs: Inputs, model: str, method: Method, see
 
 
 def _evaluate_step(
-    sweep: Sweep, inputs: Inputs, model: str, checkpoint: str | None, task: AnyTask, steering: Steering | None
+    sweep: Sweep,
+    inputs: Inputs,
+    model: str,
+    checkpoint: str | None,
+    task: AnyTask,
+    steering: Steering | None,
+    restored: tuple[int, ...] = (),
 ) -> Step:
     path, model_digest = inputs.models[model]
     data_path, data_digest = inputs.data[data_key(task)]
     is_other = checkpoint is not None or steering is not None
-    stops = sweep.sequential is not None and task.bounded and checkpoint is not None and steering is None
+    whole = checkpoint is None or steering is not None or bool(restored)
+    stops = sweep.sequential is not None and task.bounded and not whole
     needs_reference = stops or (isinstance(task, Perplexity) and is_other and task.kl_bytes > 0)
     reference = _evaluate_step(sweep, inputs, model, None, task, None).digest if needs_reference else None
     spec: dict[str, Any] = {
@@ -333,6 +362,8 @@ def _evaluate_step(
         spec["steering"] = steering.fields
     if stops and sweep.sequential is not None:
         spec["sequential"] = {"error": sweep.sequential.error, "margin": MATCHING, "version": SEQUENTIAL_VERSION}
+    if restored:
+        spec["restored"] = list(restored)
     if task.models:
         spec["helpers"] = [inputs.helpers[name] for name in task.models]
     return Step(
@@ -343,8 +374,9 @@ def _evaluate_step(
         checkpoint=checkpoint,
         reference=reference,
         steering=steering,
+        restored=restored,
         location={"model": path, "model_name": model, "data": data_path},
-        label=f"evaluate {task.label}",
+        label=f"evaluate {task.label}" + "".join(f", block {block} dense" for block in restored),
         cost=_evaluate_cost(task) * (1 if steering is None else STEERED_COST),
     )
 

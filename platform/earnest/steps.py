@@ -11,6 +11,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.evaluation.sequential import Rule
 from earnest.models.loading import LoadedModel, load
+from earnest.models.restoring import restored
 from earnest.models.source import Source, resolve
 from earnest.plan import COMPRESS, EVALUATE, Member, Steering, Step
 from earnest.records import Manifest
@@ -93,14 +95,15 @@ def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Pro
     subject = base if step.steering is None else _steered(base, step.steering, store.root, device, step.spec["dtype"])
     task = read_task({**_without_version(step.spec["task"]), "data": step.location["data"]})
     dense = None if step.reference is None else store.fetch(EVALUATE, step.reference)
-    result = evaluate(
-        subject,
-        task,
-        step.location["data"],
-        None if dense is None else dense / REFERENCE_FILE,
-        lambda done, of: progress(f"{done}/{of}"),
-        _rule(step, dense),
-    )
+    with restored(base.model, _source(step), step.restored) if step.restored else nullcontext():
+        result = evaluate(
+            subject,
+            task,
+            step.location["data"],
+            None if dense is None else dense / REFERENCE_FILE,
+            lambda done, of: progress(f"{done}/{of}"),
+            _rule(step, dense),
+        )
     write_evaluation(result, folder)
     return {result.scores.headline: result.scores.main.value}
 

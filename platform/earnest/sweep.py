@@ -19,6 +19,7 @@ from earnest.cluster.driver import Outcome, run_plan, stored
 from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
+from earnest.models.loading import read_config
 from earnest.models.source import resolve
 from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key, make_plan
 from earnest.preflight import check_sweep
@@ -116,6 +117,7 @@ def find_inputs(sweep: Sweep) -> Inputs:
         data={key: (source.path, source.digest) for key, source in data.items()},
         versions={library: version(library) for library in DECIDING_LIBRARIES},
         helpers={name: resolve(name).digest for task in sweep.tasks for name in task.models},
+        blocks=int(read_config(models[sweep.model]).num_hidden_layers) if sweep.localise else 0,
     )
 
 

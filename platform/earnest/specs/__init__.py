@@ -17,6 +17,7 @@ from earnest.specs.judged import (
     ModelJudge,
     RuleJudge,
 )
+from earnest.specs.localise import Localise
 from earnest.specs.methods import (
     GPTQ,
     METHODS,
@@ -80,6 +81,7 @@ __all__ = [
     "Instruction",
     "JudgedSummaries",
     "JudgedTask",
+    "Localise",
     "Magnitude",
     "Method",
     "ModelJudge",

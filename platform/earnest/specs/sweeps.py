@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from earnest.specs.ensembles import Proxy, check_pairs
 from earnest.specs.frame import Spec, read_toml
+from earnest.specs.localise import Localise
 from earnest.specs.methods import AnyMethod
 from earnest.specs.tasks import AnyTask
 
@@ -82,6 +83,7 @@ class Sweep(Spec):
     proxy: tuple[Proxy, ...] = ()
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
     references: tuple[str, ...] = ()
+    localise: tuple[Localise, ...] = ()
     sequential: Sequential | None = None
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
@@ -94,6 +96,9 @@ class Sweep(Spec):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f'tasks: {twice[0]!r} stands twice; give each its own name = "..."')
+        unknown = [name for entry in self.localise for name in entry.tasks if name not in labels]
+        if unknown:
+            raise ValueError(f"localise: no task {unknown[0]!r} in this sweep; it has {', '.join(labels)}")
         return self
 
     @model_validator(mode="after")
