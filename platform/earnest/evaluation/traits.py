@@ -1,0 +1,141 @@
+"""What is known of a task's questions before any model answers: how rare the fact, how long the answer, how much of it
+calibration has seen. These are the reasons that are given for a domain being lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earnest.data import columns, read_rows
+from earnest.evaluation.answers import Item
+from earnest.evaluation.choices import ChoiceItem
+from earnest.evaluation.nano import NANO, shipped_world
+from earnest.evaluation.tasks import closed_book, factoid_qa, mmlu, multiple_choice, open_book, trivia_qa
+from earnest.specs import MMLU, AnyTask, ClosedBook, FactoidQA, MultipleChoice, OpenBook, TriviaQA, UserError
+
+FREQUENCY_COLUMN = "frequency"
+NAME_WORDS = 2
+
+Pairs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Of one question: how often the fact is written about, its answer's tokens, and how much calibration has seen.
+
+    `frequency` is what a user's column of that name holds; for the almanac, the share of all that is written about
+    people that is about this person (0 for a stranger). `coverage` is the share of neighbouring token pairs of question
+    and answer that stand in the calibration samples. None where it is not known.
+    """
+
+    frequency: float | None
+    answer_tokens: int
+    coverage: float | None
+
+
+def traits_of(task: AnyTask, data: str, tokenizer: Any, calibration: Tensor | None) -> dict[str, Traits]:
+    """The traits of a task's questions by sample id; empty for tasks that ask no short questions.
+
+    Args:
+        task: as it was asked.
+        data: where its data lies (`nano` for the almanac).
+        tokenizer: the model's own.
+        calibration: the token ids [samples, length] that a method looked at; None without such.
+
+    Raises:
+        UserError: a frequency is no number, or is negative.
+    """
+    items = _items(task, data)
+    asked = {item.id: _asked(item.prompt, data) for item in items}
+    answers = {item.id: item.aliases[0] if isinstance(item, Item) else item.texts[item.answer] for item in items}
+    frequencies = _popularities(asked) if data == NANO else _frequencies(task, data, list(asked))
+    seen = None if calibration is None else pairs_of(calibration.numpy())
+    return {
+        name: Traits(
+            frequencies.get(name),
+            len(_tokens(tokenizer, f" {answers[name]}")),
+            None if seen is None else _coverage(_tokens(tokenizer, f"{question} {answers[name]}"), seen),
+        )
+        for name, question in asked.items()
+    }
+
+
+def _items(task: AnyTask, data: str) -> Sequence[Item | ChoiceItem]:
+    match task:
+        case ClosedBook():
+            return closed_book.nano_items(task) if data == NANO else closed_book.user_items(task, data)
+        case OpenBook():
+            return open_book.nano_items(task) if data == NANO else open_book.user_items(task, data)
+        case MultipleChoice():
+            return multiple_choice.nano_items(task) if data == NANO else multiple_choice.user_items(task, data)
+        case TriviaQA():
+            return trivia_qa.nano_items(task) if data == NANO else trivia_qa.user_items(task, data)
+        case FactoidQA():
+            return factoid_qa.nano_items(task) if data == NANO else factoid_qa.user_items(task, data)
+        case MMLU():
+            return mmlu.mmlu_items(task, data, mmlu.asked_split(task, data))
+        case _:
+            return []
+
+
+def _asked(prompt: str, data: str) -> str:
+    """The question itself, without the demonstrations and texts before it."""
+    return "\n".join(prompt.split("\n")[-2:]) if data == NANO else prompt.rsplit("\n\n", 1)[-1]
+
+
+def _popularities(asked: Mapping[str, str]) -> dict[str, float]:
+    """Of the people that the almanac's questions name; a name of two words is one person's."""
+    people = shipped_world().people
+    whole = sum(person.popularity for person in people)
+    known = {person.name: person.popularity / whole for person in people}
+    found = {}
+    for name, question in asked.items():
+        words = re.findall(r"\w+", question)
+        named = (" ".join(words[at : at + NAME_WORDS]) for at in range(len(words) - 1))
+        found[name] = next((known[each] for each in named if each in known), 0.0)
+    return found
+
+
+def _frequencies(task: AnyTask, data: str, ids: Sequence[str]) -> dict[str, float]:
+    """A user's column of frequencies; ids of rows end in the row's number."""
+    if isinstance(task, MMLU) or FREQUENCY_COLUMN not in columns(data, task.split):
+        return {}
+    rows = read_rows(data, task.split, [FREQUENCY_COLUMN])
+    values = [_frequency(row[FREQUENCY_COLUMN], f"data {data}: row {number}") for number, row in enumerate(rows)]
+    known = {name: values[int(name.rsplit("-", 1)[1])] for name in ids}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _frequency(value: Any, where: str) -> float | None:
+    if value is None or value != value:  # NaN, which tables hold for a missing number
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise UserError(f"{where}: frequency is {value!r}; give how often the fact is mentioned, 0 or more")
+    return float(value)
+
+
+def _tokens(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def pairs_of(ids: NDArray[np.int64]) -> Pairs:
+    """The distinct pairs of neighbouring tokens in rows of ids [rows, length], each pair as one number, sorted."""
+    return np.unique(_paired(ids))
+
+
+def _paired(ids: NDArray[np.int64]) -> Pairs:
+    return (ids[..., :-1].astype(np.int64) << 32) + ids[..., 1:]
+
+
+def _coverage(tokens: Sequence[int], seen: Pairs) -> float | None:
+    """The share of neighbouring pairs that were seen; None for a single token, which has none."""
+    pairs = _paired(np.asarray(tokens, dtype=np.int64))
+    return float(np.isin(pairs, seen).mean()) if len(pairs) else None
