@@ -10,6 +10,7 @@ import numpy as np
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.samples import Sample
 from earnest.evaluation.tokens import requests
+from earnest.statistics.reliability import brier
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,29 @@ def best(log_likelihoods: Sequence[float], texts: Sequence[str], length: Lengths
 
 
 def choice_sample(item: ChoiceItem, found: Sequence[LogLikelihood], **more: bool | int | float | str | None) -> Sample:
-    """What became of an item; it has no score where an option has no log-likelihood."""
+    """What became of an item; it has no score where an option has no log-likelihood.
+
+    The options' probabilities are the softmax of their log-likelihoods, as the answer is chosen. `confidence` is that
+    of the chosen one, `brier` the sum over options of (probability − truth)², 0..2, which lm-eval calls brier_score.
+    """
     values = tuple(likelihood.value for likelihood in found)
     known = [value for value in values if value is not None]
     whole = len(known) == len(values)
     chosen = best(known, item.texts) if whole else None
     right = None if chosen is None else chosen == item.answer
+    sure, score = stated(known, item.answer) if whole else (None, None)
     return Sample(
         item.id, item.prompt, "" if chosen is None else item.texts[chosen], item.texts[item.answer],
         right, None if right is None else float(right), values,
-        any(likelihood.cut for likelihood in found), item.domain, item.stratum, more,
+        any(likelihood.cut for likelihood in found), item.domain, item.stratum,
+        {**more, "confidence": sure, "brier": score},
         all(likelihood.finite for likelihood in found),
     )  # fmt: skip
+
+
+def stated(log_likelihoods: Sequence[float], answer: int) -> tuple[float, float]:
+    """The probability of the likeliest option, and the Brier score of all of them against the right one."""
+    values = np.asarray(log_likelihoods)
+    weights = np.exp(values - values.max())
+    probabilities = weights / weights.sum()
+    return float(probabilities.max()), brier([probabilities.tolist()], [answer])

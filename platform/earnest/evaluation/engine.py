@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earnest.decoding.generation import Generation, Prompt, continue_prompts
+from earnest.decoding.sampling import TOLD
 from earnest.evaluation.prefixes import Segment, Tokens, forest
 from earnest.evaluation.scoring import Pasts, Readers, Subject
 from earnest.evaluation.tokens import Request
@@ -101,8 +102,9 @@ class Engine:
         return list(items)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
-        """Greedy continuations of `prompts`, in order."""
-        made = continue_prompts(self.distribution, prompts, self.budget, progress)
+        """Greedy continuations of `prompts`, in order; of greedy ones the log-probability of each token is known."""
+        asked = [replace(prompt, sampling=TOLD) if prompt.sampling.plain else prompt for prompt in prompts]
+        made = continue_prompts(self.distribution, asked, self.budget, progress)
         self.written += zip(prompts, made, strict=True)
         return made
 

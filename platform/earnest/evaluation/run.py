@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 from torch import Tensor
 
+from earnest.evaluation.degeneration import calibration, text_metrics, with_texts
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.samples import Measured, Sample, scored, table
 from earnest.evaluation.scoring import Subject
@@ -60,10 +61,13 @@ def evaluate(
         engine = growing = Growing(subject, task.seed)
         measured, stopped = measure_until_decided(growing, task, data_path, rule, progress)
     known, samples, forwarded = scored(measured.samples), measured.samples, engine.tokens_forwarded
-    shift = None
-    if engine.readers.steered and engine.written:
+    texts, shift = [made for _, made in engine.written], None
+    one_each = len(texts) == len(samples)  # a conversation or a program has several texts
+    if engine.readers.steered and texts:
         shift, per_text = token_shift(engine)
-        samples = with_shifts(samples, per_text)
+        samples = with_shifts(samples, per_text) if one_each else samples
+    samples = with_texts(samples, texts) if one_each else samples
+    found = {**text_metrics(texts), **calibration(samples)}
     scores = Scores(
         task=task.label,
         version=task.version,
@@ -73,7 +77,7 @@ def evaluate(
         scored=len(known),
         truncated=sum(sample.truncated for sample in measured.samples),
         failed=len(measured.samples) - len(known),
-        metrics=dict(measured.metrics),
+        metrics={**measured.metrics, **{name: found[name] for name in found if name not in measured.metrics}},
         groups=_groups(measured, known),
         tokens_forwarded=forwarded,
         token_shift=shift,
