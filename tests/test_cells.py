@@ -97,7 +97,7 @@ def test_a_cell_is_compared_with_dense_on_the_same_samples(plan: Plan, store: St
     comparison = cell.comparisons["closed_book"]
     assert dense.comparisons == {}
     assert comparison.relative == pytest.approx(-1 / 3)
-    assert comparison.matches is False
+    assert comparison.within_margin is False
     assert comparison.retention is not None
     assert comparison.retention.value == pytest.approx(2 / 3)
     assert comparison.flips is not None
@@ -112,7 +112,7 @@ def test_perplexity_matches_dense_up_to_five_percent_higher(
     perplexed(store, plan, 0, 2.0)
     perplexed(store, plan, 1, value, kl=0.25)
     comparison = collect(plan, store, {})[1].comparisons["perplexity"]
-    assert comparison.matches is matches
+    assert comparison.within_margin is matches
     assert comparison.kl == Estimate(value=0.25, n=2)
     assert (comparison.retention, comparison.flips) == (None, None)
 
@@ -120,14 +120,14 @@ def test_perplexity_matches_dense_up_to_five_percent_higher(
 def test_a_score_of_exactly_95_percent_of_dense_still_matches(plan: Plan, store: Store) -> None:
     answered(store, plan, 0, "a" * 20)
     answered(store, plan, 1, "a" * 19 + "b")
-    assert collect(plan, store, {})[1].comparisons["closed_book"].matches is True
+    assert collect(plan, store, {})[1].comparisons["closed_book"].within_margin is True
 
 
 def test_a_change_of_samples_is_not_reported_as_a_change_of_the_model(plan: Plan, store: Store) -> None:
     answered(store, plan, 0, "aaaa")
     answered(store, plan, 1, "aab")
     comparison = collect(plan, store, {})[1].comparisons["closed_book"]
-    assert (comparison.relative, comparison.matches) == (None, None)
+    assert (comparison.relative, comparison.within_margin) == (None, None)
     assert comparison.retention is not None
     assert comparison.retention.n == 3
 

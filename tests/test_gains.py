@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from earnest.cells import _headline, _read_evaluation, collect
+from earnest.cells import collect, headline_of, read_evaluation
 from earnest.evaluation.run import evaluate
 from earnest.models.loading import load
 from earnest.models.source import resolve
@@ -158,5 +159,7 @@ def test_what_is_summed_over_samples_is_the_headline(store: Store, task: AnyTask
     assert result.scores.main.value > 0
     with store.publish("evaluate", "0" * 32, {}, {}) as folder:
         write_evaluation(result, folder)
-    found = _read_evaluation(store, "0" * 32)
-    assert _headline(found, list(found.answers)).value == pytest.approx(result.scores.main.value, rel=1e-12)
+    found = read_evaluation(store, "0" * 32)
+    assert headline_of(found, np.arange(len(found.samples.ids))).value == pytest.approx(
+        result.scores.main.value, rel=1e-12
+    )

@@ -170,7 +170,7 @@ def test_what_compression_cost_the_base_itself_is_won_back_whole(tmp_path: Path)
     for step in prepared.plan.steps.values():
         run_step(step, prepared.store, "cpu", lambda note: None)
     dense, pruned, steered = collect(prepared.plan, prepared.store, {})
-    assert pruned.comparisons["closed_book"].matches is False
+    assert pruned.comparisons["closed_book"].within_margin is False
     for task in ("closed_book", "perplexity"):
         won = steered.gains[task].won_back
         assert won is not None

@@ -6,58 +6,46 @@ that failed or did not run stands in `failures` with the reason.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from earnest.plan import COMPRESS, EVALUATE, Cell, Plan, Step, method_fields
 from earnest.records import CellRecord, Comparison, Estimate, Gain, Manifest, Scores, Steered
+from earnest.samples import SAMPLES_FILE, SCORES_FILE, Places, Samples, match_up, read_samples, shared
+from earnest.specs import UserError
 from earnest.statistics import gaps, paired
+from earnest.statistics.intervals import Floats
+from earnest.statistics.noise import noise_floor_of_scores
 from earnest.statistics.paired import Sums
+from earnest.statistics.versus import Matchup, Versus, judge
 from earnest.store import Store
 
 NOT_FINISHED = "not finished"
-_COLUMNS = ("id", "prompt_hash", "prediction", "correct")
-# Headlines that are a ratio of sums over samples, and not the mean of their scores.
-RATIOS = {"true": ("true", "well_formed"), "token_perplexity": ("nats", "tokens")}
-EXPONENTIAL = frozenset({"token_perplexity"})
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a subject said to one sample, and whether it was right where right and wrong exist.
-
-    `above` and `below` are what the sample adds above and below the line of the headline; it adds nothing where `above`
-    is None.
-    """
-
-    prompt_hash: str
-    prediction: str
-    correct: bool | None
-    above: float | None = None
-    below: float = 1.0
+SAME_METHOD = ("model", "method", "steering")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One finished evaluation: its scores, and its answers by sample id."""
+    """One finished evaluation: its scores, and its samples."""
 
     scores: Scores
-    answers: Mapping[str, Answer]
+    samples: Samples
 
-    @property
-    def prompts(self) -> dict[str, str]:
-        """Sample id -> the hash of what was asked."""
-        return {key: answer.prompt_hash for key, answer in self.answers.items()}
+    def asked_the_same(self, other: Evaluated) -> bool:
+        """Whether both were asked the very same prompts."""
+        return self.samples.places.keys() == other.samples.places.keys()
 
 
 def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellRecord]:
     """Every cell of a plan, in the plan's order, with all that its finished steps say.
+
+    What may be claimed of the cells against dense is judged as one family.
 
     Args:
         plan: the sweep's steps and cells; its first cell is the dense model that all others are compared with.
@@ -67,24 +55,23 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
     Raises:
         CorruptOutputError: a stored score, sample file or manifest does not have the bytes that were published.
     """
-    evaluated = _read_evaluations(plan, store)
+    evaluated = read_evaluations(plan, store)
     finished = store.digests(COMPRESS) | set(evaluated)
-    return [_record(cell, plan, store, evaluated, finished, failures) for cell in plan.cells]
+    rows = _judged(plan, evaluated)
+    return [_record(cell, plan, store, evaluated, rows, finished, failures) for cell in plan.cells]
 
 
-def _read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
+def read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
+    """Digest -> the finished evaluation, for all tasks of all cells."""
     wanted = {digest for cell in plan.cells for digest in cell.evaluate.values()}
-    return {digest: _read_evaluation(store, digest) for digest in sorted(wanted & store.digests(EVALUATE))}
+    return {digest: read_evaluation(store, digest) for digest in sorted(wanted & store.digests(EVALUATE))}
 
 
-def _read_evaluation(store: Store, digest: str) -> Evaluated:
-    scores = Scores.model_validate_json(store.read_file(EVALUATE, digest, "scores.json"))
-    sums = RATIOS.get(scores.headline, ("score",))
-    content = io.BytesIO(store.read_file(EVALUATE, digest, "samples.parquet"))
-    table = pq.read_table(content, columns=[*_COLUMNS, *sums])
-    ids, *columns = (table[column].to_pylist() for column in (*_COLUMNS, *sums))
-    answers = (Answer(*row) for row in zip(*columns, strict=True))
-    return Evaluated(scores, dict(zip(ids, answers, strict=True)))
+def read_evaluation(store: Store, digest: str) -> Evaluated:
+    """One finished evaluation from the store."""
+    scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
+    known = Scores.model_validate_json(scores)
+    return Evaluated(known, read_samples(content, digest, scores, known.task))
 
 
 def _record(
@@ -92,6 +79,7 @@ def _record(
     plan: Plan,
     store: Store,
     evaluated: Mapping[str, Evaluated],
+    rows: Mapping[tuple[str, str], Versus],
     finished: set[str],
     failures: Mapping[str, str],
 ) -> CellRecord:
@@ -117,7 +105,11 @@ def _record(
         steering=_steered(cell, plan),
         size=manifest.size if manifest else None,
         scores={task: found.scores for task, found in mine.items()},
-        comparisons=_comparisons(mine, theirs) if cell.key != dense.key else {},
+        comparisons={
+            task: compare(theirs[task], found, rows.get((cell.key, task)))
+            for task, found in mine.items()
+            if task in theirs and cell.key != dense.key
+        },
         gains=_gains(cell, plan, evaluated) if cell.steering else {},
         failures={name: failures.get(d, NOT_FINISHED) for name, d in steps.items() if d not in finished},
         seconds=_seconds(plan, store, {name: d for name, d in steps.items() if d in finished}),
@@ -152,23 +144,60 @@ def _dataset(step: Step) -> str:
 # --- against dense --------------------------------------------------------------------------------------------------
 
 
-def _comparisons(mine: Mapping[str, Evaluated], theirs: Mapping[str, Evaluated]) -> dict[str, Comparison]:
-    return {task: compare(theirs[task], mine[task]) for task in mine if task in theirs}
+def _judged(plan: Plan, evaluated: Mapping[str, Evaluated]) -> dict[tuple[str, str], Versus]:
+    """(cell, task) -> its row against dense; nothing where the two cannot be paired."""
+    theirs, matchups = _finished(plan.cells[0], evaluated), dict[tuple[str, str], Matchup]()
+    cells = {cell.key: cell for cell in plan.cells}
+    scores = {digest: found.scores for digest, found in evaluated.items()}
+    for cell in plan.cells[1:]:
+        floors = noise_floors(plan, cell, scores)
+        for task, mine in _finished(cell, evaluated).items():
+            if task in theirs:
+                with suppress(UserError):  # `compare` says why they cannot be paired; a report stands without
+                    matchups[cell.key, task] = match_up(
+                        mine.samples, theirs[task].samples, cell.label, floors.get(task)
+                    )
+    # A task that stopped when it was decided was judged then; its row is no part of the family.
+    stopped = {key for key in matchups if evaluated[cells[key[0]].evaluate[key[1]]].scores.stopped}
+    families = [{key: matchups[key] for key in matchups if (key in stopped) == alone} for alone in (False, True)]
+    return {key: row for family in families for key, row in zip(family, judge(family.values()), strict=True)}
 
 
-def compare(dense: Evaluated, subject: Evaluated) -> Comparison:
+def noise_floors(plan: Plan, cell: Cell, scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Task -> how far two seeds of a cell lie apart by chance; nothing where fewer than two are finished."""
+    same = [other for other in plan.cells if all(getattr(other, name) == getattr(cell, name) for name in SAME_METHOD)]
+    floors = {}
+    for task in cell.evaluate:
+        digests = {other.evaluate[task] for other in same} & scores.keys()
+        if len(digests) > 1:
+            floors[task] = noise_floor_of_scores([scores[digest].main.value for digest in sorted(digests)])
+    return floors
+
+
+def compare(dense: Evaluated, subject: Evaluated, row: Versus | None) -> Comparison:
     """One task of a subject against the dense model, on the samples that both answered.
 
-    The relative change is of the headline, and only given where both were asked the very same prompts: a change of
-    samples is not a change of the model.
+    Change and verdict are of the headline, and only given where both were asked the very same prompts: a change of
+    samples is not a change of the model. A task that stopped once it was decided has its own verdict, and its change
+    is that on the samples it was asked.
     """
-    relative = relative_change(dense, subject) if dense.prompts == subject.prompts else None
-    pairs = _pairs(dense, subject)
+    stopped = subject.scores.stopped
+    same, partial = dense.asked_the_same(subject), stopped is not None and not subject.scores.whole
+    relative = relative_change(dense, subject) if same else row.relative if partial and row else None
+    judged = row if row is not None and (same or partial) else None
+    retention, flips = _agreement(dense.samples, subject.samples)
     return Comparison(
         relative=relative,
-        matches=None if relative is None else paired.matches(relative, subject.scores.higher_is_better),
-        retention=paired.retention([bool(a.correct) for a, _ in pairs], [bool(b.correct) for _, b in pairs]),
-        flips=_flips(pairs),
+        within_margin=None if relative is None else paired.matches(relative, subject.scores.higher_is_better),
+        verdict=stopped.verdict if stopped else judged.verdict if judged else None,
+        samples=judged.samples if judged else 0,
+        units=judged.units if judged else 0,
+        needed=judged.needed if judged and not stopped else None,
+        difference=judged.difference if judged else None,
+        p=judged.p_holm if judged and not partial else None,
+        noise=judged.noise if judged else None,
+        retention=retention,
+        flips=flips,
         kl=subject.scores.metrics.get("kl_to_dense"),
     )
 
@@ -182,19 +211,23 @@ def relative_change(dense: Evaluated, subject: Evaluated) -> float | None:
     return round((after - before) / before, 12) if before else None
 
 
-def _pairs(dense: Evaluated, subject: Evaluated) -> list[tuple[Answer, Answer]]:
-    """The answers to what both were asked and either got right or wrong, aligned by sample id."""
-    shared = [key for key, answer in dense.answers.items() if answer.correct is not None and key in subject.answers]
-    return [(dense.answers[key], subject.answers[key]) for key in shared]
+def _agreement(dense: Samples, subject: Samples) -> tuple[Estimate | None, Estimate | None]:
+    """Retention and flips on what both were asked and dense got right or wrong; None without right and wrong."""
+    if dense.correct is None or subject.correct is None:
+        return None, None
+    now, before = shared(subject, dense)
+    known = ~np.isnan(dense.correct[before])
+    now, before = now[known], before[known]
+    if not len(now):
+        return None, None
+    right, still = _right(dense.correct[before]), _right(subject.correct[now])
+    texts = ([samples.predictions[i] for i in places] for samples, places in ((dense, before), (subject, now)))
+    kept = paired.retention([bool(one) for one in right], [bool(one) for one in still])
+    return kept, paired.flips(right, still, *texts)
 
 
-def _flips(pairs: Sequence[tuple[Answer, Answer]]) -> Estimate | None:
-    if not pairs:
-        return None
-    before, after = zip(*pairs, strict=True)
-    correct = [[answer.correct for answer in answers] for answers in (before, after)]
-    texts = [[answer.prediction for answer in answers] for answers in (before, after)]
-    return paired.flips(*correct, *texts)
+def _right(correct: Floats) -> list[bool | None]:
+    return [None if math.isnan(one) else bool(one) for one in correct.tolist()]
 
 
 # --- what a pair gains ----------------------------------------------------------------------------------------------
@@ -234,31 +267,35 @@ def gain_of(base: Evaluated, steered: Evaluated, target: Evaluated | None, dense
 
     `dense` is the base itself where nothing was compressed, and then nothing is won back.
     """
-    goals = [goal for goal in (target, dense) if goal is not None]
-    if any(other.prompts != base.prompts for other in (steered, *goals)):
+    others = [other for other in (steered, target, dense) if other is not None]
+    if not all(base.asked_the_same(other) for other in others):
         return None
-    known = [key for key in base.answers if all(e.answers[key].above is not None for e in (base, steered, *goals))]
-    start, reached = _headline(base, known), _headline(steered, known)
+    places = {id(one): shared(base.samples, one.samples)[1] for one in (base, *others)}
+    known = ~np.isnan([one.samples.above[places[id(one)]] for one in (base, *others)]).any(axis=0)
+
+    def headline(one: Evaluated | None) -> gaps.Headline | None:
+        return None if one is None else headline_of(one, places[id(one)][known])
+
+    start, reached = headline_of(base, places[id(base)][known]), headline_of(steered, places[id(steered)][known])
+    higher, lost = base.scores.higher_is_better, None if dense is base else dense
     return Gain(
         difference=gaps.difference(start, reached),
-        gap_closed=_share(start, reached, target, known),
-        won_back=_share(start, reached, None if dense is base else dense, known),
+        gap_closed=_share(start, reached, headline(target), higher=higher),
+        won_back=_share(start, reached, headline(lost), higher=higher),
     )
 
 
 def _share(
-    start: gaps.Headline, reached: gaps.Headline, goal: Evaluated | None, samples: Sequence[str]
+    start: gaps.Headline, reached: gaps.Headline, goal: gaps.Headline | None, *, higher: bool
 ) -> Estimate | None:
     """How much of the way to a better score was gone; None where `goal` is not shown to be better."""
     if goal is None:
         return None
-    there = _headline(goal, samples)
-    better = there.value > start.value if goal.scores.higher_is_better else there.value < start.value
-    return gaps.share_closed(start, reached, there) if better else None
+    better = goal.value > start.value if higher else goal.value < start.value
+    return gaps.share_closed(start, reached, goal) if better else None
 
 
-def _headline(evaluated: Evaluated, samples: Sequence[str]) -> gaps.Headline:
+def headline_of(evaluated: Evaluated, places: Places) -> gaps.Headline:
     """The headline metric as sums over some samples."""
-    answers = [evaluated.answers[key] for key in samples]
-    sums = Sums(np.array([a.above for a in answers], dtype=float), np.array([a.below for a in answers], dtype=float))
-    return gaps.Headline(sums, evaluated.scores.headline in EXPONENTIAL)
+    samples = evaluated.samples
+    return gaps.Headline(Sums(samples.above[places], samples.below[places]), samples.exponential)

@@ -174,7 +174,7 @@ def evaluate(
         on_step=_progress("batch"),
     )  # fmt: skip
     if samples is not None:
-        from earnest.compare.samples import write_samples
+        from earnest.samples import write_samples
 
         write_samples(result.samples, result.scores, samples)
     if json_file is not None:
@@ -267,6 +267,7 @@ def report(
     Example: earnest report jobs/configs/demo.toml --out report.html
     """
     from earnest.cells import collect
+    from earnest.domains.run import losses_of
     from earnest.report.html import write_report
     from earnest.report.table import print_table
     from earnest.sweep import prepare
@@ -276,7 +277,10 @@ def report(
     if not prepared.done:
         raise UserError(f"report {config}: no step is in {prepared.store.root} yet; run earnest sweep {config} first")
     cells = collect(prepared.plan, prepared.store, {})
-    page = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store)
+    page = write_report(
+        cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store,
+        losses=losses_of(prepared.plan, prepared.store),
+    )  # fmt: skip
     print_table(cells, out)
     if file is not None:
         file.write_bytes(page.read_bytes())

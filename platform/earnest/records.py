@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Verdict = Literal["matches", "no worse", "falls", "rises", "not decided"]
+NO_WORSE: tuple[Verdict, ...] = ("matches", "no worse", "rises")
+
 
 class Record(BaseModel):
     """A frozen record; unknown keys are refused so that a reader never drops what a writer meant."""
@@ -63,10 +66,17 @@ class Stopped(Record):
     is "not decided" or "no worse".
     """
 
-    verdict: Literal["matches", "no worse", "falls", "rises", "not decided"]
+    verdict: Verdict
     after: int
     error: float
     margin: float
+
+
+class Part(Record):
+    """The mean of a metric over the tokens of one kind, and how many there are."""
+
+    tokens: int
+    mean: Estimate
 
 
 class Scores(Record):
@@ -76,7 +86,7 @@ class Scores(Record):
     group -> the headline metric's estimate within it. `asked` samples were wanted, `scored` have a score,
     `truncated` had their input cut, `failed` could not be scored. `token_shift` is there where an ensemble wrote texts.
     `stopped` is there where the task was to stop once decided; `scored` and `failed` may then add up to less than
-    `asked`.
+    `asked`. `breakdowns` maps a mean per token to grouping -> kind of token -> its part.
     """
 
     task: str
@@ -92,6 +102,7 @@ class Scores(Record):
     tokens_forwarded: int = 0
     token_shift: TokenShift | None = None
     stopped: Stopped | None = None
+    breakdowns: dict[str, dict[str, dict[str, Part]]] = Field(default_factory=dict)
 
     @property
     def main(self) -> Estimate:
@@ -163,16 +174,44 @@ class Manifest(Record):
 class Comparison(Record):
     """One task of one cell against the dense model on the same samples.
 
-    `relative` is the headline's relative change (+0.02 = 2 % higher); `matches` says whether it is no worse than 5 %
-    relative (LLM-KICK's criterion) by the point estimate. `retention`: of the answers dense had right, the share
-    kept; `flips`: the share of answers whose correctness or text changed. `kl`: mean KL(dense ‖ subject), nats.
+    `relative` is the headline's relative change (+0.02 = 2 % higher); `within_margin` says whether that figure is no
+    worse than 5 % (LLM-KICK's criterion), which says nothing of how sure it is. `verdict` is what is shown at that
+    margin, of all the sweep's cells and tasks together wrong with at most 5 % for each kind of claim: "matches" within
+    it, "no worse", "falls" and "rises" (worse, better by more), or "not decided" at `units` units (`samples`, or
+    clusters of them); `needed` units would decide it, None where it is decided or no number would. It is None where the
+    two cannot be paired. `difference` is the headline's, with its interval; `p` of no change at all, adjusted over the
+    sweep; `noise` the difference that seeds alone make, where there are several.
+    `retention`: of the answers dense had right, the share kept; `flips`: the share of answers whose correctness or text
+    changed. `kl`: mean KL(dense ‖ subject), nats.
     """
 
     relative: float | None
-    matches: bool | None
+    within_margin: bool | None
+    verdict: Verdict | None = None
+    samples: int = 0
+    units: int = 0
+    needed: int | None = None
+    difference: Estimate | None = None
+    p: float | None = None
+    noise: float | None = None
     retention: Estimate | None = None
     flips: Estimate | None = None
     kl: Estimate | None = None
+
+    @property
+    def no_worse(self) -> bool:
+        """Whether the score is shown to be no worse than 5 %."""
+        return self.verdict in NO_WORSE
+
+    @property
+    def falls(self) -> bool:
+        """Whether the score is shown to be worse by more than 5 %."""
+        return self.verdict == "falls"
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether seeds alone make a difference as large as this."""
+        return self.noise is not None and self.difference is not None and abs(self.difference.value) <= self.noise
 
 
 class Steered(Record):

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from earnest.compare.samples import Samples
-from earnest.compare.versus import Versus, judge, match_up
 from earnest.records import Estimate
+from earnest.samples import Samples, match_up
 from earnest.statistics.paired import gap_closed
 from earnest.statistics.passes import pass_at_k
+from earnest.statistics.versus import Versus, judge
 
 SIZES = ("13B", "70B")
 

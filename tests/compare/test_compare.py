@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from earnest.cli import app
 from earnest.compare.run import compare_cells, compare_paths
-from earnest.compare.samples import open_samples, write_samples
-from earnest.compare.versus import Versus
 from earnest.plan import Inputs, Plan, make_plan
 from earnest.records import Estimate, Scores
+from earnest.samples import open_samples, write_samples
 from earnest.specs import ClosedBook, Magnitude, Sweep, UserError, Wanda
+from earnest.statistics.versus import Versus
 from earnest.store import Store
 
 runner = CliRunner()
@@ -155,7 +155,7 @@ def test_what_cannot_be_paired_is_refused_in_one_line(tmp_path: Path) -> None:
         compare_paths(right, other)
     write_samples(answers([True]), scores_of("closed_book", "exact_match", 0.5), tmp_path / "wrong.parquet")
     with pytest.raises(UserError, match=r"add up to exact_match 1, and its scores say 0\.5"):
-        open_samples(tmp_path / "wrong.parquet")
+        compare_paths(tmp_path / "wrong.parquet", tmp_path / "wrong.parquet")
     twice = pa.concat_tables([answers([True]), answers([False])])
     write_samples(twice, scores_of("closed_book", "exact_match", 0.5), tmp_path / "twice.parquet")
     with pytest.raises(UserError, match="more than once"):

@@ -158,7 +158,9 @@ def against_dense(scores: Scores, task: str) -> Comparison:
     relative = scores.main.value / before - 1
     loss = relative if task == "perplexity" else -relative
     kept = None if task == "perplexity" else proportion(min(1.0, max(0.0, 1 + relative)), 274)
-    return Comparison(relative=relative, matches=loss <= 0.05, retention=kept, kl=scores.metrics.get("kl_to_dense"))
+    return Comparison(
+        relative=relative, within_margin=loss <= 0.05, retention=kept, kl=scores.metrics.get("kl_to_dense")
+    )
 
 
 TUNED = 71.0

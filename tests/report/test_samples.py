@@ -30,7 +30,7 @@ def told(store: Store, one: CellRecord, texts: Texts, share: float, relative: fl
         metrics={"true": Estimate(value=share, n=3)},
     )  # fmt: skip
     about_perplexity = {task: kept for task, kept in one.comparisons.items() if task == "perplexity"}
-    about_biography = {} if relative is None else {"biography": Comparison(relative=relative, matches=False)}
+    about_biography = {} if relative is None else {"biography": Comparison(relative=relative, within_margin=False)}
     return one.model_copy(
         update={
             "scores": {"perplexity": one.scores["perplexity"], "biography": scores},

@@ -1,12 +1,11 @@
-"""A sweep's cells as sides of a comparison: found by name, their samples read from the store, their seeds as noise."""
+"""A sweep's cells as sides of a comparison: found by name, their samples read from the store."""
 
 from __future__ import annotations
 
-from earnest.compare.samples import SAMPLES_FILE, SCORES_FILE, Samples, read_samples
 from earnest.plan import EVALUATE, Cell, Plan
 from earnest.records import Scores
+from earnest.samples import SAMPLES_FILE, SCORES_FILE, Samples, read_samples
 from earnest.specs import UserError
-from earnest.statistics.noise import noise_floor_of_scores
 from earnest.store import Store
 
 
@@ -20,17 +19,10 @@ def stored_samples(plan: Plan, store: Store, cell: Cell, cluster: str | None = N
     return found
 
 
-def noise_floors(plan: Plan, store: Store, cell: Cell) -> dict[str, float]:
-    """Task -> how far two seeds of a cell lie apart by chance; nothing where fewer than two are finished."""
-    same = [other for other in plan.cells if (other.model, other.method) == (cell.model, cell.method)]
-    seeds = [other for other in same if other.steering == cell.steering]
-    floors = {}
-    for task in cell.evaluate:
-        digests = [other.evaluate[task] for other in seeds if store.has(EVALUATE, other.evaluate[task])]
-        files = [store.read_file(EVALUATE, digest, SCORES_FILE) for digest in digests]
-        if len(files) > 1:
-            floors[task] = noise_floor_of_scores([Scores.model_validate_json(file).main.value for file in files])
-    return floors
+def stored_scores(plan: Plan, store: Store) -> dict[str, Scores]:
+    """Digest -> scores of every finished evaluation of a plan."""
+    wanted = {digest for cell in plan.cells for digest in cell.evaluate.values()} & store.digests(EVALUATE)
+    return {digest: Scores.model_validate_json(store.read_file(EVALUATE, digest, SCORES_FILE)) for digest in wanted}
 
 
 def find_cell(plan: Plan, name: str) -> Cell:

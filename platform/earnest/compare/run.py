@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from earnest.compare.cells import find_cell, name_of, noise_floors, stored_samples
-from earnest.compare.samples import Samples, open_samples
-from earnest.compare.versus import Matchup, Versus, judge, match_up
+from earnest.cells import noise_floors
+from earnest.compare.cells import find_cell, name_of, stored_samples, stored_scores
 from earnest.plan import Cell, Plan
+from earnest.samples import Samples, match_up, open_samples
 from earnest.specs import UserError
+from earnest.statistics.versus import Matchup, Versus, judge
 from earnest.store import Store
 
 ALL = "all"
@@ -76,10 +77,11 @@ def compare_cells(
         UserError: there is no such cell, or nothing pairs up.
     """
     against = find_cell(plan, b)
-    theirs, floors = stored_samples(plan, store, against, cluster), noise_floors(plan, store, against)
+    theirs, scores = stored_samples(plan, store, against, cluster), stored_scores(plan, store)
+    floors = noise_floors(plan, against, scores)
     found = _Found(tasks)
     for cell in _cells(plan, a, against):
-        mine = noise_floors(plan, store, cell)
+        mine = noise_floors(plan, cell, scores)
         noise = {task: max(mine.get(task, 0.0), floors.get(task, 0.0)) for task in {*mine, *floors}}
         found.add(stored_samples(plan, store, cell, cluster), theirs, _label(plan, cell) if a == ALL else "", noise)
     return found.judged(), found.skipped

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from earnest.compare.versus import Versus, by_verdict
+from earnest.records import Verdict
 from earnest.report.survey import MINUS, figure_text, percent_change, spoken
-from earnest.statistics.equivalence import Verdict
 from earnest.statistics.paired import MATCHING
+from earnest.statistics.versus import Versus, by_verdict
 
 WIDE = 150  # columns from which a console shows every figure
 _STYLES: dict[Verdict, str] = {

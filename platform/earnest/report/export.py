@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("n", pa.int64()),
         *[(name, pa.int64()) for name in ("asked", "scored", "truncated", "failed")],
         ("relative", pa.float64()),
-        ("matches", pa.bool_()),
+        ("within_margin", pa.bool_()),
         *[(name, pa.float64()) for name in ("retention", "flips", "kl")],
         *[(name, pa.string()) for name in ("pair", "alpha", "expert", "antiexpert", "base", "target")],
         *[
@@ -105,7 +105,7 @@ def _against_dense(cell: CellRecord, task: str) -> dict[str, Any]:
         return {}
     estimates = {name: getattr(comparison, name) for name in ("retention", "flips", "kl")}
     values = {name: None if estimate is None else estimate.value for name, estimate in estimates.items()}
-    return {"relative": comparison.relative, "matches": comparison.matches, **values}
+    return {"relative": comparison.relative, "within_margin": comparison.within_margin, **values}
 
 
 def _steering(cell: CellRecord) -> dict[str, str | None]:

@@ -178,7 +178,7 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         "text": figure_text(scores.main.value, scores.headline),
         "half": "" if half is None else figure_text(half, scores.headline),
         "change": percent_change(comparison.relative) if comparison else "",
-        "lost": bool(comparison and comparison.matches is False),
+        "lost": bool(comparison and comparison.within_margin is False),
         "kept": f"{retention.value:.1%} of dense's right answers kept" if retention else "",
         "reason": "",
     }

@@ -71,7 +71,7 @@ def _is_long_form(survey: Survey, task: str) -> bool:
 def _telling_cell(survey: Survey, task: str) -> CellRecord | None:
     lower = [name for name in survey.tasks if not survey.higher_is_better(name)]
     cells = [cell for cell in survey.compressed if cell.method not in CONTROLS and survey.loss(cell, task) is not None]
-    matching = [c for c in cells if all(c.comparisons[name].matches for name in lower if name in c.comparisons)]
+    matching = [c for c in cells if all(c.comparisons[name].within_margin for name in lower if name in c.comparisons)]
     return max(matching or cells, key=lambda cell: survey.loss(cell, task) or 0.0, default=None)
 
 

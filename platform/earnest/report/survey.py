@@ -62,7 +62,7 @@ class Point:
 
     def matches(self, task: str) -> bool:
         """Whether every seed is fluent and still matches dense."""
-        found = [cell.comparisons[task].matches for cell in self.cells if task in cell.comparisons]
+        found = [cell.comparisons[task].within_margin for cell in self.cells if task in cell.comparisons]
         return bool(found) and all(found) and self.is_fluent(task)
 
     def is_fluent(self, task: str) -> bool:
@@ -173,7 +173,7 @@ class Survey:
             (loss, cell, claimed, task)
             for cell in self.compressed
             for claimed in lower
-            if cell.method not in CONTROLS and claimed in cell.comparisons and cell.comparisons[claimed].matches
+            if cell.method not in CONTROLS and claimed in cell.comparisons and cell.comparisons[claimed].within_margin
             for task in self.tasks
             if task not in lower and (loss := self.loss(cell, task)) is not None and loss > MATCHING
         ]

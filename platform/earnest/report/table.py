@@ -110,7 +110,7 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
     comparison = cell.comparisons.get(task)
     if comparison is None or comparison.relative is None:
         return text
-    lost = comparison.matches is False
+    lost = comparison.within_margin is False
     return text.append(
         f" {percent_change(comparison.relative):>5}{LOST if lost else ' '}", style="red" if lost else "green"
     )

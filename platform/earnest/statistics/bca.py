@@ -6,12 +6,13 @@ and by how fast the standard error changes with the value (a, from the jackknife
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import CONFIDENCE, RESAMPLES, SEED, Floats, resamples
+from earnest.statistics.intervals import CONFIDENCE, RESAMPLES, SEED, Floats, draw_counts
 from earnest.statistics.pairs import Pairs
 
 _NORMAL = NormalDist()
@@ -22,10 +23,32 @@ def bca_difference(pairs: Pairs, seed: int = SEED, count: int = RESAMPLES) -> Es
 
     One unit has no interval; where all replicates are the same, the interval is the value itself.
     """
+    return bca_differences([pairs], seed, count)[0]
+
+
+def bca_differences(family: Sequence[Pairs], seed: int = SEED, count: int = RESAMPLES) -> list[Estimate]:
+    """The same for many pairs; those of one size are drawn together, in a product of matrices."""
+    found = {i: Estimate(value=float(pairs.difference()), n=1) for i, pairs in enumerate(family) if pairs.n < 2}
+    sizes: dict[int, list[int]] = {}
+    for i, pairs in enumerate(family):
+        if i not in found:
+            sizes.setdefault(pairs.n, []).append(i)
+    for n, same in sizes.items():
+        replicates = _replicates([family[i] for i in same], n, seed, count)
+        found |= {i: _estimate(family[i], column) for i, column in zip(same, replicates, strict=True)}
+    return [found[i] for i in range(len(family))]
+
+
+def _replicates(family: Sequence[Pairs], n: int, seed: int, count: int) -> Iterator[Floats]:
+    """The difference in each bootstrap sample, of each pair."""
+    columns = np.concatenate([pairs.sums for pairs in family], axis=1)  # [n, 4 × pairs]
+    drawn = np.concatenate([counts @ columns for counts in draw_counts(n, seed, count)])
+    for place, pairs in enumerate(family):
+        yield pairs.difference_of_sums(drawn[:, 4 * place : 4 * place + 4])
+
+
+def _estimate(pairs: Pairs, replicates: Floats) -> Estimate:
     value = float(pairs.difference())
-    if pairs.n < 2:
-        return Estimate(value=value, n=pairs.n)
-    replicates = np.concatenate([pairs.difference(draw) for draw in resamples(pairs.n, seed, count)])
     low, high = bca_interval(value, replicates, pairs.differences_without())
     return Estimate(value=value, stderr=float(replicates.std()), low=low, high=high, n=pairs.n)
 

@@ -12,17 +12,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 
+from earnest.records import Verdict
 from earnest.statistics.bounded import p_above_zero, p_of_weights
 from earnest.statistics.intervals import Floats
 from earnest.statistics.multiplicity import holm
 from earnest.statistics.paired import MATCHING
 from earnest.statistics.pairs import Pairs
 
-Verdict = Literal["matches", "no worse", "falls", "rises", "not decided"]
 ERROR = 0.05
 POWER = 0.8
 MOST_SAMPLES = 10_000_000  # more than this is no plan; the score lies on the margin

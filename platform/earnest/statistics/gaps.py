@@ -5,17 +5,13 @@ All scores of one quotient are drawn together: every bootstrap sample takes the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import RESAMPLES, Floats, estimate, ratio, resamples
+from earnest.statistics.intervals import Floats, draw_counts, estimate, ratio
 from earnest.statistics.paired import Sums
-
-KEPT = 2**22  # draws of so many samples are made once and kept
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Headline:
     def replicates(self) -> Floats:
         """The metric in each bootstrap sample."""
         columns = np.stack([self.sums.numerators, self.sums.denominators], axis=1)
-        drawn = np.concatenate([counts @ columns for counts in _counts(len(columns))])  # [draws, 2]
+        drawn = np.concatenate([counts @ columns for counts in draw_counts(len(columns))])  # [draws, 2]
         return self._of(drawn[:, 0], drawn[:, 1])
 
     def _of(self, numerator: Floats, denominator: Floats) -> Floats:
@@ -75,20 +71,3 @@ def _common_count(*headlines: Headline) -> int:
     if len(sizes) != 1:
         raise ValueError(f"gap: {sorted(sizes)} samples; align all subjects by sample id first")
     return sizes.pop()
-
-
-def _counts(n: int) -> Iterator[Floats]:
-    """How often each of `n` samples is drawn in each bootstrap sample [some, n]."""
-    return iter(_kept_counts(n)) if RESAMPLES * n <= KEPT else _drawn_counts(n)
-
-
-@lru_cache(maxsize=4)
-def _kept_counts(n: int) -> tuple[Floats, ...]:
-    return tuple(_drawn_counts(n))
-
-
-def _drawn_counts(n: int) -> Iterator[Floats]:
-    for draw in resamples(n):
-        rows = np.arange(len(draw))[:, None] * n
-        counts = np.bincount((draw + rows).ravel(), minlength=len(draw) * n)
-        yield counts.reshape(len(draw), n).astype(np.float64)

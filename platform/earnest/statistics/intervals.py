@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -18,6 +19,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 20231002
 _CHUNK = 2**22
+KEPT = 2**22  # draws of so many samples are made once and kept
 
 Floats = NDArray[np.float64]
 
@@ -142,3 +144,23 @@ def resamples(n: int, seed: int = SEED, count: int = RESAMPLES) -> Iterator[NDAr
     at_once = max(1, _CHUNK // n)
     for begin in range(0, count, at_once):
         yield generator.integers(0, n, size=(min(at_once, count - begin), n))
+
+
+def draw_counts(n: int, seed: int = SEED, count: int = RESAMPLES) -> Iterator[Floats]:
+    """How often each of `n` samples is drawn in each bootstrap sample [some, n]: sums of draws are then one product.
+
+    The draws are those of `resamples`.
+    """
+    return iter(_kept_counts(n, seed, count)) if count * n <= KEPT else _drawn_counts(n, seed, count)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(n: int, seed: int, count: int) -> tuple[Floats, ...]:
+    return tuple(_drawn_counts(n, seed, count))
+
+
+def _drawn_counts(n: int, seed: int, count: int) -> Iterator[Floats]:
+    for draw in resamples(n, seed, count):
+        rows = np.arange(len(draw))[:, None] * n
+        counts = np.bincount((draw + rows).ravel(), minlength=len(draw) * n)
+        yield counts.reshape(len(draw), n).astype(np.float64)

@@ -87,6 +87,17 @@ class Pairs:
         dense, subject = self.scores(draw)
         return subject - dense
 
+    @property
+    def sums(self) -> Floats:
+        """What dense, then the subject, summed above and below the line, per unit [n, 4]."""
+        sides = (self.dense, self.subject)
+        return np.stack([part for side in sides for part in (side.numerators, side.denominators)], axis=1)
+
+    def difference_of_sums(self, sums: Floats) -> Floats:
+        """Score of the subject − score of dense where `sums` [draws, 4] were summed over drawn units."""
+        dense, subject = (self._scaled(ratio(sums[:, at], sums[:, at + 1])) for at in (0, 2))
+        return subject - dense
+
     def differences_without(self) -> Floats:
         """The difference with each unit left out in turn [n]: the jackknife."""
         dense, subject = (

@@ -24,19 +24,40 @@ def sign_flip(differences: Sequence[float] | Floats, seed: int = SEED, flips: in
     Exact where at most 20 differences are not 0: all sign patterns are counted. Otherwise `flips` random patterns
     and the observed one, so that p is valid and never below 1 / (flips + 1) (Phipson & Smyth 2010).
     """
-    values = np.abs(np.asarray(differences, dtype=np.float64))
-    # A sum that ties with the observed one but for rounding counts as being as far.
-    observed = abs(float(np.sum(differences))) - _ROUNDING * float(values.sum())
-    values = values[values > 0]
-    if len(values) <= EXACT:
-        return float((np.abs(_all_sums(values)) >= observed).mean())
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _CHUNK // len(values))
-    far = 0
+    return sign_flips([np.asarray(differences, dtype=np.float64)], seed, flips)[0]
+
+
+def sign_flips(family: Sequence[Floats], seed: int = SEED, flips: int = FLIPS) -> list[float]:
+    """The p-value of each of many sets of differences; sets of one size share their random patterns."""
+    found = {i: _exact(values) for i, values in enumerate(family) if np.count_nonzero(values) <= EXACT}
+    sizes: dict[int, list[int]] = {}
+    for i, values in enumerate(family):
+        if i not in found:
+            sizes.setdefault(len(values), []).append(i)
+    for same in sizes.values():
+        found |= zip(same, _random(np.stack([family[i] for i in same], axis=1), seed, flips), strict=True)
+    return [found[i] for i in range(len(family))]
+
+
+def _exact(differences: Floats) -> float:
+    values = np.abs(differences[differences != 0])
+    return float((np.abs(_all_sums(values)) >= _observed(differences)).mean())
+
+
+def _random(columns: Floats, seed: int, flips: int) -> list[float]:
+    """The p-values of the columns of differences [n, sets]."""
+    generator, n = np.random.default_rng(seed), len(columns)
+    at_once = max(1, _CHUNK // n)
+    observed, far = _observed(columns), np.zeros(columns.shape[1], dtype=np.int64)
     for begin in range(0, flips, at_once):
-        signs = generator.integers(0, 2, size=(min(at_once, flips - begin), len(values)), dtype=np.int8)
-        far += int((np.abs((2.0 * signs - 1) @ values) >= observed).sum())
-    return (far + 1) / (flips + 1)
+        signs = generator.integers(0, 2, size=(min(at_once, flips - begin), n), dtype=np.int8)
+        far += (np.abs((2.0 * signs - 1) @ np.abs(columns)) >= observed).sum(axis=0)
+    return [float(p) for p in (far + 1) / (flips + 1)]
+
+
+def _observed(differences: Floats) -> Floats:
+    """How far the sum is from 0; a sum that ties with it but for rounding counts as being as far."""
+    return np.asarray(np.abs(differences.sum(axis=0)) - _ROUNDING * np.abs(differences).sum(axis=0))
 
 
 def _all_sums(values: Floats) -> Floats:

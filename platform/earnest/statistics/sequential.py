@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from earnest.statistics.equivalence import ERROR, Claims, Verdict
+from earnest.records import Verdict
+from earnest.statistics.equivalence import ERROR, Claims
 from earnest.statistics.intervals import Floats
 from earnest.statistics.paired import MATCHING
 

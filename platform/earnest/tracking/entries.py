@@ -219,8 +219,8 @@ def _delta_metrics(cell: CellRecord) -> dict[str, float]:
 def _deltas(comparison: Comparison) -> dict[str, float]:
     estimates = {"retention": comparison.retention, "flips": comparison.flips, "kl": comparison.kl}
     found = {name: estimate.value for name, estimate in estimates.items() if estimate is not None}
-    if comparison.relative is not None and comparison.matches is not None:
-        found |= {"relative": comparison.relative, "matches": float(comparison.matches)}
+    if comparison.relative is not None and comparison.within_margin is not None:
+        found |= {"relative": comparison.relative, "within_margin": float(comparison.within_margin)}
     return found
 
 
