@@ -19,6 +19,7 @@ from earnest.cluster.driver import Outcome, run_plan, stored
 from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
+from earnest.domains.run import losses_of
 from earnest.models.loading import read_config
 from earnest.models.source import resolve
 from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key, make_plan
@@ -94,7 +95,8 @@ def run_sweep(prepared: Prepared, *, address: str | None = None, console: Consol
     with show_progress(prepared.plan, console) as on_event:
         outcome = run_plan(prepared.plan, prepared.store, prepared.sweep.cluster, address=address, on_event=on_event)
     cells = collect(prepared.plan, prepared.store, {**outcome.failed, **outcome.blocked})
-    report = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store)
+    losses = losses_of(prepared.plan, prepared.store)
+    report = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store, losses=losses)
     print_table(cells, console)
     _track(prepared, cells, report, console)
     _summarise(prepared, outcome, report, console)

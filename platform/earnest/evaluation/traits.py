@@ -57,13 +57,11 @@ def traits_of(task: AnyTask, data: str, tokenizer: Any, calibration: Tensor | No
     answers = {item.id: item.aliases[0] if isinstance(item, Item) else item.texts[item.answer] for item in items}
     frequencies = _popularities(asked) if data == NANO else _frequencies(task, data, list(asked))
     seen = None if calibration is None else pairs_of(calibration.numpy())
+    alone = _tokens(tokenizer, [f" {answers[name]}" for name in asked])
+    whole = _tokens(tokenizer, [f"{question} {answers[name]}" for name, question in asked.items()])
     return {
-        name: Traits(
-            frequencies.get(name),
-            len(_tokens(tokenizer, f" {answers[name]}")),
-            None if seen is None else _coverage(_tokens(tokenizer, f"{question} {answers[name]}"), seen),
-        )
-        for name, question in asked.items()
+        name: Traits(frequencies.get(name), len(answer), None if seen is None else _coverage(text, seen))
+        for name, answer, text in zip(asked, alone, whole, strict=True)
     }
 
 
@@ -121,8 +119,10 @@ def _frequency(value: Any, where: str) -> float | None:
     return float(value)
 
 
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
@@ -138,4 +138,5 @@ def _paired(ids: NDArray[np.int64]) -> Pairs:
 def _coverage(tokens: Sequence[int], seen: Pairs) -> float | None:
     """The share of neighbouring pairs that were seen; None for a single token, which has none."""
     pairs = _paired(np.asarray(tokens, dtype=np.int64))
-    return float(np.isin(pairs, seen).mean()) if len(pairs) else None
+    places = np.minimum(np.searchsorted(seen, pairs), len(seen) - 1)
+    return float((seen[places] == pairs).mean()) if len(pairs) else None

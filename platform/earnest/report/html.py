@@ -16,9 +16,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from earnest.losses import Losses
 from earnest.palette import ink
 from earnest.plan import EVALUATE
 from earnest.records import CellRecord, Estimate, digest
+from earnest.report.domains import Domains, domain_sections
 from earnest.report.export import export_cells
 from earnest.report.figures import Drawn, draw_figures
 from earnest.report.gains import Gains, Row
@@ -29,11 +31,18 @@ from earnest.store import Store
 
 PAGE = "report.html"
 MAX_DATA_BYTES = 2_000_000
-FIGURE_KINDS = ("claims", "saved", "asked", "domains")
+FIGURE_KINDS = ("claims", "saved", "asked", "domains", "blocks")
 _HERE = Path(__file__).parent
 
 
-def write_report(cells: Sequence[CellRecord], folder: Path, *, title: str, store: Store | None = None) -> Path:
+def write_report(
+    cells: Sequence[CellRecord],
+    folder: Path,
+    *,
+    title: str,
+    store: Store | None = None,
+    losses: Losses | None = None,
+) -> Path:
     """Write report.html, cells.parquet, cells.csv and figures/ into a folder, and return the page's path.
 
     A report of the same cells, written by the same code, is left as it is.
@@ -43,18 +52,21 @@ def write_report(cells: Sequence[CellRecord], folder: Path, *, title: str, store
         folder: made if it is not there.
         title: the sweep's name.
         store: where sample texts and library versions are read from; the page does without them where None.
+        losses: where it was lost; only found if the page is to be written.
     """
-    page, content = folder / PAGE, _content(cells, title)
+    page, content = folder / PAGE, _content(cells, title, losses)
     if page.is_file() and f'content="{content}"' in page.read_text(encoding="utf-8")[:1000]:
         return page
     folder.mkdir(parents=True, exist_ok=True)
     survey = Survey(tuple(cells))
     export_cells(cells, folder)
-    figures = draw_figures(survey, folder / "figures")
+    domains = Domains(survey, tuple(losses.find()) if losses else ())
+    figures = draw_figures(survey, folder / "figures", domains.losses)
     samples = fluent_but_wrong(survey, store) if store else None
     text = _render(
         survey,
         figures,
+        domains,
         title=title,
         content=content,
         samples=samples,
@@ -67,10 +79,10 @@ def write_report(cells: Sequence[CellRecord], folder: Path, *, title: str, store
     return page
 
 
-def _content(cells: Sequence[CellRecord], title: str) -> str:
+def _content(cells: Sequence[CellRecord], title: str, losses: Losses | None) -> str:
     """The digest of all that decides the page: the cells, and the code that draws them."""
     code = [sha256(path.read_bytes()).hexdigest() for path in sorted(_HERE.glob("*.*"))]
-    return digest([title, code, [cell.model_dump_json() for cell in cells]])
+    return digest([title, code, [cell.model_dump_json() for cell in cells], losses.digest if losses else ""])
 
 
 def _data_uri(csv: Path) -> str | None:
@@ -90,6 +102,7 @@ def _versions(survey: Survey, store: Store | None) -> dict[str, str]:
 def _render(
     survey: Survey,
     figures: Sequence[Drawn],
+    domains: Domains,
     *,
     title: str,
     content: str,
@@ -108,6 +121,7 @@ def _render(
         spoken=spoken,
         figures={kind: list(_figures(figures, kind)) for kind in FIGURE_KINDS},
         gains=_gains(Gains(survey), figures),
+        domains=domain_sections(domains),
         rows=[_row(survey, cell) for cell in survey.cells],
         measured=[_measured(survey, task) for task in survey.tasks],
         datasets=_datasets(survey),

@@ -1,0 +1,50 @@
+"""Which domains lose most: every domain and stratum of a task against dense, on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from earnest.domains.answers import GROUPINGS, Answers
+from earnest.losses import GroupChange
+from earnest.statistics import gaps
+from earnest.statistics.paired import mcnemar
+from earnest.statistics.pairs import Pairs
+from earnest.statistics.permutation import sign_flip
+
+
+def changes(dense: Answers, subject: Answers) -> list[GroupChange]:
+    """The headline's difference in each group, with a paired bootstrap and a paired test; those that lost most first.
+
+    Right and wrong answers are tested by McNemar's exact test, other scores by flipping signs. `adjusted` is still `p`.
+    """
+    ids = dense.shared(subject)
+    found = [
+        _change(grouping, name, members, dense, subject)
+        for grouping in GROUPINGS
+        for name, members in dense.groups(ids, grouping).items()
+    ]
+    better = 1.0 if dense.scores.higher_is_better else -1.0
+    return sorted(found, key=lambda change: (GROUPINGS.index(change.grouping), better * (change.relative or 0.0)))
+
+
+def _change(grouping: str, name: str, ids: Sequence[str], dense: Answers, subject: Answers) -> GroupChange:
+    before, after = dense.headline(ids), subject.headline(ids)
+    p = _p(ids, dense, subject)
+    return GroupChange(
+        grouping=grouping,  # type: ignore[arg-type]
+        name=name,
+        dense=before.value,
+        subject=after.value,
+        difference=gaps.difference(before, after),
+        p=p,
+        adjusted=p,
+    )
+
+
+def _p(ids: Sequence[str], dense: Answers, subject: Answers) -> float:
+    right = [[answers.samples[name].correct for name in ids] for answers in (dense, subject)]
+    if None not in right[0] and None not in right[1]:
+        return mcnemar(*([bool(one) for one in side] for side in right)).exact
+    scale = "log" if dense.headline(ids).exponential else "linear"
+    pairs = Pairs(dense.headline(ids).sums, subject.headline(ids).sums, scale=scale)  # type: ignore[arg-type]
+    return sign_flip(pairs.contrast(1.0))
