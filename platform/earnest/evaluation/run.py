@@ -82,6 +82,7 @@ def evaluate(
         tokens_forwarded=forwarded,
         token_shift=shift,
         stopped=stopped,
+        breakdowns=dict(measured.breakdowns),
     )
     return Evaluation(scores, table(samples), measured.reference)
 

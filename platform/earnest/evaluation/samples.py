@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from earnest.records import Estimate
+from earnest.records import Estimate, Part
 from earnest.specs import UserError
 
 SCHEMA = pa.schema(
@@ -57,13 +57,14 @@ class Sample:
 @dataclass(frozen=True)
 class Measured:
     """A task's outcome: its samples in order, its metrics, how to estimate the headline on some of the samples, and
-    the dense log-probabilities for later comparison where the task makes them.
+    the dense log-probabilities for later comparison where the task makes them. `breakdowns` are those of `Scores`.
     """
 
     samples: Sequence[Sample]
     metrics: Mapping[str, Estimate]
     headline: Callable[[Sequence[Sample]], Estimate]
     reference: dict[str, Tensor] | None = None
+    breakdowns: Mapping[str, dict[str, dict[str, Part]]] = field(default_factory=dict)
 
 
 def unscored(sample: Sample) -> Sample:

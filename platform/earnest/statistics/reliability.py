@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from earnest.records import Estimate
 from earnest.statistics.intervals import CONFIDENCE, Floats, resamples
+from earnest.statistics.parts import times_drawn
 
 BINS = 10
 
@@ -65,17 +66,10 @@ def error_estimate(confidences: Sequence[float], correct: Sequence[bool], bins: 
         return Estimate(value=value, n=n)
     excess = np.zeros((n, bins))  # a bin's count times its gap is the sum of (right − confidence) in it
     excess[np.arange(n), _bin_of(values, bins)] = np.asarray(correct, float) - values
-    replicates = [np.abs(_times_drawn(draw) @ excess).sum(-1) / n for draw in resamples(n)]
+    replicates = [np.abs(times_drawn(draw) @ excess).sum(-1) / n for draw in resamples(n)]
     stderr = float(np.concatenate(replicates).std())
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * stderr
     return Estimate(value=value, stderr=stderr, low=max(0.0, value - half), high=min(1.0, value + half), n=n)
-
-
-def _times_drawn(draws: NDArray[np.int64]) -> Floats:
-    """How often each sample was drawn [resamples, n] in `draws` [resamples, n] of indices."""
-    rows, n = draws.shape
-    flat = (draws + n * np.arange(rows)[:, None]).ravel()
-    return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def brier(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) -> float:

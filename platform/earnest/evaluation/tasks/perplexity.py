@@ -22,8 +22,9 @@ from earnest.data import read_rows, text_of
 from earnest.evaluation.engine import Engine, Predicted, Progress
 from earnest.evaluation.nano import CORPUS_SEED, DOCUMENTS, NANO, shipped_world
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
+from earnest.evaluation.token_kinds import Kinds, Told, groupings, parts, told_by
 from earnest.evaluation.tokens import Request, prefix_token
-from earnest.records import Estimate
+from earnest.records import Estimate, Part
 from earnest.specs import Perplexity, UserError
 from earnest.statistics.intervals import estimate, ratio, ratio_estimate, ratio_replicates
 
@@ -48,11 +49,30 @@ def measure(
     for predicted in engine.predictions(windows, progress):
         tally.take(predicted, kept)
     samples = _samples(tally, "document" if data == NANO else "window", kept is not None)
+    kinds = groupings(engine.tokenizer, windows, _told(engine, texts) if data == NANO else ())
     metrics = _metrics(samples, texts)
     if kept is not None and len(tally.positions):
         known = scored(samples)
         metrics["kl_to_dense"] = ratio_estimate(column(known, "kl"), column(known, "kl_positions"))
-    return Measured(samples, metrics, token_perplexity, tally.reference() if kept is None else None)
+    made = tally.reference() if kept is None else None
+    return Measured(samples, metrics, token_perplexity, made, _breakdowns(tally, kinds, kept is not None))
+
+
+def _told(engine: Engine, texts: Sequence[str]) -> list[Told]:
+    """What every token of the almanac's documents tells, where the tokenizer knows where its tokens lie."""
+    if not engine.tokenizer.is_fast:
+        return []
+    world = shipped_world()
+    return [kind for text in texts for kind in told_by(engine.tokenizer, text, world)]
+
+
+def _breakdowns(tally: _Tally, kinds: Kinds, compared: bool) -> dict[str, dict[str, dict[str, Part]]]:
+    """Nats per token by kind of token, and KL to dense per position by kind of the token that stands there."""
+    found = {"nats_per_token": parts(tally.nats.numpy(), tally.window, kinds)}
+    if compared and len(tally.positions):
+        here = {name: [each[int(place)] for place in tally.positions] for name, each in kinds.items()}
+        found["kl_to_dense"] = parts(tally.kl.numpy(), tally.window[tally.positions], here)
+    return found
 
 
 def documents(spec: Perplexity, data: str) -> list[str]:
@@ -89,6 +109,7 @@ class _Tally:
         self.windows = windows
         self.starts = np.cumsum([0, *(len(window.continuation) for window in windows)])
         self.total = int(self.starts[-1])
+        self.window = np.repeat(np.arange(len(windows)), np.diff(self.starts))
         count = min(self.total, at_most)
         self.positions = (
             (np.arange(count) * 2 + 1) * self.total // (2 * count) if count else np.zeros(0, dtype=np.int64)
@@ -134,7 +155,7 @@ class _Tally:
 
     def kl_per_window(self) -> tuple[Floats, NDArray[np.int64]]:
         """The sum of KL and the number of positions in each window."""
-        window = np.searchsorted(self.starts, self.positions, side="right") - 1
+        window = self.window[self.positions]
         count = np.bincount(window, minlength=len(self.windows))
         return np.bincount(window, weights=self.kl.numpy(), minlength=len(self.windows)).astype(np.float64), count
 
