@@ -38,7 +38,7 @@ def resolve_data(name: str, split: str) -> DataSource:
         return DataSource(name, NANO, _nano_digest())
     path = Path(name).expanduser()
     if path.exists():
-        return DataSource(name, str(path.resolve()), _content_digest(path))
+        return DataSource(name, str(path.resolve()), content_digest(path))
     if name.startswith((".", "/", "~")) or Path(name).suffix in SUFFIXES:
         raise UserError(
             f"data {name}: no such file or folder; give a Parquet, .jsonl or .txt file, a folder of them, or a hub id"
@@ -53,7 +53,8 @@ def _nano_digest() -> str:
     return hashlib.sha256(f"almanac {World.shipped().digest()}".encode()).hexdigest()[:32]
 
 
-def _content_digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
+    """The digest of a file's bytes, or of all files in a folder and below it; hidden ones are left out."""
     files = (
         [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     )

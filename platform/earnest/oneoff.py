@@ -17,7 +17,7 @@ from earnest.decoding.generation import generate
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
-from earnest.preflight import check_methods, check_task
+from earnest.preflight import check_methods, check_task, find_data
 from earnest.records import Manifest
 from earnest.specs import Alpha, AnyTask, Calibration, Method, UserError, validated
 
@@ -111,7 +111,7 @@ def evaluate_once(
     on_step: Callable[[int, int], None],
 ) -> Evaluation:
     """Evaluate a model or checkpoint on one task, steered by a pair where an expert is named."""
-    data = resolve_data(task.data, task.split)
+    data = find_data(task)
     check_task(task, data.path)
     opened = open_steered(subject, expert, antiexpert, alpha, dtype=dtype, device=device)
     return evaluate(opened, task, data.path, None, on_step)

@@ -16,6 +16,7 @@ from earnest.specs import (
     AnyTask,
     Calibration,
     Dense,
+    LMEval,
     Method,
     Perplexity,
     Proxy,
@@ -163,7 +164,8 @@ class Inputs:
 
 def data_key(spec: Calibration | AnyTask) -> str:
     """What names a piece of data within a sweep: where it lies, its split and, where it matters, its column."""
-    return f"{spec.data}|{spec.split}"
+    whose = [spec.benchmark, *spec.places.values()] if isinstance(spec, LMEval) else []
+    return "|".join([spec.data, spec.split, *whose])
 
 
 def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
@@ -354,7 +356,7 @@ def _evaluate_step(
         "dtype": sweep.dtype,
         "checkpoint": checkpoint,
         "reference": reference,
-        "task": {**task.model_dump(mode="json", exclude={"data"}), "version": task.version},
+        "task": {**task.model_dump(mode="json", exclude={"data", *task.places}), "version": task.version},
         "data_digest": data_digest,
         "versions": dict(inputs.versions),
     }
@@ -375,7 +377,7 @@ def _evaluate_step(
         reference=reference,
         steering=steering,
         restored=restored,
-        location={"model": path, "model_name": model, "data": data_path},
+        location={"model": path, "model_name": model, "data": data_path, **task.places},
         label=f"evaluate {task.label}" + "".join(f", block {block} dense" for block in restored),
         cost=_evaluate_cost(task) * (1 if steering is None else STEERED_COST),
     )

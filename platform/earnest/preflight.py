@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from earnest.compression.checks import check_fits
-from earnest.data import NANO, read_rows
+from earnest.data import NANO, DataSource, read_rows, resolve_data
 from earnest.decoding.ensemble import check_vocabularies
+from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns
 from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
 from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
-from earnest.specs import AnyTask, Dense, Method, Sweep, UserError
+from earnest.specs import AnyTask, Dense, LMEval, Method, Sweep, UserError
 
 
 def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
@@ -83,6 +84,15 @@ def _check_pairs(sweep: Sweep, sources: Mapping[str, Source]) -> None:
         members = {"expert": proxy.expert, "antiexpert": proxy.antiexpert}
         for part in proxy.compressed:
             check_methods(sources[str(members[part])], methods)
+
+
+def find_data(task: AnyTask) -> DataSource:
+    """A task's data and the digest of what decides its questions.
+
+    Raises:
+        UserError: it is not there.
+    """
+    return find_benchmark(task) if isinstance(task, LMEval) else resolve_data(task.data, task.split)
 
 
 def check_task(task: AnyTask, path: str) -> None:

@@ -93,7 +93,8 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:
     base = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
     subject = base if step.steering is None else _steered(base, step.steering, store.root, device, step.spec["dtype"])
-    task = read_task({**_without_version(step.spec["task"]), "data": step.location["data"]})
+    places = {name: where for name, where in step.location.items() if name not in ("model", "model_name")}
+    task = read_task({**_without_version(step.spec["task"]), **places})
     dense = None if step.reference is None else store.fetch(EVALUATE, step.reference)
     with restored(base.model, _source(step), step.restored) if step.restored else nullcontext():
         result = evaluate(

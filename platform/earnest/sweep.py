@@ -23,7 +23,7 @@ from earnest.domains.run import losses_of
 from earnest.models.loading import read_config
 from earnest.models.source import resolve
 from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key, make_plan
-from earnest.preflight import check_sweep
+from earnest.preflight import check_sweep, find_data
 from earnest.records import CellRecord
 from earnest.report.html import write_report
 from earnest.report.table import print_table
@@ -110,10 +110,10 @@ def find_inputs(sweep: Sweep) -> Inputs:
         UserError: one of them is not there.
     """
     models = {name: resolve(name) for name in sweep.models}
-    wanted = {data_key(task): (task.data, task.split) for task in sweep.tasks}
-    if any(method.needs_calibration for method in sweep.compress):
-        wanted[data_key(sweep.calibration)] = (sweep.calibration.data, sweep.calibration.split)
-    data = {key: resolve_data(*where) for key, where in wanted.items()}
+    wanted = {data_key(task): task for task in sweep.tasks}
+    data = {key: find_data(task) for key, task in wanted.items()}
+    if any(method.needs_calibration for method in sweep.compress) and data_key(sweep.calibration) not in data:
+        data[data_key(sweep.calibration)] = resolve_data(sweep.calibration.data, sweep.calibration.split)
     return Inputs(
         models={name: (_portable(name, str(source.path)), source.digest) for name, source in models.items()},
         data={key: (source.path, source.digest) for key, source in data.items()},

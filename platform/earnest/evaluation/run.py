@@ -71,8 +71,8 @@ def evaluate(
     scores = Scores(
         task=task.label,
         version=task.version,
-        headline=task.headline,
-        higher_is_better=task.higher_is_better,
+        headline=measured.headline_name or task.headline,
+        higher_is_better=task.higher_is_better if measured.higher_is_better is None else measured.higher_is_better,
         asked=len(measured.samples) if rule is None else len(rule.dense),
         scored=len(known),
         truncated=sum(sample.truncated for sample in measured.samples),

@@ -58,6 +58,8 @@ class Sample:
 class Measured:
     """A task's outcome: its samples in order, its metrics, how to estimate the headline on some of the samples, and
     the dense log-probabilities for later comparison where the task makes them. `breakdowns` are those of `Scores`.
+
+    `headline_name` and `higher_is_better` are there where the spec does not know them.
     """
 
     samples: Sequence[Sample]
@@ -65,6 +67,8 @@ class Measured:
     headline: Callable[[Sequence[Sample]], Estimate]
     reference: dict[str, Tensor] | None = None
     breakdowns: Mapping[str, dict[str, dict[str, Part]]] = field(default_factory=dict)
+    headline_name: str | None = None
+    higher_is_better: bool | None = None
 
 
 def unscored(sample: Sample) -> Sample:

@@ -7,6 +7,7 @@ a step's digest covers. What the house itself writes down is in `records.py`.
 from earnest.specs.code import DS1000, CodeTask, HumanEval
 from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
 from earnest.specs.frame import Spec, UserError, explain, read_toml, validated
+from earnest.specs.harness import LMEval
 from earnest.specs.judged import (
     AlpacaFarm,
     AnyJudge,
@@ -81,6 +82,7 @@ __all__ = [
     "Instruction",
     "JudgedSummaries",
     "JudgedTask",
+    "LMEval",
     "Localise",
     "Magnitude",
     "Method",

@@ -31,4 +31,9 @@ class Task(Spec):
         """The models that the task itself needs beside its subject: folders that workers reach, or hub ids."""
         return ()
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Fields beside `data` that say where something lies: workers are told them, digests cover what lies there."""
+        return {}
+
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")

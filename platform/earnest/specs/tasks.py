@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
 from earnest.specs.code import DS1000, HumanEval
 from earnest.specs.frame import validated
+from earnest.specs.harness import LMEval, split_name
 from earnest.specs.judged import AlpacaFarm, Instruction, JudgedSummaries
 from earnest.specs.task import Task
 
@@ -217,8 +218,10 @@ AnyTask = Annotated[
     | DS1000
     | Instruction
     | JudgedSummaries
-    | AlpacaFarm,
+    | AlpacaFarm
+    | LMEval,
     Field(discriminator="task"),
+    BeforeValidator(split_name),
 ]
 TASKS: tuple[type[Task], ...] = (
     Perplexity,

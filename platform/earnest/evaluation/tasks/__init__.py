@@ -17,6 +17,7 @@ from earnest.evaluation.tasks import (
     human_eval,
     instruction,
     judged_summaries,
+    lm_eval,
     mmlu,
     multiple_choice,
     open_book,
@@ -38,6 +39,7 @@ from earnest.specs import (
     HumanEval,
     Instruction,
     JudgedSummaries,
+    LMEval,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -85,6 +87,8 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return judged_summaries.measure(engine, task, data, progress)
         case AlpacaFarm():
             return alpaca_farm.measure(engine, task, data, progress)
+        case LMEval():
+            return lm_eval.measure(engine, task, data, progress)
 
 
 def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # noqa: C901 -- one case per task
@@ -108,7 +112,7 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return [(split, list(mmlu.COLUMNS)) for split in mmlu.needed_splits(task, path)]
         case Summarisation():
             return [(task.split, summarisation.needed(task, path))]
-        case Biography():
+        case Biography() | LMEval():  # lm-eval looks at its own data when a benchmark is found
             return []
         case TriviaQA():
             return trivia_qa.needed(task, path)

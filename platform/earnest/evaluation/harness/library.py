@@ -1,0 +1,26 @@
+"""lm-eval, where it is installed: an optional extra that is imported when a benchmark is asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from importlib.metadata import version
+
+from earnest.specs import UserError
+
+
+def need_lm_eval(benchmark: str) -> str:
+    """See that lm-eval is there, and give its version.
+
+    Metrics that it would fetch from the hub as code are not fetched, unless the user has set HF_EVALUATE_OFFLINE=0.
+    Its loggers tell of errors alone: the rest is for the authors of benchmarks.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(f"lm_eval:{benchmark}: needs lm-eval; install it with: pip install 'earnest[lm-eval]'")
+    os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return version("lm_eval")

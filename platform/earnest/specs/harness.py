@@ -1,0 +1,62 @@
+"""Any benchmark of lm-eval as a task: `task = "lm_eval:arc_easy"`. Needs the extra `lm-eval`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from earnest.specs.task import Task
+
+LM_EVAL = "lm_eval"
+
+
+def _absolute(folder: str) -> str:
+    """Workers stand in other folders than the user."""
+    return str(Path(folder).expanduser().absolute())
+
+
+class LMEval(Task):
+    """A benchmark as lm-eval defines it, by its name there or in a folder `include` of the user's own YAML files.
+
+    Its first metric is the headline; those that hold for a whole corpus alone are linearised by the jackknife.
+    `data = "lm_eval"` is the data that the benchmark itself names; a path or hub id takes its place. `split` is what is
+    asked, by default the benchmark's own (test, else validation). `shots`, `max_tokens` and `system` replace the
+    benchmark's own; `seed` draws the demonstrations. `chat_template` wraps prompts in the tokenizer's template, each
+    demonstration a turn. `unsafe_code = true` is the user's word that the benchmark may run code that a model
+    wrote, as lm-eval runs it: outside earnest's sandbox.
+    """
+
+    task: Literal["lm_eval"] = "lm_eval"
+    headline: ClassVar[str] = "the benchmark's first metric"
+    benchmark: str = Field(min_length=1)
+    data: str = LM_EVAL
+    split: str = ""
+    include: Annotated[str, AfterValidator(_absolute)] | None = None
+    shots: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    chat_template: bool = False
+    system: str | None = Field(default=None, min_length=1)
+    unsafe_code: bool = False
+    seed: int = Field(default=1234, ge=0)
+
+    @property
+    def label(self) -> str:
+        """As in "lm_eval.arc_easy"."""
+        return self.name or re.sub(r"[^a-z0-9_.-]+", "-", f"{LM_EVAL}.{self.benchmark.lower()}")
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The folder of YAML files, whose content names the step."""
+        return {} if self.include is None else {"include": self.include}
+
+
+def split_name(fields: Any) -> Any:
+    """A task written as "lm_eval:NAME" with the name in a field of its own."""
+    if isinstance(fields, Mapping) and str(fields.get("task", "")).startswith(f"{LM_EVAL}:"):
+        kind, _, benchmark = str(fields["task"]).partition(":")
+        return {**fields, "task": kind, "benchmark": benchmark}
+    return fields
