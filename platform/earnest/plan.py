@@ -31,6 +31,7 @@ Kind = Literal["compress", "evaluate"]
 COMPRESS: Kind = "compress"
 EVALUATE: Kind = "evaluate"
 FUSION_VERSION = 1  # changes when an ensemble's logits do
+ENGINE_VERSION = 2  # changes when the logits that evaluations see do, if only by their rounding
 SEQUENTIAL_VERSION = 1  # changes when a task stops elsewhere
 
 
@@ -358,6 +359,7 @@ def _evaluate_step(
         "reference": reference,
         "task": {**task.model_dump(mode="json", exclude={"data", *task.places}), "version": task.version},
         "data_digest": data_digest,
+        "engine": ENGINE_VERSION,
         "versions": dict(inputs.versions),
     }
     if steering is not None:

@@ -18,7 +18,10 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def fits(model: Any) -> bool:
-    """Whether a model has the shape that this pass knows: family, full attention, rotary positions that stay put."""
+    """Whether a model has the shape that this pass knows: family, full attention, rotary positions that stay put.
+
+    One that is listened to by hooks has not, because this pass would not call them.
+    """
     if model.config.model_type not in FAMILIES or model.config.hidden_act != "silu":
         return False
     body = model.model
@@ -27,7 +30,11 @@ def fits(model: Any) -> bool:
     linears = [module for name, module in body.layers.named_modules() if name.endswith("_proj")]
     dtypes = {parameter.dtype for parameter in model.parameters()}
     plain = all(type(linear) is nn.Linear for linear in linears) and len(dtypes) == 1
-    return plain and has_full_attention(model)
+    return plain and not _has_hooks(model) and has_full_attention(model)
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 class Linear:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from earnest.decoding.forward import CausalForward, Past, token_budget
+from earnest.decoding.forward import Forward, Kept, token_budget
+from earnest.decoding.packed import forward_for
 from earnest.models.loading import LoadedModel
 
 SHARED_PREFIX = 16
@@ -80,10 +81,10 @@ class Remote(NextTokens, Protocol):
 class ModelDistribution:
     """One model's next-token distribution."""
 
-    def __init__(self, loaded: LoadedModel, forward: CausalForward | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, forward: Forward | None = None) -> None:
         self.tokenizer = loaded.tokenizer
         self.max_length = loaded.max_length
-        self.forward = forward or CausalForward(loaded.model)
+        self.forward = forward or forward_for(loaded.model, loaded.max_length)
         self.ends = end_tokens(loaded)
         self.budget = token_budget(loaded.model)
 
@@ -115,7 +116,7 @@ class CachedSession:
 
     logits: Tensor
 
-    def __init__(self, forward: CausalForward, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]]) -> None:
         self._forward = forward
         past, shared = _read_shared(forward, prompts)
         tails = [prompt[shared:] for prompt in prompts]
@@ -137,7 +138,7 @@ class CachedSession:
     def keep(self, rows: Tensor) -> None:
         """Drop all other rows from the cache."""
         assert self._past is not None
-        self._past = self._past.rows(rows)
+        self._past = self._past.rows(rows.tolist())
         self.logits = self.logits[rows]
 
 
@@ -147,7 +148,7 @@ def _after_last(found: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
     return found[torch.arange(len(last), device=found.device), last]
 
 
-def _read_shared(forward: CausalForward, prompts: Sequence[Sequence[int]]) -> tuple[Past | None, int]:
+def _read_shared(forward: Forward, prompts: Sequence[Sequence[int]]) -> tuple[Kept | None, int]:
     """The past of what all prompts begin with, once per row; at least one token of each prompt stays unread."""
     first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     most = min(len(first), len(last), *(len(prompt) - 1 for prompt in prompts))
@@ -156,7 +157,7 @@ def _read_shared(forward: CausalForward, prompts: Sequence[Sequence[int]]) -> tu
         return None, 0
     _, past = forward.extend([first[:shared]], None)
     assert past is not None
-    return past.rows(torch.zeros(len(prompts), dtype=torch.int64, device=forward.device)), shared
+    return past.rows([0] * len(prompts)), shared
 
 
 class RereadingSession:
@@ -164,7 +165,7 @@ class RereadingSession:
 
     logits: Tensor
 
-    def __init__(self, forward: CausalForward, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]]) -> None:
         self._forward = forward
         self._rows = [list(prompt) for prompt in prompts]
         self._read()

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -71,11 +71,44 @@ class Past:
         """The width of the cache, holes included."""
         return int(self.mask.shape[1])
 
-    def rows(self, index: Tensor) -> Past:
-        """A copy with the rows of `index` [rows], in that order; a row may be taken many times."""
+    def rows(self, index: Sequence[int]) -> Past:
+        """A copy with the rows of `index`, in that order; a row may be taken many times."""
+        chosen = torch.tensor(list(index), device=self.lengths.device)
         cache = DynamicCache()
-        cache.layers = [layer.rows(index) for layer in self.cache.layers]
-        return Past(cache, self.mask.index_select(0, index), self.lengths.index_select(0, index))
+        cache.layers = [layer.rows(chosen) for layer in self.cache.layers]
+        return Past(cache, self.mask.index_select(0, chosen), self.lengths.index_select(0, chosen))
+
+
+class Kept(Protocol):
+    """What a batch of rows has read, as the forward pass that made it keeps it."""
+
+    @property
+    def slots(self) -> int:
+        """What a row takes in memory, in tokens."""
+
+    def rows(self, index: Sequence[int]) -> Self:
+        """A copy with the rows of `index`, in that order; a row may be taken many times."""
+
+
+class Forward(Protocol):
+    """A forward pass over tokens that follow a past of its own making: `CausalForward`, or `packed.PackedForward`."""
+
+    cached: bool
+    tokens_forwarded: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether rows of one parent are best read by themselves, because they then share its past."""
+
+    def extend(self, tokens: Sequence[Sequence[int]], past: Any, keep: bool = True) -> tuple[Tensor, Any]:
+        """As `CausalForward.extend`."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As `CausalForward.logits`."""
 
 
 class CausalForward:
@@ -85,6 +118,8 @@ class CausalForward:
     past, and callers run whole rows. `body` is the model up to its hidden states; where its logits are not its head on
     the last of these (a cap, a scale), a probe notices it and `body` is all of it.
     """
+
+    shares = False
 
     def __init__(self, model: Any) -> None:
         self.model = model

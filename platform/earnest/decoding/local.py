@@ -16,13 +16,13 @@ from earnest.decoding.blocks import fits
 from earnest.decoding.captured import CapturedDecoder
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder, stores
 from earnest.decoding.lean import LeanDecoder
+from earnest.decoding.lean_pass import TOLERANCE
 from earnest.decoding.members import Drafted, Wanted
 from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
 from earnest.models.loading import LoadedModel
 
 T = TypeVar("T")
 
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
 _PROBE = 16
 
 
@@ -262,4 +262,4 @@ def _agrees(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
         decoder.clear(row, 0)
     known = wanted.isfinite()  # what is no number in the model's own logits cannot be compared
     error, scale = (part.where(known, 0.0).abs().max() for part in (found - wanted, wanted))
-    return bool(error <= _TOLERANCE[model.dtype] * scale)
+    return bool(error <= TOLERANCE[model.dtype] * scale)

@@ -24,6 +24,7 @@ from earnest.evaluation.tokens import Request
 
 HEAD_ELEMENTS = 2**25
 CPU_SCORING = 4_096
+LARGE_FAMILY = 256
 
 Progress = Callable[[int, int], None]
 Question = TypeVar("Question")
@@ -174,12 +175,30 @@ class Engine:
         for batch in batches(lengths, self.scoring_budget, 0 if past is None else past.slots):
             chosen = [segments[i] for i in batch]
             parents = None if past is None else past.rows([owners[i] for i in batch])
-            children = [(child, row) for row, segment in enumerate(chosen) for child in segment.children]
-            hidden, after = self.readers.extend([s.tokens for s in chosen], parents, keep=bool(children))
+            keep = any(segment.children for segment in chosen)
+            hidden, after = self.readers.extend([s.tokens for s in chosen], parents, keep)
             wanted = [needs.get(id(segment), []) for segment in chosen]
             yield from self._predict(hidden, lengths[batch[-1]], wanted)
-            if children:
-                yield from self._visit([child for child, _ in children], needs, after, [row for _, row in children])
+            if after is not None:
+                for children, rows in self._families(chosen):
+                    own = len(set(rows)) == 1
+                    shared = after.rows(rows) if own else after
+                    yield from self._visit(children, needs, shared, range(len(rows)) if own else rows)
+
+    def _families(self, segments: Sequence[Segment]) -> Iterator[tuple[list[Segment], list[int]]]:
+        """The children of some segments, each with its parent's row: large families by themselves, the rest together.
+
+        Where rows can share a past, a family's is read by all of it at once and copied to none.
+        """
+        rest: list[tuple[Segment, int]] = []
+        for row, segment in enumerate(segments):
+            tokens = sum(len(child.tokens) for child in segment.children)
+            if self.readers.shares and len(segment.children) > 1 and tokens >= LARGE_FAMILY:
+                yield segment.children, [row] * len(segment.children)
+            else:
+                rest += [(child, row) for child in segment.children]
+        if rest:
+            yield [child for child, _ in rest], [row for _, row in rest]
 
     @torch.inference_mode()
     def _predict(self, hidden: Sequence[Tensor], width: int, needs: Sequence[Sequence[_Need]]) -> Iterator[Predicted]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.ensemble import Ensemble
-from earnest.decoding.forward import CausalForward, Past
+from earnest.decoding.forward import Forward, Kept
 from earnest.models.loading import LoadedModel
 
 Subject = LoadedModel | Ensemble
@@ -24,16 +24,16 @@ Subject = LoadedModel | Ensemble
 class Pasts:
     """What each reader keeps of the same rows."""
 
-    each: tuple[Past, ...]
+    each: tuple[Kept, ...]
 
     @property
     def slots(self) -> int:
-        """The width of the caches, holes included."""
-        return self.each[0].slots
+        """What a row takes in memory, in tokens."""
+        return max(past.slots for past in self.each)
 
     def rows(self, index: Sequence[int]) -> Pasts:
         """A copy with the rows of `index`, in that order; a row may be taken many times."""
-        return Pasts(tuple(past.rows(torch.tensor(index, device=past.lengths.device)) for past in self.each))
+        return Pasts(tuple(past.rows(index) for past in self.each))
 
 
 class Readers:
@@ -53,7 +53,7 @@ class Readers:
         else:
             self.base, self.distribution, members = self._ensemble.base, self._ensemble, self._ensemble.running
         distinct = list(dict.fromkeys(members.values()))
-        self.forwards: tuple[CausalForward, ...] = tuple(member.forward for member in distinct)
+        self.forwards: tuple[Forward, ...] = tuple(member.forward for member in distinct)
         self._place_of = {role: distinct.index(member) for role, member in members.items()}
 
     @property
@@ -65,6 +65,11 @@ class Readers:
     def cached(self) -> bool:
         """Whether the past of every model can be kept."""
         return all(forward.cached for forward in self.forwards)
+
+    @property
+    def shares(self) -> bool:
+        """Whether rows of one parent are best read by themselves, because they then share its past."""
+        return all(forward.shares for forward in self.forwards)
 
     @property
     def device(self) -> torch.device:
@@ -84,7 +89,7 @@ class Readers:
         Returns:
             The hidden states [rows * longest, width] of each model, and the pasts with the new tokens if `keep`.
         """
-        befores: Sequence[Past | None] = [None] * len(self.forwards) if pasts is None else pasts.each
+        befores: Sequence[Kept | None] = [None] * len(self.forwards) if pasts is None else pasts.each
         read = [f.extend(tokens, before, keep) for f, before in zip(self.forwards, befores, strict=True)]
         afters = tuple(past for _, past in read if past is not None)
         return [hidden.flatten(0, 1) for hidden, _ in read], Pasts(afters) if keep else None

@@ -1,0 +1,192 @@
+"""An own forward pass for Llama-shaped decoders: transformers' arithmetic in its order, with the fewest calls.
+
+Query, key and value in one product, gate and up in another, rotary tables looked up, and nothing decided per layer: a
+third of transformers' time per cached step on a CPU. Which models are of that shape is `blocks.fits`; who keeps keys
+and values, and where, is for `lean` (rows of a running batch) and `packed` (a tree of segments) to say, in a `Place`.
+Rows of different lengths are packed without padding; only attention sees them padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from earnest.decoding.blocks import Block, Norm, fused
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
+"""Of the largest logit: how far two ways of rounding the same arithmetic may lie apart."""
+MOST_PACKED = 64
+"""So many queries at most are folded into one key's head; more than that read repeated keys."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of one step go and what they see; one entry per layer in the lists of views.
+
+    `ids` are the tokens, row after row without padding; `turn` is how their positions rotate queries and keys. `rows` x
+    `width` is their padded shape, and `padded` the index of each token in it, None where nothing is padded.
+
+    `written` is what new keys and values are put into, at the `slots` of the rows that own the tokens where it holds
+    many; None keeps nothing. `keys` and `values` are what is seen, by the rows `chosen` where that holds more than
+    theirs; where they are None, the tokens of a row see each other alone. `trunk` are keys and values that all tokens
+    of all rows see beside that; it lies before everything.
+    """
+
+    ids: Tensor  # [tokens]
+    turn: tuple[Tensor, Tensor]  # [tokens, 1, width]
+    rows: int
+    width: int
+    padded: Tensor | None = None  # [tokens]
+    written: Sequence[Tensor] | None = None
+    owners: Tensor | None = None  # [tokens]
+    slots: Tensor | None = None  # [tokens]
+    keys: Sequence[Tensor] | None = None
+    values: Sequence[Tensor] | None = None
+    chosen: Tensor | None = None  # [rows]
+    mask: Tensor | None = None  # [rows, 1, width, span], added to scores
+    causal: bool = False
+    trunk: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # [1, kv_heads, tokens, width] each
+
+
+class LeanPass:
+    """A Llama-shaped model's weights and what is done with them, for texts of at most `longest` tokens."""
+
+    def __init__(self, model: Any, longest: int) -> None:
+        config, body, head = model.config, model.model, model.get_output_embeddings()
+        self.vocabulary = int(head.weight.shape[0])
+        self.heads, self.kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self._groups = self.heads // self.kv_heads
+        self.width = int(body.layers[0].self_attn.head_dim)
+        self._scale = self.width**-0.5
+        self._blocks = [Block.of(layer, config.rms_norm_eps) for layer in body.layers]
+        self._embeddings: Tensor = body.embed_tokens.weight.detach()
+        self._norm, self._head = Norm(body.norm.weight, config.rms_norm_eps), fused(head)
+        self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
+        self.steps = torch.arange(longest, device=self.device)
+        self.cos, self.sin = self._rotary(body.rotary_emb)
+
+    def store(self, rows: int, slots: int) -> Tensor:
+        """Room for keys and values, empty: [layers, rows, 2 * kv_heads, slots, width]."""
+        shape = (len(self._blocks), rows, 2 * self.kv_heads, slots, self.width)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+
+    def seen(self, store: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """A store, or a stretch of it, as keys and values of each layer."""
+        return store[:, :, : self.kv_heads].unbind(0), store[:, :, self.kv_heads :].unbind(0)
+
+    def hidden(self, place: Place) -> Tensor:
+        """The last hidden states [tokens, hidden] of a step."""
+        x = self._embeddings.index_select(0, place.ids)
+        for number, block in enumerate(self._blocks):
+            x = block.out(self._attend(block, number, block.before(x), place)).add_(x)
+            gate, up = block.gate_up(block.between(x)).chunk(2, -1)
+            x = block.down(F.silu(gate).mul_(up)).add_(x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits [positions, vocabulary] in float32 of hidden states [positions, hidden]."""
+        return self._head(self._norm(hidden)).float()
+
+    def packs(self, width: int) -> bool:
+        """Whether heads that share keys are folded into one head of more queries, so that no key is repeated."""
+        return self._groups > 1 and self._groups * width <= MOST_PACKED
+
+    def mask(self, positions: Tensor, span: int) -> Tensor:
+        """What is added to scores [rows, 1, width, span] so that positions [rows, width] see nothing behind them."""
+        behind = self.steps[:span] > positions[:, None, :, None]
+        if self.packs(positions.shape[1]):
+            behind = behind.repeat(1, 1, self._groups, 1)
+        return torch.zeros((), dtype=self.dtype, device=self.device).masked_fill(behind, -torch.inf)
+
+    def _attend(self, block: Block, number: int, x: Tensor, place: Place) -> Tensor:
+        z = block.qkv(x).view(len(x), -1, self.width)  # [tokens, heads + 2 * kv_heads, width]
+        turned = z[:, : self.heads + self.kv_heads]
+        if block.query is not None and block.key is not None:
+            turned[:, : self.heads] = block.query(turned[:, : self.heads])
+            turned[:, self.heads :] = block.key(turned[:, self.heads :])
+        cos, sin = place.turn
+        half = turned.roll(self.width // 2, -1).mul_(sin)
+        turned.mul_(cos).add_(half)
+        query, new = z[:, : self.heads], z[:, self.heads :]
+        if place.written is not None:
+            self._keep(new, place.written[number], place)
+        if place.keys is None or place.values is None:
+            keys, values = torch.split(self._by_row(new, place), self.kv_heads, 1)
+        else:
+            keys, values = place.keys[number], place.values[number]
+        if place.chosen is not None:
+            keys, values = keys.index_select(0, place.chosen), values.index_select(0, place.chosen)
+        own = self._folded(query, place)  # [rows, heads or kv_heads, width or groups * width, width of a head]
+        if self._groups > 1 and own.shape[1] == self.heads:
+            keys, values = (part.repeat_interleave(self._groups, 1) for part in (keys, values))
+        if place.trunk is not None:
+            return self._beside_trunk(query, own, keys, values, place, number)
+        y = F.scaled_dot_product_attention(
+            own, keys, values, attn_mask=place.mask, is_causal=place.causal, scale=self._scale
+        )
+        return self._by_token(y, place).flatten(1)
+
+    def _keep(self, new: Tensor, written: Tensor, place: Place) -> None:
+        """Put new keys and values [tokens, 2 * kv_heads, width] where they go."""
+        if place.owners is None or place.slots is None:
+            written.copy_(new.view(place.rows, place.width, -1, self.width).transpose(1, 2))
+        else:
+            written.index_put_((place.owners, place.slots), new)
+
+    def _beside_trunk(
+        self, query: Tensor, own: Tensor, keys: Tensor, values: Tensor, place: Place, number: int
+    ) -> Tensor:
+        """Attention over a row's own keys and over the trunk's, which all queries see at once, joined by their mass.
+
+        Softmax over both is each one's softmax, weighed by its share of the sum of exponentials.
+        """
+        assert place.trunk is not None
+        mine, mass = (self._by_token(part, place) for part in _attention(own, keys, values, place, self._scale))
+        grouped = query.view(-1, self.kv_heads, self._groups, self.width).permute(1, 2, 0, 3)
+        folded = grouped.reshape(1, self.kv_heads, -1, self.width)  # [1, kv_heads, groups * tokens, width]
+        trunk = Place(place.ids, place.turn, 1, len(query))
+        shared, weight = (
+            part.reshape(self.heads, len(query), -1).transpose(0, 1)
+            for part in _attention(folded, place.trunk[0][number], place.trunk[1][number], trunk, self._scale)
+        )
+        share = torch.sigmoid(mass - weight)  # [tokens, heads, 1]
+        return torch.lerp(shared.float(), mine.float(), share).to(query.dtype).flatten(1)
+
+    def _folded(self, query: Tensor, place: Place) -> Tensor:
+        """Queries [tokens, heads, width] row by row; heads that share keys in the place of one where that pays."""
+        rows = self._by_row(query, place)
+        if place.causal or not self.packs(place.width):
+            return rows
+        return rows.reshape(place.rows, self.kv_heads, -1, self.width)
+
+    def _by_row(self, tokens: Tensor, place: Place) -> Tensor:
+        """[tokens, heads, width] as [rows, heads, longest, width], padded with noughts."""
+        if place.padded is not None:
+            whole = tokens.new_zeros((place.rows * place.width, *tokens.shape[1:]))
+            tokens = whole.index_copy_(0, place.padded, tokens)
+        return tokens.view(place.rows, place.width, -1, self.width).transpose(1, 2)
+
+    def _by_token(self, rows: Tensor, place: Place) -> Tensor:
+        """[rows, heads, longest, width] or folded, as [tokens, heads, width]."""
+        tokens = rows.reshape(place.rows, self.heads, place.width, -1).transpose(1, 2).flatten(0, 1)
+        return tokens if place.padded is None else tokens[place.padded]
+
+    def _rotary(self, rotary: Any) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [longest, 1, width] of all positions; the sines carry the sign of rotating by halves."""
+        cos, sin = (table[0][:, None] for table in rotary(self._embeddings, self.steps[None]))
+        sign = torch.ones(self.width, dtype=sin.dtype, device=sin.device)
+        sign[: self.width // 2] = -1
+        return cos.contiguous(), sin * sign
+
+
+def _attention(query: Tensor, keys: Tensor, values: Tensor, place: Place, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention [rows, heads, queries, width] and its log-sum-exp [rows, heads, queries, 1]."""
+    y, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, keys, values, 0.0, place.causal, attn_mask=place.mask, scale=scale
+    )
+    return y, mass[..., None]

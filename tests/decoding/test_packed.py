@@ -1,0 +1,104 @@
+"""Rows behind a shared trunk get the logits that the model gives them whole, and nothing is copied for them."""
+
+import pytest
+import torch
+
+from decoding.test_lean import FLOAT32_ROUNDING, SHAPES, UNKNOWN, random_model, texts, whole
+from earnest.decoding.forward import CausalForward
+from earnest.decoding.lean_pass import TOLERANCE
+from earnest.decoding.packed import LEAST_TRUNK, Branch, PackedForward, forward_for
+
+LENGTHS = (5, 1, 12)
+"""What three rows read behind their trunk."""
+
+
+def three_texts(shared: int) -> list[list[int]]:
+    """Texts that begin with the same tokens."""
+    trunk, *tails = texts(4, shared)
+    return [trunk + tail[:length] for tail, length in zip(tails, LENGTHS, strict=True)]
+
+
+def largest_error(forward: PackedForward, model: torch.nn.Module, shared: int, first: int) -> float:
+    """The texts' ends, read in two pieces behind what they share, against the model; relative to the largest logit."""
+    read = three_texts(shared)
+    past = forward.extend([read[0][:shared]], None)[1]
+    assert past is not None
+    past = past.rows([0, 0, 0])
+    assert (past.shared == shared) == (shared >= LEAST_TRUNK)
+    error = scale = 0.0
+    for begin, end in ((0, first), (first, max(LENGTHS))):
+        pieces = {n: text[shared:][begin:end] for n, text in enumerate(read) if len(text) > shared + begin}
+        past = past if len(pieces) == len(read) else past.rows(list(pieces))
+        hidden, past = forward.extend(list(pieces.values()), past)
+        assert past is not None
+        for row, (number, piece) in zip(hidden, pieces.items(), strict=True):
+            wanted = whole(model, read[number])[shared + begin : shared + begin + len(piece)]
+            found = forward.logits(row[: len(piece)])
+            error, scale = max(error, float((found - wanted).abs().max())), max(scale, float(wanted.abs().max()))
+    return error / scale
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_texts_behind_a_trunk_get_the_models_logits(shape: str) -> None:
+    model = random_model(*SHAPES[shape])
+    assert largest_error(PackedForward(model, 256), model, shared=100, first=1) < FLOAT32_ROUNDING
+
+
+@pytest.mark.parametrize(("shared", "first"), [(7, 1), (LEAST_TRUNK, 4)])
+def test_so_they_do_behind_any_length_of_it(shared: int, first: int) -> None:
+    model = random_model("Llama", {})
+    assert largest_error(PackedForward(model, 256), model, shared, first) < FLOAT32_ROUNDING
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_no_further_than_the_model_does(dtype: torch.dtype) -> None:
+    model = random_model("Llama", {}).to(dtype)
+    assert largest_error(PackedForward(model, 256), model, 100, first=1) < TOLERANCE[dtype]
+
+
+def test_a_trunk_may_grow_by_what_a_row_has_read() -> None:
+    model = random_model("Llama", {})
+    forward = PackedForward(model, 256)
+    (text,) = texts(1, 150)
+    past = Branch(None, None, (0,))
+    for begin, end in ((0, 70), (70, 100), (100, 140)):
+        _, past = forward.extend([text[begin:end]] * len(past.lengths), past)
+        assert past is not None
+        past = past.rows([0] * 3)
+    assert (past.shared, past.lengths) == (140, (0, 0, 0))
+    hidden, _ = forward.extend([text[140:]] * 3, past, keep=False)
+    wanted = whole(model, text)[140:]
+    assert float((forward.logits(hidden[2]) - wanted).abs().max()) < FLOAT32_ROUNDING * float(wanted.abs().max())
+
+
+def test_what_rows_share_is_held_once() -> None:
+    forward = PackedForward(random_model("Llama", {}), 256)
+    _, past = forward.extend([texts(1, 100)[0]], None)
+    assert past is not None
+    assert past.store is not None
+    shared = past.rows([0] * 50)
+    assert shared.store is None
+    assert shared.trunk is not None
+    assert shared.trunk.untyped_storage().data_ptr() == past.store.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("shape", UNKNOWN)
+def test_other_models_are_read_by_transformers(shape: str) -> None:
+    assert isinstance(forward_for(random_model(*UNKNOWN[shape]), 256), CausalForward)
+
+
+def test_a_model_whose_logits_are_not_what_its_shape_says_is_read_by_transformers() -> None:
+    model = random_model("Llama", {})
+    assert isinstance(forward_for(model, 256), PackedForward)
+    plain = model.model.layers[1].mlp.forward
+    model.model.layers[1].mlp.forward = lambda x: 2 * plain(x)
+    assert isinstance(forward_for(model, 256), CausalForward)
+
+
+def test_a_model_that_is_listened_to_is_read_by_transformers() -> None:
+    model = random_model("Llama", {})
+    heard: list[torch.Size] = []
+    hook = model.model.layers[0].register_forward_hook(lambda _module, _inputs, output: heard.append(output.shape))
+    assert isinstance(forward_for(model, 256), CausalForward)
+    hook.remove()
+    assert isinstance(forward_for(model, 256), PackedForward)
