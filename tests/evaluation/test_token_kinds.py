@@ -42,7 +42,7 @@ def test_a_value_is_knowledge_once_and_a_copy_after_that() -> None:
     person = world.people[0]
     text = biography(person, random.Random(0)) + f" {person.facts['city']}\n"
     tokenizer = load(resolve("nano:small"), device="cpu", dtype="float32").tokenizer
-    kinds = told_by(tokenizer, text, world)
+    kinds = told_by(tokenizer, [text], world)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     said = {
         kind: "".join(tokenizer.decode([t]) for t, k in zip(ids, kinds, strict=True) if k == kind) for kind in kinds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -53,16 +53,24 @@ def position_bucket(read: int) -> str:
     return f"{first} to {LAST_POSITIONS[place]}" if place < len(LAST_POSITIONS) else f"{first} and more"
 
 
-def told_by(tokenizer: Any, text: str, world: World) -> list[Told]:
-    """For each token of one of the almanac's documents what it tells; needs a tokenizer that knows where tokens lie.
+def told_by(tokenizer: Any, texts: Sequence[str], world: World) -> list[Told]:
+    """For each token of some of the almanac's documents what it tells, by a tokenizer that knows where tokens lie.
 
-    A token is part of a "value" (a city, a year, …) the first time that the document says it, which takes knowledge,
+    A token is part of a "value" (a city, a year, …) the first time that its document says it, which takes knowledge,
     or of a "value again", which can be copied; of a person's "name"; or of "grammar", which is all the rest.
     """
-    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    kinds: list[Told] = ["grammar"] * len(text)  # by character
     values = {value for each in world.values.values() for value in each}
     names = {part for person in world.people for part in person.name.split()}
+    found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    told: list[Told] = []
+    for text, spans in zip(texts, found["offset_mapping"], strict=True):
+        kinds = _kinds_of_characters(text, values, names)
+        told += [next((kind for kind in kinds[begin:end] if kind != "grammar"), "grammar") for begin, end in spans]
+    return told
+
+
+def _kinds_of_characters(text: str, values: Set[str], names: Set[str]) -> list[Told]:
+    kinds: list[Told] = ["grammar"] * len(text)
     said: set[str] = set()
     for match in re.finditer(r"\w+", text):
         word = match.group()
@@ -70,11 +78,7 @@ def told_by(tokenizer: Any, text: str, world: World) -> list[Told]:
             kind: Told = "name" if word in names else "value again" if word in said else "value"
             kinds[match.start() : match.end()] = [kind] * len(word)
             said.add(word)
-    return [_kind_within(kinds[begin:end]) for begin, end in spans]
-
-
-def _kind_within(kinds: Sequence[Told]) -> Told:
-    return next((kind for kind in kinds if kind != "grammar"), "grammar")
+    return kinds
 
 
 def groupings(tokenizer: Any, windows: Sequence[Request], told: Sequence[Told] = ()) -> Kinds:
@@ -112,6 +116,6 @@ def _parts(values: Floats, window: NDArray[np.int64], names: NDArray[np.str_]) -
     place = window * len(there) + member
     counts = np.bincount(place, minlength=shape[0] * shape[1]).reshape(shape)
     sums = np.bincount(place, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
-    means = ratio_estimates(sums, counts.astype(np.float64))
+    means = ratio_estimates(sums.astype(np.float64), counts.astype(np.float64))
     totals = counts.sum(0).tolist()
     return {str(name): Part(tokens=n, mean=mean) for name, n, mean in zip(there, totals, means, strict=True)}

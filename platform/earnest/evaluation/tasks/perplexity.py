@@ -59,11 +59,8 @@ def measure(
 
 
 def _told(engine: Engine, texts: Sequence[str]) -> list[Told]:
-    """What every token of the almanac's documents tells, where the tokenizer knows where its tokens lie."""
-    if not engine.tokenizer.is_fast:
-        return []
-    world = shipped_world()
-    return [kind for text in texts for kind in told_by(engine.tokenizer, text, world)]
+    """What every token of the almanac's documents tells; nothing where the tokenizer knows not where its tokens lie."""
+    return told_by(engine.tokenizer, texts, shipped_world()) if engine.tokenizer.is_fast else []
 
 
 def _breakdowns(tally: _Tally, kinds: Kinds, compared: bool) -> dict[str, dict[str, dict[str, Part]]]:
