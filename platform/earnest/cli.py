@@ -267,20 +267,15 @@ def report(
     Example: earnest report jobs/configs/demo.toml --out report.html
     """
     from earnest.cells import collect
-    from earnest.domains.run import losses_of
-    from earnest.report.html import write_report
     from earnest.report.table import print_table
-    from earnest.sweep import prepare
+    from earnest.sweep import prepare, write_page
 
     _refuse_unwritable(file)
     prepared = prepare(config, store=store)
     if not prepared.done:
         raise UserError(f"report {config}: no step is in {prepared.store.root} yet; run earnest sweep {config} first")
     cells = collect(prepared.plan, prepared.store, {})
-    page = write_report(
-        cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store,
-        losses=losses_of(prepared.plan, prepared.store),
-    )  # fmt: skip
+    page = write_page(prepared, cells)
     print_table(cells, out)
     if file is not None:
         file.write_bytes(page.read_bytes())

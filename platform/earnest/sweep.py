@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from earnest.models.loading import read_config
 from earnest.models.source import resolve
 from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key, make_plan
 from earnest.preflight import check_sweep, find_data
+from earnest.published.figures import Published, read_published
 from earnest.records import CellRecord
 from earnest.report.html import write_report
 from earnest.report.table import print_table
@@ -42,6 +43,11 @@ class Prepared:
     sweep: Sweep
     store: Store
     plan: Plan
+
+    @property
+    def published(self) -> Published | None:
+        """The figures that are to stand beside the measured ones. Raises UserError where they cannot be read."""
+        return None if self.sweep.published is None else read_published(self.sweep.published)
 
     @property
     def done(self) -> set[str]:
@@ -81,6 +87,8 @@ def prepare(config: Path, *, store: str | None = None, tracking_uri: str | None 
         check_uri(sweep.tracking.uri)
     inputs = find_inputs(sweep)
     check_sweep(sweep, inputs)
+    if sweep.published is not None:
+        read_published(sweep.published)
     return Prepared(sweep, Store(sweep.store), make_plan(sweep, inputs))
 
 
@@ -95,12 +103,23 @@ def run_sweep(prepared: Prepared, *, address: str | None = None, console: Consol
     with show_progress(prepared.plan, console) as on_event:
         outcome = run_plan(prepared.plan, prepared.store, prepared.sweep.cluster, address=address, on_event=on_event)
     cells = collect(prepared.plan, prepared.store, {**outcome.failed, **outcome.blocked})
-    losses = losses_of(prepared.plan, prepared.store)
-    report = write_report(cells, prepared.report_folder, title=prepared.sweep.name, store=prepared.store, losses=losses)
+    report = write_page(prepared, cells)
     print_table(cells, console)
     _track(prepared, cells, report, console)
     _summarise(prepared, outcome, report, console)
     return Result(cells, outcome, report)
+
+
+def write_page(prepared: Prepared, cells: Sequence[CellRecord]) -> Path:
+    """Write a sweep's report from its cells, and return the page's path."""
+    return write_report(
+        cells,
+        prepared.report_folder,
+        title=prepared.sweep.name,
+        store=prepared.store,
+        losses=losses_of(prepared.plan, prepared.store),
+        published=prepared.published,
+    )
 
 
 def find_inputs(sweep: Sweep) -> Inputs:

@@ -19,14 +19,17 @@ from markupsafe import Markup
 from earnest.losses import Losses
 from earnest.palette import ink
 from earnest.plan import EVALUATE
+from earnest.published.figures import Published
 from earnest.records import CellRecord, Estimate, digest
 from earnest.report.domains import Domains, domain_sections
 from earnest.report.export import export_cells
 from earnest.report.figures import Drawn, draw_figures
 from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
+from earnest.report.published import published_section
 from earnest.report.samples import FluentButWrong, fluent_but_wrong
 from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, spoken
+from earnest.report.verdicts import LEGEND, NOISE_LEGEND, any_noise, explained, mark, undecided_line
 from earnest.store import Store
 
 PAGE = "report.html"
@@ -42,6 +45,7 @@ def write_report(
     title: str,
     store: Store | None = None,
     losses: Losses | None = None,
+    published: Published | None = None,
 ) -> Path:
     """Write report.html, cells.parquet, cells.csv and figures/ into a folder, and return the page's path.
 
@@ -53,8 +57,9 @@ def write_report(
         title: the sweep's name.
         store: where sample texts and library versions are read from; the page does without them where None.
         losses: where it was lost; only found if the page is to be written.
+        published: figures to stand beside the measured ones.
     """
-    page, content = folder / PAGE, _content(cells, title, losses)
+    page, content = folder / PAGE, _content(cells, title, losses, published)
     if page.is_file() and f'content="{content}"' in page.read_text(encoding="utf-8")[:1000]:
         return page
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +77,7 @@ def write_report(
         samples=samples,
         versions=_versions(survey, store),
         data=_data_uri(folder / "cells.csv"),
+        published=published_section(cells, published) if published else None,
     )
     writing = page.with_suffix(".tmp")
     writing.write_text(text, encoding="utf-8")
@@ -79,10 +85,11 @@ def write_report(
     return page
 
 
-def _content(cells: Sequence[CellRecord], title: str, losses: Losses | None) -> str:
-    """The digest of all that decides the page: the cells, and the code that draws them."""
+def _content(cells: Sequence[CellRecord], title: str, losses: Losses | None, published: Published | None) -> str:
+    """The digest of all that decides the page: the cells, what stands beside them, and the code that draws them."""
     code = [sha256(path.read_bytes()).hexdigest() for path in sorted(_HERE.glob("*.*"))]
-    return digest([title, code, [cell.model_dump_json() for cell in cells], losses.digest if losses else ""])
+    beside = published.model_dump_json() if published else ""
+    return digest([title, code, [cell.model_dump_json() for cell in cells], losses.digest if losses else "", beside])
 
 
 def _data_uri(csv: Path) -> str | None:
@@ -109,6 +116,7 @@ def _render(
     samples: FluentButWrong | None,
     versions: Mapping[str, str],
     data: str | None,
+    published: dict[str, Any] | None,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -128,9 +136,12 @@ def _render(
         models=dict.fromkeys((cell.model, cell.model_digest) for cell in survey.cells),
         seconds=_seconds(survey),
         samples=samples,
+        published=published,
         versions=versions,
         data=data,
         any_not_fluent=any(map(survey.not_fluent, survey.tasks)),
+        legend=LEGEND + (f" {NOISE_LEGEND}" if any_noise(survey) else ""),
+        undecided=undecided_line(survey),
         inks=_css_colours(survey),
     )
 
@@ -187,13 +198,19 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         return {"sort": None, "text": "not fluent", "reason": reason}
     half = half_width(scores.main)
     retention = comparison.retention if comparison else None
+    kept = f"{retention.value:.1%} of dense's right answers kept" if retention else ""
     return {
         "sort": scores.main.value,
         "text": figure_text(scores.main.value, scores.headline),
         "half": "" if half is None else figure_text(half, scores.headline),
         "change": percent_change(comparison.relative) if comparison else "",
-        "lost": bool(comparison and comparison.within_margin is False),
-        "kept": f"{retention.value:.1%} of dense's right answers kept" if retention else "",
+        "mark": mark(comparison) if comparison else "",
+        "shown": "lost"
+        if comparison and comparison.falls
+        else "open"
+        if comparison and not comparison.no_worse
+        else "",
+        "why": "; ".join(filter(None, (explained(comparison, scores.headline) if comparison else "", kept))),
         "reason": "",
     }
 

@@ -71,7 +71,10 @@ class Sequential(Spec):
 
 
 class Sweep(Spec):
-    """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each."""
+    """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each.
+
+    `published` names figures to stand beside the measured ones: a file that ships, as "proxy_tuning", or a TOML file.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     model: str = Field(min_length=1)
@@ -83,6 +86,7 @@ class Sweep(Spec):
     proxy: tuple[Proxy, ...] = ()
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
     references: tuple[str, ...] = ()
+    published: str | None = Field(default=None, min_length=1)
     localise: tuple[Localise, ...] = ()
     sequential: Sequential | None = None
     cluster: Cluster = Cluster()

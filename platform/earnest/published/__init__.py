@@ -1,0 +1,1 @@
+"""Figures that papers published, as data, to stand beside what is measured here."""
