@@ -17,6 +17,7 @@ from earnest.specs.judged import (
     JudgedTask,
     ModelJudge,
     RuleJudge,
+    TruthfulQAOpen,
 )
 from earnest.specs.localise import Localise
 from earnest.specs.methods import (
@@ -106,6 +107,7 @@ __all__ = [
     "Tracking",
     "TriviaQA",
     "TruthfulQA",
+    "TruthfulQAOpen",
     "Unstructured",
     "UserError",
     "Wanda",

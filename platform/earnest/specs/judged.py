@@ -125,3 +125,31 @@ class AlpacaFarm(JudgedTask):
     task: Literal["alpaca_farm"] = "alpaca_farm"
     headline: ClassVar[str] = "win_rate"
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class TruthfulQAOpen(Task):
+    """TruthfulQA in the model's own words: the share of answers that are both true and informative.
+
+    A local judge is a model tuned for it, which reads `Q: ...`, `A: ...` and `True:` or `Helpful:`; an endpoint is
+    asked for the word. The rule judge looks for the words of known answers.
+    """
+
+    task: Literal["truthful_qa_open"] = "truthful_qa_open"
+    headline: ClassVar[str] = "true_and_informative"
+    split: str = "validation"
+    true_judge: AnyJudge = RuleJudge()
+    informative_judge: AnyJudge = RuleJudge()
+    max_tokens: int = Field(default=512, ge=1)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that judge in the evaluating process."""
+        judges = (self.true_judge, self.informative_judge)
+        return tuple(dict.fromkeys(judge.model for judge in judges if isinstance(judge, ModelJudge)))
+
+    @model_validator(mode="after")
+    def _rules_have_a_meaning(self) -> Self:
+        for judge in (self.true_judge, self.informative_judge):
+            if isinstance(judge, RuleJudge) and judge.rule != "overlap":
+                raise ValueError(f'rule "{judge.rule}" compares two answers, and there is one; use "overlap"')
+        return self

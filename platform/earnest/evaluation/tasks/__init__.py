@@ -26,6 +26,7 @@ from earnest.evaluation.tasks import (
     toxigen,
     trivia_qa,
     truthful_qa,
+    truthful_qa_open,
 )
 from earnest.specs import (
     DS1000,
@@ -47,6 +48,7 @@ from earnest.specs import (
     ToxiGen,
     TriviaQA,
     TruthfulQA,
+    TruthfulQAOpen,
 )
 
 
@@ -75,6 +77,8 @@ def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, pr
             return gsm8k.measure(engine, task, data, progress)
         case TruthfulQA():
             return truthful_qa.measure(engine, task, data, progress)
+        case TruthfulQAOpen():
+            return truthful_qa_open.measure(engine, task, data, progress)
         case ToxiGen():
             return toxigen.measure(engine, task, data, progress)
         case HumanEval():
@@ -122,6 +126,8 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
             return [(split, list(gsm8k.COLUMNS)) for split in gsm8k.needed_splits(task, path)]
         case TruthfulQA():
             return [(task.split, truthful_qa.needed(task, path))]
+        case TruthfulQAOpen():
+            return [(task.split, list(truthful_qa_open.COLUMNS))]
         case ToxiGen():
             return [(task.split, toxigen.needed(task, path))]
         case HumanEval():

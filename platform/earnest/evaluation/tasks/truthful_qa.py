@@ -137,13 +137,21 @@ def _targets(row: Row, where: str) -> list[Labels]:
             for cell in cells
         ]
     else:
-        false = [(text, False) for text in row["incorrect_answers"] or ()]
-        best = [row["best_answer"]] if row["best_answer"] else []
-        found = [[*((text, True) for text in true or ()), *false] for true in (best, row["correct_answers"])]
+        false = [(text, False) for text in answers_of(row["incorrect_answers"])]
+        best = (row["best_answer"],) if row["best_answer"] else ()
+        found = [[*((text, True) for text in true), *false] for true in (best, answers_of(row["correct_answers"]))]
     for labels in found:
         if {true for _, true in labels} != {True, False}:
             raise UserError(f"{where}: needs an answer that is true and one that is false; mend it or leave it out")
     return found
+
+
+def answers_of(cell: Any) -> tuple[str, ...]:
+    """A cell's answers: a list, or the benchmark's own text: semicolons part them, and each gets a full stop."""
+    if not isinstance(cell, str):
+        return tuple(cell or ())
+    parts = (part.strip() for part in cell.split(";"))
+    return tuple(part if part.endswith(".") else f"{part}." for part in parts if part)
 
 
 def _sample(item: TruthItem, one: Sequence[LogLikelihood], every: Sequence[LogLikelihood]) -> Sample:
