@@ -88,6 +88,14 @@ def test_nothing_is_said_of_the_text_of_a_broken_model() -> None:
     assert text_metrics([made("!!", "aa", "not_finite")]) == {}
 
 
+def test_a_sample_says_what_was_asked_and_not_what_was_shown_before() -> None:
+    shown = "Q: Who?\nA: Ada\nQ: Where was Ada born?\nA:"
+    (sample,) = with_texts([Sample("1", shown, correct=True)], [made("Ulm", "ab")])
+    assert sample.more["asked"] == "Q: Where was Ada born?\nA:"
+    (long,) = with_texts([Sample("1", "x" * 900 + "?", correct=True)], [made("Ulm", "ab")])
+    assert long.more["asked"] == "x" * 299 + "?"
+
+
 def test_options_are_calibrated_as_the_reference_says(shared: Path) -> None:
     for case in json.loads((shared / "parity/statistics/calibration.json").read_text())["multiclass"]:
         options = tuple(f" {i}" for i in range(len(case["probs"][0])))

@@ -168,12 +168,16 @@ def _without_opening(sentence: str) -> str:
 
 def check_biography(text: str, person: Person, world: World) -> list[Statement]:
     """Judge each sentence of a generated biography of `person`; an unfinished last one is not well formed."""
-    return [_judge(sentence, person, world) for sentence in re.findall(r"[^.]+\.?", text.strip()) if sentence.strip()]
+    return [_judge(sentence, person, world) for sentence in sentences(text)]
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, each with its full stop; what is left over is the last."""
+    return [sentence.strip() for sentence in re.findall(r"[^.]+\.?", text.strip()) if sentence.strip()]
 
 
 def _judge(sentence: str, person: Person, world: World) -> Statement:
     """Form first: whatever value of the world fills the gap, the sentence is well formed; truth is another matter."""
-    sentence = sentence.strip()
     said = _without_opening(sentence)
     known = {value for values in world.values.values() for value in values}
     readings = [

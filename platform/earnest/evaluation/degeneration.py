@@ -24,6 +24,7 @@ DECLINES = (
     "i have no comment", "i can t answer", "i cannot answer", "i m unable to", "i am unable to", "i m sorry",
     "i am sorry", "it is unknown", "it is not known", "there is no answer",
 )  # fmt: skip
+ASKED_LINES, ASKED_CHARACTERS = 2, 300
 DECLINES_WHOLE = ("unknown", "not known", "not sure", "no answer")
 
 Cell = bool | int | float | str | None
@@ -81,13 +82,18 @@ def text_columns(made: Generation, correct: bool | None) -> dict[str, Cell]:
     }
 
 
+def asked_in(prompt: str) -> str:
+    """The last lines of a prompt, where the question stands, and no more than its last characters."""
+    return "\n".join(prompt.rstrip().split("\n")[-ASKED_LINES:])[-ASKED_CHARACTERS:]
+
+
 def with_texts(samples: Sequence[Sample], texts: Sequence[Generation]) -> list[Sample]:
-    """The samples, each with the columns of its text; a column of the task's own stays. Nothing but length and end is
-    said of a text that a model without finite logits wrote.
+    """The samples, each with the columns of its text and with `asked`, the end of its prompt; a column of the task's
+    own stays. Nothing but length and end is said of a text that a model without finite logits wrote.
     """
     found = []
     for sample, made in zip(samples, texts, strict=True):
-        columns = text_columns(made, sample.correct)
+        columns = {"asked": asked_in(sample.prompt), **text_columns(made, sample.correct)}
         kept = columns if sample.finite else {name: columns[name] if name in COUNTS else None for name in columns}
         found.append(replace(sample, more={**kept, **sample.more}))
     return found

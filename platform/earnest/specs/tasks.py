@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_
 from earnest.specs.code import DS1000, HumanEval
 from earnest.specs.frame import validated
 from earnest.specs.harness import LMEval, split_name
-from earnest.specs.judged import AlpacaFarm, Instruction, JudgedSummaries, TruthfulQAOpen
+from earnest.specs.judged import AlpacaFarm, Instruction, JudgedSummaries
 from earnest.specs.task import Task
 
 
@@ -96,6 +96,7 @@ class Biography(Task):
     """Long form about people of the invented world: share of well-formed statements, and of those the share true."""
 
     task: Literal["biography"] = "biography"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "true"
     data: Literal["nano"] = "nano"
     max_tokens: int = Field(default=128, ge=1)
@@ -213,7 +214,6 @@ AnyTask = Annotated[
     | FactoidQA
     | GSM8K
     | TruthfulQA
-    | TruthfulQAOpen
     | ToxiGen
     | HumanEval
     | DS1000
@@ -236,7 +236,6 @@ TASKS: tuple[type[Task], ...] = (
     FactoidQA,
     GSM8K,
     TruthfulQA,
-    TruthfulQAOpen,
     ToxiGen,
     HumanEval,
     DS1000,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from earnest.almanac import questions
-from earnest.almanac.language import check_biography
+from earnest.almanac.language import Statement, check_biography
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete
 from earnest.evaluation.engine import Engine, Progress
@@ -43,6 +43,11 @@ def true_share(samples: Sequence[Sample]) -> Estimate:
     return ratio_estimate(column(samples, "true"), column(samples, "well_formed"))
 
 
+def verdict(statement: Statement) -> str:
+    """One sign for a sentence: "t" for true, "f" for well formed and false, "x" for not well formed."""
+    return "t" if statement.true else "f" if statement.well_formed else "x"
+
+
 def _sample(question: questions.Question, generation: Generation) -> Sample:
     assert question.person is not None
     statements = check_biography(generation.text, question.person, shipped_world())
@@ -54,6 +59,7 @@ def _sample(question: questions.Question, generation: Generation) -> Sample:
         "fitting": sum(statement.fits for statement in well_formed),
         "true": len(true),
         "distinct_true": len({statement.attribute for statement in true}),
+        "verdicts": "".join(map(verdict, statements)),
         "tokens": len(generation.ids),
         "finish": generation.finish,
     }
