@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_
 from earnest.specs.code import DS1000, HumanEval
 from earnest.specs.frame import validated
 from earnest.specs.harness import LMEval, split_name
-from earnest.specs.judged import AlpacaFarm, Instruction, JudgedSummaries
+from earnest.specs.judged import AlpacaFarm, Instruction, JudgedSummaries, TruthfulQAOpen
 from earnest.specs.task import Task
 
 
@@ -214,6 +214,7 @@ AnyTask = Annotated[
     | FactoidQA
     | GSM8K
     | TruthfulQA
+    | TruthfulQAOpen
     | ToxiGen
     | HumanEval
     | DS1000
@@ -236,6 +237,7 @@ TASKS: tuple[type[Task], ...] = (
     FactoidQA,
     GSM8K,
     TruthfulQA,
+    TruthfulQAOpen,
     ToxiGen,
     HumanEval,
     DS1000,
