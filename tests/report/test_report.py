@@ -122,7 +122,8 @@ def test_a_curve_has_a_gap_where_the_model_is_not_fluent() -> None:
 def test_a_score_that_is_not_fluent_is_no_match_and_no_loss() -> None:
     survey = Survey((DENSE, *RANDOM))
     (curve,) = survey.curves
-    assert not curve.points[1].matches("closed_book")
+    assert not curve.points[1].no_worse("closed_book")
+    assert curve.points[1].falls("closed_book")
     assert survey.loss(RANDOM[1], "closed_book") is None
     assert survey.loss(RANDOM[2], "closed_book") is not None
 
@@ -145,7 +146,8 @@ def test_the_exports_hold_every_score_of_every_cell(report: Path) -> None:
     headlines = [row for row in rows if row["is_headline"]]
     assert len(headlines) == 30 * 4
     wanda = next(r for r in headlines if (r["method"], r["nominal"], r["task"]) == ("wanda", "50%", "closed_book"))
-    assert (wanda["value"], wanda["n"], wanda["within_margin"]) == (0.653, 300, False)
+    assert (wanda["value"], wanda["n"], wanda["within_margin"], wanda["verdict"]) == (0.653, 300, False, "falls")
+    assert (wanda["change"], wanda["units"], wanda["needed"]) == (pytest.approx(0.653 - 0.913), 300, None)
     with (report.parent / "cells.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
 
@@ -163,7 +165,7 @@ def test_the_table_fits_its_console(width: int) -> None:
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= width
     row = next(line for line in lines if line.startswith("wanda") and "50%" in line)
-    assert {"65.3", "−28%✗", "+4.8%"} <= set(row.split())
+    assert {"65.3", "−28%✗", "+4.8%?", "−1.3%✓"} <= set(row.split())
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")

@@ -8,13 +8,27 @@ from earnest.report.survey import Survey, figure_text, percent_change
 from report.plausible import cell, sweep_cells
 
 
-def test_the_finding_names_the_cell_where_perplexity_matches_and_a_task_lost_most() -> None:
-    assert Survey(tuple(sweep_cells())).finding == "wanda 50%: perplexity +4.8%, closed book −28%"
+def test_the_finding_names_the_cell_where_perplexity_is_shown_to_match_and_a_task_to_have_lost_most() -> None:
+    """At 50% perplexity is 4.8% higher: within the margin, but not shown to be."""
+    assert Survey(tuple(sweep_cells())).finding == "wanda 40%: perplexity +1.7%, closed book −12%"
 
 
 def test_the_finding_of_a_sweep_that_lost_nothing_says_so() -> None:
     cells = (cell("dense", "", (91.3, 100.0, 100.0, 1.939)), cell("rtn", "8", (91.0, 100.0, 100.0, 1.939)))
-    assert Survey(cells).finding == "Nothing lost more than 5%: every score still matches dense"
+    assert Survey(cells).finding == "Nothing lost more than 5%: every score is shown to match dense"
+
+
+def test_what_is_not_decided_is_no_finding() -> None:
+    cells = (cell("dense", "", (91.3, 100.0, 100.0, 1.939)), cell("rtn", "4", (85.0, 100.0, 100.0, 1.939)))
+    assert Survey(cells).finding == "Nothing is shown to lose more than 5%; 3 of 4 scores are shown to match"
+    unjudged = tuple(
+        one.model_copy(
+            update={"comparisons": {k: c.model_copy(update={"verdict": None}) for k, c in one.comparisons.items()}}
+        )
+        for one in sweep_cells()
+    )
+    assert "0 of" in Survey(unjudged).finding
+    assert {claim.shown for claim in Survey(unjudged).claims(Survey(unjudged).curves[0])} == {None}
 
 
 def test_a_control_is_not_the_finding() -> None:
@@ -22,12 +36,32 @@ def test_a_control_is_not_the_finding() -> None:
     assert Survey(cells).blind_spot is None
 
 
-def test_a_claim_reaches_only_to_the_first_point_that_does_not_match() -> None:
+def test_a_claim_is_solid_as_far_as_it_is_shown_and_open_as_far_as_nothing_is() -> None:
+    figures = {"0.2": 91.0, "0.3": 88.0, "0.4": 86.0, "0.5": 91.0, "0.6": 60.0, "0.7": 91.0}
+    cells = [cell("wanda", ratio, (closed, 100.0, 100.0, 1.94)) for ratio, closed in figures.items()]
+    survey = Survey((cell("dense", "", (91.3, 100.0, 100.0, 1.939)), *cells))
+    (claim,) = (one for one in survey.claims(survey.curves[0]) if one.task == "closed_book")
+    assert claim.ratios == "20% (50%?)"
+    assert claim.saved < claim.at_most < cells[-2].saved
+
+
+def test_seeds_that_disagree_leave_a_point_open() -> None:
+    seeds = [cell("wanda", "0.5", (closed, 100, 100, 1.94), seed=seed) for seed, closed in enumerate((91.0, 60.0))]
+    (curve,) = Survey((cell("dense", "", (91.3, 100.0, 100.0, 1.939)), *seeds)).curves
+    assert not curve.points[0].no_worse("closed_book")
+    assert not curve.points[0].falls("closed_book")
+
+
+def test_a_claim_reaches_only_to_the_first_point_that_falls() -> None:
     figures = {"0.2": 91.0, "0.3": 60.0, "0.4": 91.0}
     cells = [cell("wanda", ratio, (closed, 100.0, 100.0, 1.94)) for ratio, closed in figures.items()]
     survey = Survey((cell("dense", "", (91.3, 100.0, 100.0, 1.939)), *cells))
-    last = {claim.task: claim.last.nominal if claim.last else None for claim in survey.claims(survey.curves[0])}
-    assert last == {"perplexity": "40%", "closed_book": "20%", "open_book": "40%", "multiple_choice": "40%"}
+    assert {claim.task: claim.ratios for claim in survey.claims(survey.curves[0])} == {
+        "perplexity": "40%",
+        "closed_book": "20%",
+        "open_book": "40%",
+        "multiple_choice": "40%",
+    }
 
 
 def test_seeds_are_one_point_and_patterns_a_curve_of_their_own() -> None:

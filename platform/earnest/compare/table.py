@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from earnest.records import Verdict
-from earnest.report.survey import MINUS, figure_text, percent_change, spoken
+from earnest.report.survey import figure_text, percent_change, spoken
+from earnest.report.verdicts import rounded_up, signed
 from earnest.statistics.paired import MATCHING
 from earnest.statistics.versus import Versus, by_verdict
 
@@ -76,12 +77,12 @@ def _count(row: Versus) -> Text:
 
 
 def _difference(row: Versus) -> Text:
-    return Text(_signed(row.difference.value, row) + (" ~" if row.within_noise else ""))
+    return Text(signed(row.difference.value, row.headline) + (" ~" if row.within_noise else ""))
 
 
 def _interval(row: Versus) -> Text:
     low, high = row.difference.low, row.difference.high
-    return Text("" if low is None or high is None else f"[{_signed(low, row)}, {_signed(high, row)}]")
+    return Text("" if low is None or high is None else f"[{signed(low, row.headline)}, {signed(high, row.headline)}]")
 
 
 def _chance(row: Versus) -> Text:
@@ -107,7 +108,7 @@ def _verdict(row: Versus, margin: float) -> Text:
     if row.verdict != "not decided":
         return Text(row.verdict, style=_STYLES[row.verdict])
     units = "n" if row.units == row.samples else "clusters"
-    need = f"needs {units} ≈ {_rounded_up(row.needed)}" if row.needed else f"no {units} would decide it"
+    need = f"needs {units} ≈ {rounded_up(row.needed)}" if row.needed else f"no {units} would decide it"
     said = f"not decided at {units} = {row.units:,}, {need}"
     if row.changed:
         better = (row.difference.value > 0) == row.higher_is_better
@@ -131,14 +132,3 @@ def _legend(rows: Sequence[Versus], margin: float) -> str:
 
 def _title(row: Versus, *, several: bool) -> str:
     return f"{row.name}: {spoken(row.task)}" if several else spoken(row.task)
-
-
-def _signed(value: float, row: Versus) -> str:
-    text = figure_text(abs(value), row.headline)
-    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
-
-
-def _rounded_up(n: int) -> str:
-    """A number of samples to two digits: 2,684 is 2,700."""
-    step = 10 ** max(0, len(str(n)) - 2)
-    return f"{-(-n // step) * step:,}"

@@ -1,7 +1,8 @@
 """The headline figure: what perplexity claims, what knowledge says.
 
 For each method, how many bytes can be saved while a metric still matches dense: one outlined bar for what perplexity
-claims, then filled bars for the tasks, those that stop at the same ratio on one line.
+claims, then filled bars for the tasks, those that end at the same ratios on one line. A bar is solid to where the match
+is shown, and hatched from there to where the opposite is not shown either.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROW_INCHES = 0.2
 
 @dataclass(frozen=True)
 class Bar:
-    """The metrics of one method that stop matching at one ratio; `outlined` marks perplexity."""
+    """The metrics of one method that match up to the same ratios; `outlined` marks perplexity."""
 
     metrics: tuple[str, ...]
     claim: Claim
@@ -31,9 +32,8 @@ class Bar:
 
     @property
     def words(self) -> str:
-        """What stands at the bar's end: "40%  perplexity"."""
-        ratio = self.claim.last.nominal.split(" g")[0] if self.claim.last else "at no ratio"
-        return f"{ratio}  {', '.join(map(spoken, self.metrics))}"
+        """What stands at the bar's end: "40%  perplexity", "20% (40%?)  closed book"."""
+        return f"{self.claim.ratios}  {', '.join(map(spoken, self.metrics))}"
 
 
 def claims_figure(survey: Survey, curves: Sequence[Curve]) -> Figure:
@@ -49,11 +49,15 @@ def claims_figure(survey: Survey, curves: Sequence[Curve]) -> Figure:
             _draw(axes, bar, at, ink(curve.method).light)
             at += PITCH
         at += GAP
-    _frame(axes, at - GAP, max((bar.claim.saved for _, bars in groups for bar in bars), default=0.0))
+    _frame(axes, at - GAP, max((bar.claim.at_most for _, bars in groups for bar in bars), default=0.0))
     axes.set_yticks(ticks, [curve.name for curve in curves], fontsize=10)
     for label, curve in zip(axes.get_yticklabels(), curves, strict=True):
         label.set_color(ink(curve.method).light)
-    title(axes, "What perplexity claims, what knowledge says", "outlined: perplexity   filled: the tasks")
+    title(
+        axes,
+        "What perplexity claims, what knowledge says",
+        "outlined: perplexity   filled: the tasks   hatched: not decided",
+    )
     return figure
 
 
@@ -61,19 +65,32 @@ def bars_of(survey: Survey, curve: Curve) -> list[Bar]:
     """Perplexity's bar, then the tasks' from the longest to the shortest."""
     claims = survey.claims(curve)
     outlined = [Bar((c.task,), c, outlined=True) for c in claims if not survey.higher_is_better(c.task)]
-    by_ratio: dict[float, list[Claim]] = {}
+    by_ratio: dict[tuple[float, float], list[Claim]] = {}
     for claim in claims:
         if survey.higher_is_better(claim.task):
-            by_ratio.setdefault(claim.saved, []).append(claim)
+            by_ratio.setdefault((claim.saved, claim.at_most), []).append(claim)
     filled = [Bar(tuple(c.task for c in same), same[0], outlined=False) for _, same in sorted(by_ratio.items())]
     return [*outlined, *reversed(filled)]
 
 
 def _draw(axes: Axes, bar: Bar, at: float, colour: str) -> None:
     face = PAPER.light if bar.outlined else colour
-    axes.barh(at, bar.claim.saved, BAR, left=0, color=face, edgecolor=colour, linewidth=1.3, zorder=2)
+    shown, end = bar.claim.saved, bar.claim.at_most
+    axes.barh(at, shown, BAR, left=0, color=face, edgecolor=colour, linewidth=1.3, zorder=2)
+    if end > shown:
+        axes.barh(
+            at,
+            end - shown,
+            BAR,
+            left=shown,
+            color=PAPER.light,
+            edgecolor=colour,
+            hatch="/////",
+            linewidth=0.8,
+            zorder=1,
+        )
     axes.annotate(
-        bar.words, (bar.claim.saved, at), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
+        bar.words, (end, at), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5,
         color=TEXT.light if bar.outlined else MUTED.light,
     )  # fmt: skip
 
@@ -86,4 +103,12 @@ def _frame(axes: Axes, bottom: float, right: float) -> None:
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(visible=False)
     axes.axvline(0, color=LINE.light, linewidth=1)
-    axes.set_xlabel("largest share of bytes saved at which the score still matches dense", loc="left")
+    axes.set_xlabel("share of bytes saved to which the score matches dense", loc="left")
+
+
+CAPTION = (
+    "How far each method can be pushed while a metric still matches dense (no more than 5% worse, relative): solid as "
+    "far as that is shown, hatched as far as the opposite is not shown; in brackets where the hatched part ends. "
+    "Outlined bars are what perplexity claims, filled ones what the tasks say: where a filled bar ends before the "
+    "outlined one is solid, something is lost that perplexity does not show."
+)

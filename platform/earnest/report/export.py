@@ -34,6 +34,10 @@ SCHEMA = pa.schema(
         *[(name, pa.int64()) for name in ("asked", "scored", "truncated", "failed")],
         ("relative", pa.float64()),
         ("within_margin", pa.bool_()),
+        ("verdict", pa.string()),
+        *[(name, pa.int64()) for name in ("units", "needed")],
+        *[(name, pa.float64()) for name in ("change", "change_low", "change_high", "p", "noise")],
+        ("within_noise", pa.bool_()),
         *[(name, pa.float64()) for name in ("retention", "flips", "kl")],
         *[(name, pa.string()) for name in ("pair", "alpha", "expert", "antiexpert", "base", "target")],
         *[
@@ -105,7 +109,11 @@ def _against_dense(cell: CellRecord, task: str) -> dict[str, Any]:
         return {}
     estimates = {name: getattr(comparison, name) for name in ("retention", "flips", "kl")}
     values = {name: None if estimate is None else estimate.value for name, estimate in estimates.items()}
-    return {"relative": comparison.relative, "within_margin": comparison.within_margin, **values}
+    change = comparison.difference
+    ends = {"": "value", "_low": "low", "_high": "high"}
+    values |= {f"change{end}": getattr(change, name) for end, name in ends.items()} if change else {}
+    names = ("relative", "within_margin", "verdict", "units", "needed", "p", "noise", "within_noise")
+    return {**values, **{name: getattr(comparison, name) for name in names}}
 
 
 def _steering(cell: CellRecord) -> dict[str, str | None]:

@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from earnest.losses import Loss
-from earnest.report.claims import claims_figure
+from earnest.report.claims import CAPTION, claims_figure
 from earnest.report.domains import Domains, blocks_figure, domains_figure
 from earnest.report.gains import Gains
 from earnest.report.ink import STYLE, save
@@ -59,7 +59,7 @@ def _all_figures(survey: Survey, domains: Domains) -> Figures:
         return
     judged = [curve for curve in survey.curves if not curve.is_pattern and survey.claims(curve)]
     if judged:
-        yield "claims", _CLAIMS_CAPTION, partial(claims_figure, survey, judged)
+        yield "claims", CAPTION, partial(claims_figure, survey, judged)
     for task in survey.tasks:
         yield f"saved-{task}", _saved_caption(survey, task), partial(saved_figure, survey, task)
     for task in survey.tasks:
@@ -88,11 +88,6 @@ _RECOVERY_CAPTION = (
     "the directly tuned model that the pair closes from there, or, without such a model, the share of what compression "
     "cost that it wins back; it stands only where that gap is shown. Bands are 95% "
     "intervals, cut where a gap is so small that its share is beyond measure."
-)
-_CLAIMS_CAPTION = (
-    "How far each method can be pushed while a metric still matches dense (no more than 5% worse, relative). "
-    "Outlined bars are what perplexity claims, filled ones what the tasks say: where a filled bar ends before the "
-    "outlined one, something is lost that perplexity does not show."
 )
 _DOMAINS_CAPTION = (
     "Relative change within each domain and stratum; framed where it is shown (5% of false discoveries over the whole "

@@ -29,7 +29,7 @@ from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.published import published_section
 from earnest.report.samples import FluentButWrong, fluent_but_wrong
 from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, spoken
-from earnest.report.verdicts import LEGEND, NOISE_LEGEND, any_noise, explained, mark, undecided_line
+from earnest.report.verdicts import FALLS, LEGEND, NOISE_LEGEND, SHOWN, any_noise, explained, mark, undecided_line
 from earnest.store import Store
 
 PAGE = "report.html"
@@ -171,6 +171,9 @@ def _css_colours(survey: Survey) -> list[tuple[str, str, str]]:
     return [(name, each.light, each.dark) for name, each in {**page, **methods}.items()]
 
 
+_CLASSES = {SHOWN: "", FALLS: "lost"}
+
+
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -205,11 +208,7 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         "half": "" if half is None else figure_text(half, scores.headline),
         "change": percent_change(comparison.relative) if comparison else "",
         "mark": mark(comparison) if comparison else "",
-        "shown": "lost"
-        if comparison and comparison.falls
-        else "open"
-        if comparison and not comparison.no_worse
-        else "",
+        "shown": _CLASSES.get(mark(comparison)[:1], "open") if comparison else "",
         "why": "; ".join(filter(None, (explained(comparison, scores.headline) if comparison else "", kept))),
         "reason": "",
     }

@@ -6,7 +6,7 @@ page all draw what is computed here, so they cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -60,10 +60,15 @@ class Point:
         found = [relative for relative in comparisons if relative is not None]
         return fmean(found) if found else None
 
-    def matches(self, task: str) -> bool:
-        """Whether every seed is fluent and still matches dense."""
-        found = [cell.comparisons[task].within_margin for cell in self.cells if task in cell.comparisons]
+    def no_worse(self, task: str) -> bool:
+        """Whether every seed is fluent and shown to be no more than 5 % worse than dense."""
+        found = [cell.comparisons[task].no_worse for cell in self.cells if task in cell.comparisons]
         return bool(found) and all(found) and self.is_fluent(task)
+
+    def falls(self, task: str) -> bool:
+        """Whether every seed is shown to be more than 5 % worse than dense, or one is not fluent."""
+        found = [cell.comparisons[task].falls for cell in self.cells if task in cell.comparisons]
+        return (bool(found) and all(found)) or not self.is_fluent(task)
 
     def is_fluent(self, task: str) -> bool:
         """Whether every seed that was scored is fluent."""
@@ -83,15 +88,31 @@ class Curve:
 
 @dataclass(frozen=True)
 class Claim:
-    """The last point of a curve at which a metric still matches dense; None when it does not at the first."""
+    """How far along a curve a metric still matches dense.
+
+    `shown` is the last point to which every one is shown to be no more than 5 % worse, `undecided` the last one before
+    the first that is shown to be more; None where there is none.
+    """
 
     task: str
-    last: Point | None
+    shown: Point | None
+    undecided: Point | None
 
     @property
     def saved(self) -> float:
-        """Share of bytes saved at that point; 0 when there is none."""
-        return self.last.saved if self.last else 0.0
+        """Share of bytes saved at the last point that is shown; 0 when there is none."""
+        return self.shown.saved if self.shown else 0.0
+
+    @property
+    def at_most(self) -> float:
+        """Share of bytes saved at the last point that is not shown to fall."""
+        return self.undecided.saved if self.undecided else 0.0
+
+    @property
+    def ratios(self) -> str:
+        """As in "20%", "20% (40%?)", "none (30%?)" or "none": in brackets what is not decided."""
+        shown, end = (point.nominal.split(" g")[0] if point else "none" for point in (self.shown, self.undecided))
+        return shown if shown == end else f"{shown} ({end}?)"
 
 
 @dataclass(frozen=True)
@@ -151,9 +172,9 @@ class Survey:
         return curves_of(self.compressed)
 
     def claims(self, curve: Curve) -> list[Claim]:
-        """Per task, how far along a curve it says that nothing was lost: up to the first point that does not match."""
+        """Per task, how far along a curve it says that nothing was lost."""
         judged = [task for task in self.tasks if any(point.relative(task) is not None for point in curve.points)]
-        return [Claim(task, _last(takewhile(_matching(task), curve.points))) for task in judged]
+        return [_claim(task, curve) for task in judged]
 
     def loss(self, cell: CellRecord, task: str) -> float | None:
         """How much worse than dense, relative: 0.24 is 24 % worse, whatever the task's direction.
@@ -165,17 +186,24 @@ class Survey:
         relative = cell.comparisons[task].relative if task in cell.comparisons else None
         return relative if relative is None or not self.higher_is_better(task) else -relative
 
+    def shown_loss(self, cell: CellRecord, task: str) -> float | None:
+        """The loss where it is shown to be more than 5 %."""
+        return self.loss(cell, task) if task in cell.comparisons and cell.comparisons[task].falls else None
+
     @cached_property
     def blind_spot(self) -> tuple[CellRecord, str, str] | None:
-        """Where a perplexity still matches and a task lost most: (cell, perplexity, task). Controls are left out."""
+        """Where a perplexity is shown to match and a task, shown to fall, lost most: (cell, perplexity, task).
+
+        Controls are left out.
+        """
         lower = [task for task in self.tasks if not self.higher_is_better(task)]
         found = [
             (loss, cell, claimed, task)
             for cell in self.compressed
             for claimed in lower
-            if cell.method not in CONTROLS and claimed in cell.comparisons and cell.comparisons[claimed].within_margin
+            if cell.method not in CONTROLS and claimed in cell.comparisons and cell.comparisons[claimed].no_worse
             for task in self.tasks
-            if task not in lower and (loss := self.loss(cell, task)) is not None and loss > MATCHING
+            if task not in lower and (loss := self.shown_loss(cell, task)) is not None
         ]
         worst = max(found, key=lambda item: item[0], default=None)
         return None if worst is None else worst[1:]
@@ -193,23 +221,24 @@ class Survey:
 
     @cached_property
     def finding(self) -> str:
-        """The sweep's finding in one line, computed from its cells."""
+        """The sweep's finding in one line, computed from its cells: only what is shown is said."""
         if self.blind_spot:
             cell, claimed, task = self.blind_spot
             changes = (f"{spoken(name)} {percent_change(cell.comparisons[name].relative)}" for name in (claimed, task))
             return f"{cell.label}: " + ", ".join(changes)
-        judged = [
-            (cell, task, loss)
-            for cell in self.compressed
-            for task in self.tasks
-            if (loss := self.loss(cell, task)) is not None
-        ]
+        judged = [(cell, task) for cell in self.compressed for task in self.tasks if task in cell.comparisons]
         if not judged:
             return "Nothing was compared with a dense model" if self.compressed else "The dense model alone"
-        cell, task, loss = max(judged, key=lambda item: item[2])
-        if loss <= MATCHING:
-            return f"Nothing lost more than {MATCHING:.0%}: every score still matches dense"
-        return f"{cell.label}: {spoken(task)} {percent_change(cell.comparisons[task].relative)}"
+        losses = [(loss, *each) for each in judged if (loss := self.shown_loss(*each)) is not None]
+        if losses:
+            _, cell, task = max(losses, key=lambda item: item[0])
+            return f"{cell.label}: {spoken(task)} {percent_change(cell.comparisons[task].relative)}"
+        matching = sum(cell.comparisons[task].no_worse for cell, task in judged)
+        if matching == len(judged):
+            return f"Nothing lost more than {MATCHING:.0%}: every score is shown to match dense"
+        return (
+            f"Nothing is shown to lose more than {MATCHING:.0%}; {matching} of {len(judged)} scores are shown to match"
+        )
 
     @cached_property
     def failures(self) -> list[tuple[CellRecord, str, str]]:
@@ -276,8 +305,10 @@ def _curve(name: str, cells: Sequence[CellRecord]) -> Curve:
     return Curve(name, cells[0].method, cells[0].family, is_pattern, tuple(points))
 
 
-def _matching(task: str) -> Callable[[Point], bool]:
-    return lambda point: point.matches(task)
+def _claim(task: str, curve: Curve) -> Claim:
+    shown = takewhile(lambda point: point.no_worse(task), curve.points)
+    standing = takewhile(lambda point: not point.falls(task), curve.points)
+    return Claim(task, _last(shown), _last(standing))
 
 
 def _last(points: Iterable[Point]) -> Point | None:

@@ -14,7 +14,6 @@ from earnest.records import CellRecord, Estimate
 from earnest.report.gains import Gains
 from earnest.report.survey import (
     MINUS,
-    Claim,
     Curve,
     Survey,
     figure_text,
@@ -23,9 +22,19 @@ from earnest.report.survey import (
     percent_change,
     spoken,
 )
+from earnest.report.verdicts import (
+    FALLS,
+    LEGEND,
+    NOISE_LEGEND,
+    OPEN,
+    SHOWN,
+    any_noise,
+    mark,
+    undecided_line,
+)
 
-LOST = "✗"
-_LEGEND = f"Percentages stand for change against dense; {LOST} is more than 5% worse."
+_LEGEND = f"Percentages stand for change against dense. {LEGEND}"
+_STYLES = {SHOWN: "green", FALLS: "red", OPEN: "yellow"}
 _NOT_FLUENT = " Not fluent: fewer than half of the statements are well formed."
 _WIDE_COLUMN, _FIRST_COLUMNS = 24, 42
 
@@ -37,7 +46,10 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     console.print(_wide_table(survey) if wide else _narrow_table(survey))
     interval = " ± is half of the 95% interval." if wide else ""
     fluency = _NOT_FLUENT if any(map(survey.not_fluent, survey.tasks)) else ""
-    console.print(Text(_LEGEND + interval + fluency, style="dim"))
+    noise = f" {NOISE_LEGEND}" if any_noise(survey) else ""
+    console.print(Text(_LEGEND + noise + interval + fluency, style="dim"))
+    if left := undecided_line(survey):
+        console.print(Text(left, style="dim"))
     for line in claim_lines(survey):
         console.print(line)
     gains = Gains(survey)
@@ -110,29 +122,23 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
     comparison = cell.comparisons.get(task)
     if comparison is None or comparison.relative is None:
         return text
-    lost = comparison.within_margin is False
-    return text.append(
-        f" {percent_change(comparison.relative):>5}{LOST if lost else ' '}", style="red" if lost else "green"
-    )
+    sign = mark(comparison)
+    return text.append(f" {percent_change(comparison.relative):>5}{sign:<1}", style=_STYLES.get(sign[:1], ""))
 
 
 def claim_lines(survey: Survey) -> list[Text]:
     """Per curve, one line: how far each metric says that nothing was lost."""
     lines = [_claim_line(survey, curve) for curve in survey.curves if not curve.is_pattern]
-    head = Text("\nThe largest ratio at which each metric still matches dense:", style="bold")
+    head = Text("\nThe largest ratio to which each metric is shown to match dense (not decided?):", style="bold")
     return [head, *lines] if lines else []
 
 
 def _claim_line(survey: Survey, curve: Curve) -> Text:
     groups: dict[str, list[str]] = {}
     for claim in survey.claims(curve):
-        groups.setdefault(_where(claim), []).append(spoken(claim.task))
-    said = "; ".join(f"{', '.join(tasks)} {where}" for where, tasks in groups.items())
+        groups.setdefault(claim.ratios, []).append(spoken(claim.task))
+    said = "; ".join(f"{', '.join(tasks)} {ratios}" for ratios, tasks in groups.items())
     return Text.from_markup(f"  [{ink(curve.method).dark}]{escape(curve.name):<14}[/] {escape(said)}")
-
-
-def _where(claim: Claim) -> str:
-    return f"to {claim.last.nominal}" if claim.last else "at no ratio"
 
 
 # --- what pairs gain ------------------------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ def base_model(cells: Sequence[CellRecord]) -> str:
 def _cell_tags(cell: CellRecord, base: str) -> dict[str, str]:
     steps = {f"earnest.step.{name}": step for name, step in cell.steps.items()}
     failures = {f"{FAILURE_PREFIX}{name}": reason[:500] for name, reason in cell.failures.items()}
+    verdicts = {f"verdict.{task}": found.verdict for task, found in cell.comparisons.items() if found.verdict}
     return {
         CELL_TAG: cell.key,
         # Dense models that shared a method would be averaged by MLflow's "Group by: method".
@@ -145,6 +146,7 @@ def _cell_tags(cell: CellRecord, base: str) -> dict[str, str]:
         "mlflow.runColor": ink(cell.method).light,
         **steps,
         **failures,
+        **verdicts,
     }
 
 
@@ -217,10 +219,17 @@ def _delta_metrics(cell: CellRecord) -> dict[str, float]:
 
 
 def _deltas(comparison: Comparison) -> dict[str, float]:
+    """A verdict is 1 where no more than 5 % worse is shown, −1 where more is, 0 where neither."""
     estimates = {"retention": comparison.retention, "flips": comparison.flips, "kl": comparison.kl}
     found = {name: estimate.value for name, estimate in estimates.items() if estimate is not None}
     if comparison.relative is not None and comparison.within_margin is not None:
         found |= {"relative": comparison.relative, "within_margin": float(comparison.within_margin)}
+    if comparison.verdict is not None:
+        found["verdict"] = float(comparison.no_worse) - float(comparison.falls)
+    if comparison.difference is not None:
+        found |= {"change": comparison.difference.value, **_spread("change", comparison.difference)}
+    others = {"p": comparison.p, "noise": comparison.noise, "needed": comparison.needed}
+    found |= {name: float(value) for name, value in others.items() if value is not None}
     return found
 
 

@@ -1,0 +1,96 @@
+"""Verdicts as people read them: a mark beside a change, what it rests on in words, and what would decide the rest."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from earnest.records import Comparison
+from earnest.report.survey import MATCHING, MINUS, Survey, figure_text, spoken
+
+SHOWN, FALLS, OPEN, NOISE = "✓", "✗", "?", "~"
+LEGEND = (
+    f"{SHOWN} shown to be at most {MATCHING:.0%} worse than dense, {FALLS} shown to be more, {OPEN} not decided. "
+    f"A wrong {SHOWN} anywhere, or a wrong {FALLS}: at most 5% (two one-sided tests, Holm)."
+)
+NOISE_LEGEND = f"{NOISE} no larger than seeds alone make it."
+
+
+def mark(comparison: Comparison) -> str:
+    """What is shown, as one sign, and a second one within noise; empty where nothing was judged."""
+    if comparison.verdict is None:
+        return ""
+    shown = SHOWN if comparison.no_worse else FALLS if comparison.falls else OPEN
+    return shown + (NOISE if comparison.within_noise else "")
+
+
+def explained(comparison: Comparison, headline: str) -> str:
+    """As in "not decided at n = 300, needs n ≈ 1,500; difference −4.1 [−7.0, −1.3], p = 0.021"."""
+    if comparison.verdict is None:
+        return ""
+    units = "n" if comparison.units == comparison.samples else "clusters"
+    said = comparison.verdict
+    if comparison.needed:
+        said = f"{said} at {units} = {comparison.units:,}, needs {units} ≈ {rounded_up(comparison.needed)}"
+    elif not (comparison.no_worse or comparison.falls):
+        said = f"{said} at {units} = {comparison.units:,}"
+    return "; ".join(filter(None, (said, _difference(comparison, headline), _noise(comparison, headline))))
+
+
+def _difference(comparison: Comparison, headline: str) -> str:
+    difference = comparison.difference
+    if difference is None:
+        return ""
+    words = f"difference {signed(difference.value, headline)}"
+    if difference.low is not None and difference.high is not None:
+        words += f" [{signed(difference.low, headline)}, {signed(difference.high, headline)}]"
+    if comparison.p is None:
+        return words
+    return f"{words}, p {'< 0.001' if comparison.p < 0.001 else f'= {comparison.p:.3f}'}"
+
+
+def _noise(comparison: Comparison, headline: str) -> str:
+    return "" if comparison.noise is None else f"seeds alone: ±{figure_text(comparison.noise, headline)}"
+
+
+def any_noise(survey: Survey) -> bool:
+    """Whether a change is no larger than seeds make it."""
+    return any(comparison.within_noise for cell in survey.cells for comparison in cell.comparisons.values())
+
+
+def undecided(survey: Survey) -> list[tuple[str, int, int, int, int | None]]:
+    """Per task with scores that are not decided: (task, how many, of, units now, units that would decide half of them).
+
+    None where no number of units would decide half of them.
+    """
+    found = []
+    for task in survey.tasks:
+        judged = [cell.comparisons[task] for cell in survey.cells if task in cell.comparisons]
+        judged = [comparison for comparison in judged if comparison.verdict is not None]
+        left = [comparison for comparison in judged if not (comparison.no_worse or comparison.falls)]
+        if left:
+            needs = sorted(comparison.needed or float("inf") for comparison in left)
+            half = median(needs)
+            enough = None if half == float("inf") else round(half)
+            found.append((task, len(left), len(judged), max(comparison.units for comparison in left), enough))
+    return found
+
+
+def undecided_line(survey: Survey) -> str:
+    """What is not decided, and the number of samples that would decide half of it."""
+    parts = [
+        f"{spoken(task)} {count} of {of} at n = {units:,}" + (f" (n ≈ {rounded_up(need)} for half)" if need else "")
+        for task, count, of, units, need in undecided(survey)
+    ]
+    return f"Not decided: {'; '.join(parts)}." if parts else ""
+
+
+def signed(value: float, headline: str) -> str:
+    """A difference of scores with its sign."""
+    text = figure_text(abs(value), headline)
+    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
+
+
+def rounded_up(n: int) -> str:
+    """A number of samples to two digits: 2,684 is 2,700."""
+    step = 10 ** max(0, len(str(n)) - 2)
+    return f"{-(-n // step) * step:,}"
