@@ -37,7 +37,8 @@ def restored(model: Any, dense: Source, blocks: Sequence[int]) -> Iterator[None]
     try:
         yield
     finally:
-        _write(wanted, before)
+        # Looked up again: a pass that was made meanwhile may have moved the weights.
+        _write(_parameters(model, dense, blocks), before)
 
 
 def _parameters(model: Any, dense: Source, blocks: Sequence[int]) -> dict[str, Tensor]:
