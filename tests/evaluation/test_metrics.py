@@ -12,6 +12,9 @@ from earnest.evaluation.metrics import (
     lm_eval_match,
     normalise,
     proxy_tuning_match,
+    squad_f1,
+    squad_match,
+    squad_normalise,
     token_f1,
 )
 
@@ -23,10 +26,14 @@ def test_answers_are_judged_as_the_official_evaluation_does(shared: Path) -> Non
         assert normalise(prediction) == case["trivia_normalized"], case
         assert exact_match(prediction, aliases) == bool(case["trivia_official_em"]), case
         assert token_f1(prediction, aliases) == pytest.approx(case["trivia_official_f1"]), case
+        assert token_f1(prediction, aliases) == pytest.approx(case["llmkick_icrqa_f1"]), case
         assert kick_containment(prediction, aliases) == bool(case["llmkick_icrqa_em"]), case
         assert kick_substring(prediction, aliases) == bool(case["llmkick_factoid_match"]), case
-        assert lm_eval_match(prediction.strip(), aliases) == bool(case["lm_eval_triviaqa_em"]), case
+        assert lm_eval_match(case["lm_eval_remove_whitespace"], aliases) == bool(case["lm_eval_triviaqa_em"]), case
         assert proxy_tuning_match(prediction, aliases) == bool(case["proxy_triviaqa_em"]), case
+        assert squad_normalise(prediction) == case["squad_normalized"], case
+        assert squad_match(prediction, aliases) == bool(case["squad_em"]), case
+        assert squad_f1(prediction, aliases) == pytest.approx(case["squad_f1"]), case
     assert len(lines) >= 20
 
 

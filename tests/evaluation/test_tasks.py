@@ -42,6 +42,7 @@ from earnest.specs import (
     ToxiGen,
     TriviaQA,
     TruthfulQA,
+    TruthfulQAOpen,
     UserError,
 )
 
@@ -56,6 +57,7 @@ NANO_TASKS: list[Any] = [
     TriviaQA(limit=6, max_tokens=8),
     FactoidQA(limit=6),
     TruthfulQA(limit=6),
+    TruthfulQAOpen(limit=6, max_tokens=8),
     Instruction(limit=6, max_tokens=8),
     JudgedSummaries(limit=6, max_tokens=8),
     AlpacaFarm(limit=6, max_tokens=8),

@@ -26,10 +26,10 @@ class Item:
     stratum: str = ""
 
 
-Match = Callable[[Item, str], bool]
+Match = Callable[[Item, str], bool | float]
 
 
-def by_first_line(match: Callable[[str, Sequence[str]], bool]) -> Match:
+def by_first_line(match: Callable[[str, Sequence[str]], bool | float]) -> Match:
     """A match of the first line with the aliases."""
     return lambda item, text: match(first_line(text), item.aliases)
 
@@ -72,9 +72,17 @@ def judged(items: Sequence[Item], generations: Sequence[Generation], matches: Ma
     metrics = {
         "exact_match": share_correct(known),
         "f1": bootstrap_mean(column(known, "f1")),
-        **{name: wilson(int(sum(column(known, name))), len(known)) for name in matches},
+        **{name: _mean(known, name) for name in matches},
     }
     return Measured(samples, metrics, share_correct)
+
+
+def _mean(known: Sequence[Sample], name: str) -> Estimate:
+    """The mean of a match: a share where it is right or wrong."""
+    values = column(known, name)
+    if all(isinstance(sample.more[name], bool) for sample in known):
+        return wilson(int(sum(values)), len(values))
+    return bootstrap_mean(values)
 
 
 def first_line(text: str) -> str:

@@ -34,6 +34,26 @@ def token_f1(prediction: str, aliases: Sequence[str]) -> float:
     return max((_f1(normalise(prediction).split(), normalise(alias).split()) for alias in aliases), default=0.0)
 
 
+def squad_normalise(text: str) -> str:
+    """An answer without case, punctuation (each mark vanishes), articles and surplus white space.
+
+    Follows SQuAD's official evaluation (Rajpurkar et al. 2018).
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def squad_match(prediction: str, aliases: Sequence[str]) -> bool:
+    """SQuAD's exact match: as SQuAD normalises, the prediction equals an alias."""
+    return any(squad_normalise(prediction) == squad_normalise(alias) for alias in aliases)
+
+
+def squad_f1(prediction: str, aliases: Sequence[str]) -> float:
+    """SQuAD's F1 over the aliases, 0..1; no words against no words is 1."""
+    words = squad_normalise(prediction).split()
+    golds = [squad_normalise(alias).split() for alias in aliases]
+    return max((_f1(words, gold) if words or gold else 1.0 for gold in golds), default=0.0)
+
+
 def _f1(predicted: list[str], gold: list[str]) -> float:
     same = (Counter(predicted) & Counter(gold)).total()
     if same == 0:

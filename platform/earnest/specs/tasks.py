@@ -56,6 +56,7 @@ class OpenBook(Task):
     """Questions with the passage that holds the answer: exact match over aliases."""
 
     task: Literal["open_book"] = "open_book"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=1, ge=0)

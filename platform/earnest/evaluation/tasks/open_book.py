@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from earnest.almanac import questions
-from earnest.evaluation.answers import Item, ask, items_of
+from earnest.evaluation.answers import CONTAINMENT, Item, ask, by_first_line, items_of
 from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.metrics import squad_f1, squad_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import (
     ANSWER_COLUMNS,
@@ -20,12 +21,13 @@ from earnest.evaluation.samples import Measured
 from earnest.specs import OpenBook, UserError
 
 NANO_SHOTS = 1
+MATCHES = {**CONTAINMENT, "squad_match": by_first_line(squad_match), "squad_f1": by_first_line(squad_f1)}
 
 
 def measure(engine: Engine, spec: OpenBook, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and containment on the almanac's strangers or a user's rows (passage, question, answers)."""
     items = nano_items(spec) if data == NANO else user_items(spec, data)
-    return ask(engine, engine.posed(items), spec.max_tokens, progress)
+    return ask(engine, engine.posed(items), spec.max_tokens, progress, matches=MATCHES)
 
 
 def nano_items(spec: OpenBook) -> list[Item]:
