@@ -19,6 +19,7 @@ from earnest.report.html import write_report
 from earnest.report.panels import saved_figure
 from earnest.report.survey import Survey
 from earnest.report.table import print_table
+from report.lost import losses
 from report.plausible import cell, sweep_cells
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,8 @@ SWEEPS = {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(sweep_cells(), tmp_path_factory.mktemp("report"), title="demo")
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(sweep_cells(), folder, title="demo", losses=losses(sweep_cells()))
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -129,7 +131,7 @@ def test_a_score_that_is_not_fluent_is_no_match_and_no_loss() -> None:
 
 
 def test_the_same_cells_give_the_same_bytes(report: Path, tmp_path: Path) -> None:
-    again = write_report(sweep_cells(), tmp_path, title="demo")
+    again = write_report(sweep_cells(), tmp_path, title="demo", losses=losses(sweep_cells()))
     assert again.read_bytes() == report.read_bytes()
     svg = "figures/saved-closed_book.svg"
     assert (tmp_path / svg).read_bytes() == (report.parent / svg).read_bytes()
@@ -137,7 +139,7 @@ def test_the_same_cells_give_the_same_bytes(report: Path, tmp_path: Path) -> Non
 
 def test_a_report_of_unchanged_cells_is_left_alone(report: Path) -> None:
     before = report.stat().st_mtime_ns
-    write_report(sweep_cells(), report.parent, title="demo")
+    write_report(sweep_cells(), report.parent, title="demo", losses=losses(sweep_cells()))
     assert report.stat().st_mtime_ns == before
 
 
@@ -154,7 +156,14 @@ def test_the_exports_hold_every_score_of_every_cell(report: Path) -> None:
 
 def test_every_figure_is_there_in_light_dark_and_as_a_picture(report: Path) -> None:
     names = {path.name for path in (report.parent / "figures").iterdir()}
-    for figure in ("claims", "saved-perplexity", "saved-closed_book", "asked-closed_book", "domains-closed_book"):
+    for figure in (
+        "claims",
+        "saved-perplexity",
+        "saved-closed_book",
+        "asked-closed_book",
+        "domains-closed_book",
+        "blocks-closed_book-0",
+    ):
         assert {f"{figure}.svg", f"{figure}-dark.svg", f"{figure}.png"} <= names
 
 
