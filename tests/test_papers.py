@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from earnest.cli import app
+from earnest.compare.cells import find_cell
+from earnest.compare.claims import read_claims
 from earnest.specs import read_sweep
 from earnest.sweep import prepare
 
@@ -67,7 +69,7 @@ def stand_in(tiny: Path, tmp_path: Path) -> Callable[[Path], Path]:
     def copy(config: Path) -> Path:
         text = config.read_text(encoding="utf-8")
         for name in set(re.findall(r'"/models/([^"]+)"', text)):
-            folder = shutil.copytree(tiny, tmp_path / "models" / name)
+            folder = shutil.copytree(tiny, tmp_path / "models" / name, dirs_exist_ok=True)
             fields = json.loads((folder / "config.json").read_text())
             (folder / "config.json").write_text(json.dumps({**fields, "stands_for": name}))  # another digest for each
         for name in set(re.findall(r'"/data/([^"]+)"', text)):
@@ -103,6 +105,21 @@ def test_every_experiment_on_models_of_others_can_be_planned(config: Path, stand
     assert len(compressed) == len(asked.compress)
     pairs = {(cell.steering.name, cell.steering.alpha) for cell in plan.cells if cell.steering}
     assert pairs == {(proxy.name, alpha) for proxy in asked.proxy for alpha in proxy.alpha}
+
+
+@pytest.mark.slow
+def test_the_papers_claims_name_cells_and_tasks_of_their_sweeps(
+    stand_in: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    file = ROOT / "jobs" / "claims" / "papers.toml"
+    asked = [prepare(stand_in(file.parent / sweep)) for sweep in read_claims(file).sweeps]
+    plans = {one.sweep.name: one.plan for one in asked}
+    text = file.read_text(encoding="utf-8").replace('"/models/', f'"{tmp_path}/models/')
+    (tmp_path / "claims.toml").write_text(text, encoding="utf-8")
+    for claim in read_claims(tmp_path / "claims.toml").claims:
+        for one in claim.predictions:
+            names = [one.a, one.b, *([one.target] if one.target else [])]
+            assert all(one.task in find_cell(plans[one.sweep], name).evaluate for name in names)
 
 
 @pytest.mark.slow
