@@ -56,7 +56,7 @@ def claims_figure(survey: Survey, curves: Sequence[Curve]) -> Figure:
     title(
         axes,
         "What perplexity claims, what knowledge says",
-        "outlined: perplexity   filled: the tasks   hatched: not decided",
+        "outlined: perplexity · filled: the tasks · hatched: not decided",
     )
     return figure
 

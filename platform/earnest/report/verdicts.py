@@ -28,7 +28,7 @@ def explained(comparison: Comparison, headline: str) -> str:
     if comparison.verdict is None:
         return ""
     units = "n" if comparison.units == comparison.samples else "clusters"
-    said = comparison.verdict
+    said: str = comparison.verdict
     if comparison.needed:
         said = f"{said} at {units} = {comparison.units:,}, needs {units} ≈ {rounded_up(comparison.needed)}"
     elif not (comparison.no_worse or comparison.falls):
