@@ -199,14 +199,7 @@ def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
     return Plan(sweep=sweep.name, steps=steps, cells=tuple(unique.values()))
 
 
-def _cell(
-    sweep: Sweep,
-    inputs: Inputs,
-    steps: dict[str, Step],
-    model: str,
-    method: Method,
-    seed: int,
-) -> Cell:
+def _cell(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], model: str, method: Method, seed: int) -> Cell:
     compress = None
     if not isinstance(method, Dense):
         step = _compress_step(sweep, inputs, model, method, seed)
@@ -225,12 +218,7 @@ def _cell(
 
 
 def _evaluate_steps(
-    sweep: Sweep,
-    inputs: Inputs,
-    steps: dict[str, Step],
-    model: str,
-    compress: str | None,
-    steering: Steering | None,
+    sweep: Sweep, inputs: Inputs, steps: dict[str, Step], model: str, compress: str | None, steering: Steering | None
 ) -> dict[str, str]:
     """Plan every task on one subject; task label -> step."""
     found = {}
@@ -364,6 +352,8 @@ def _evaluate_step(
     }
     if steering is not None:
         spec["steering"] = steering.fields
+    if chat := _chat(sweep, model, steering):
+        spec["chat"] = chat
     if stops and sweep.sequential is not None:
         spec["sequential"] = {"error": sweep.sequential.error, "margin": MATCHING, "version": SEQUENTIAL_VERSION}
     if restored:
@@ -383,6 +373,13 @@ def _evaluate_step(
         label=f"evaluate {task.label}" + "".join(f", block {block} dense" for block in restored),
         cost=_evaluate_cost(task) * (1 if steering is None else STEERED_COST),
     )
+
+
+def _chat(sweep: Sweep, model: str, steering: Steering | None) -> dict[str, str]:
+    """In which form each of a subject's models is asked, by its part, where it is not plain text."""
+    members = {"expert": steering.expert, "antiexpert": steering.antiexpert} if steering else {}
+    parts = {"base": model, **{part: member.name for part, member in members.items() if member}}
+    return {part: sweep.chat[name] for part, name in parts.items() if name in sweep.chat}
 
 
 _COMPRESS_COST = {"random": 1.0, "magnitude": 1.0, "rtn": 1.0, "wanda": 3.0, "sparsegpt": 8.0, "gptq": 8.0}

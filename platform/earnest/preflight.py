@@ -33,6 +33,9 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
     source = sources[sweep.model]
     check_methods(source, sweep.compress)
     _check_pairs(sweep, sources)
+    for name, form in sweep.chat.items():
+        if form == "template" and not load_tokenizer(sources[name].path, name).chat_template:
+            raise UserError(f'chat: the tokenizer of {name} has no chat template; use "llama2" or leave it out')
     for task in sweep.tasks:
         check_task(task, inputs.data[data_key(task)][0])
     if any(method.needs_calibration for method in sweep.compress):

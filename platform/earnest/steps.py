@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
 
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:
     base = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
-    subject = base if step.steering is None else _steered(base, step.steering, store.root, device, step.spec["dtype"])
+    base = replace(base, chat=step.spec.get("chat", {}).get("base"))
+    subject = base if step.steering is None else _steered(base, step, step.steering, store.root, device)
     places = {name: where for name, where in step.location.items() if name not in ("model", "model_name")}
     task = read_task({**_without_version(step.spec["task"]), **places})
     dense = None if step.reference is None else store.fetch(EVALUATE, step.reference)
@@ -137,10 +138,13 @@ def _subject(store_root: str, source: Source, compressed: str | None, device: st
     return checkpoint.load(Store(store_root).fetch(COMPRESS, compressed), device=device)
 
 
-def _steered(base: LoadedModel, steering: Steering, store_root: str, device: str, dtype: str) -> Ensemble:
+def _steered(base: LoadedModel, step: Step, steering: Steering, store_root: str, device: str) -> Ensemble:
     """A base and the pair that steers it, all on one device."""
-    expert = _steering_model(steering.expert, store_root, device, dtype)
-    anti = _steering_model(steering.antiexpert, store_root, device, dtype) if steering.antiexpert else None
+    dtype, chat = step.spec["dtype"], step.spec.get("chat", {})
+    expert = replace(_steering_model(steering.expert, store_root, device, dtype), chat=chat.get("expert"))
+    anti = None
+    if steering.antiexpert:
+        anti = replace(_steering_model(steering.antiexpert, store_root, device, dtype), chat=chat.get("antiexpert"))
     return Ensemble.of(base, [Pair(expert, anti, steering.alpha)])
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from earnest.almanac.questions import Question
-from earnest.decoding.encoding import encode
 from earnest.decoding.generation import Generation, Prompt
+from earnest.evaluation.chat import PLAIN, Manner, read_as
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import exact_match, kick_containment, token_f1
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
@@ -44,11 +44,16 @@ def items_of(questions: Sequence[Question]) -> list[Item]:
 
 
 def complete(
-    engine: Engine, prompts: Sequence[str], stops: tuple[str, ...], max_tokens: int, progress: Progress | None
+    engine: Engine,
+    prompts: Sequence[str],
+    stops: tuple[str, ...],
+    max_tokens: int,
+    progress: Progress | None,
+    manner: Manner = PLAIN,
 ) -> list[Generation]:
-    """A greedy continuation of each prompt."""
-    rows = encode(engine.tokenizer, prompts)
-    return engine.generate([Prompt(tuple(row), stops, max_tokens) for row in rows], progress)
+    """A greedy continuation of each prompt, which chat models read in their own form."""
+    rows = read_as(engine, prompts, manner)
+    return engine.generate([Prompt(ids, stops, max_tokens, forms) for ids, forms in rows], progress)
 
 
 def ask(

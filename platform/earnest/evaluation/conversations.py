@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from earnest.decoding.encoding import encode
 from earnest.decoding.generation import Generation, Prompt
 from earnest.decoding.sampling import Sampling
+from earnest.evaluation.chat import PLAIN, read_alike, read_as
 from earnest.evaluation.engine import Engine, Progress
 from earnest.specs import UserError
 from earnest.specs.judged import JudgedTask
@@ -40,10 +40,10 @@ def converse(
             prompt(engine.tokenizer, spec.chat, conversations[n][: turn + 1], [g.text.strip() for g in answered[n]])
             for n in going
         ]
-        rows = encode(engine.tokenizer, texts)
+        rows = read_as(engine, texts, PLAIN) if spec.chat == "plain" else read_alike(engine, texts)
         prompts = [
-            Prompt(tuple(row), stops, max_tokens, sampling=_sampling(spec, number, turn))
-            for number, row in zip(going, rows, strict=True)
+            Prompt(ids, stops, max_tokens, forms, _sampling(spec, number, turn))
+            for number, (ids, forms) in zip(going, rows, strict=True)
         ]
         for number, generation in zip(going, engine.generate(prompts, progress), strict=True):
             answered[number].append(generation)

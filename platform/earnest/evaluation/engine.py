@@ -21,6 +21,7 @@ from earnest.decoding.sampling import TOLD
 from earnest.evaluation.prefixes import Segment, Tokens, forest
 from earnest.evaluation.scoring import Pasts, Readers, Subject
 from earnest.evaluation.tokens import Request
+from earnest.models.loading import LoadedModel
 
 HEAD_ELEMENTS = 2**25
 CPU_SCORING = 4_096
@@ -79,13 +80,17 @@ class Engine:
 
     `budget` bounds the tokens of a batch, padding and past included; by default it follows the device's memory, and
     scoring on a CPU takes less, because what fits its caches is faster. Results do not depend on the budget beyond
-    rounding. `loaded` is the subject's base, or the subject itself; `written` is all that was generated so far.
+    rounding. `loaded` is the subject's base, or the subject itself; `written` is all that was generated so far;
+    `speakers` are the base and the models that steer it, which may read prompts in forms of their own.
     """
+
+    speakers: tuple[LoadedModel, ...] = ()
 
     def __init__(self, subject: Subject, budget: int | None = None) -> None:
         self.readers = Readers(subject)
         self.loaded = self.readers.base
         self.distribution = self.readers.distribution
+        self.speakers = self.readers.speakers
         self.tokenizer = self.loaded.tokenizer
         self.max_length = self.distribution.max_length
         self.budget = budget or self.distribution.budget

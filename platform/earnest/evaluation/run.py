@@ -63,7 +63,8 @@ def evaluate(
     known, samples, forwarded = scored(measured.samples), measured.samples, engine.tokens_forwarded
     texts, shift = [made for _, made in engine.written], None
     one_each = len(texts) == len(samples)  # a conversation or a program has several texts
-    if engine.readers.steered and texts:
+    same = not any(prompt.forms for prompt, _ in engine.written)  # what is read in several forms has no one shift
+    if engine.readers.steered and texts and same:
         shift, per_text = token_shift(engine)
         samples = with_shifts(samples, per_text) if one_each else samples
     samples = with_texts(samples, texts) if one_each else samples

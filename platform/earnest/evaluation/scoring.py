@@ -62,6 +62,11 @@ class Readers:
         return self._ensemble is not None
 
     @property
+    def speakers(self) -> tuple[LoadedModel, ...]:
+        """The base, then the models that steer it in the order of `Ensemble.steering`."""
+        return (self.base, *(self._ensemble.steering if self._ensemble else ()))
+
+    @property
     def cached(self) -> bool:
         """Whether the past of every model can be kept."""
         return all(forward.cached for forward in self.forwards)

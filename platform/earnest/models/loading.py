@@ -19,20 +19,24 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from earnest.models.source import Source
-from earnest.specs import UserError
+from earnest.specs import Chat, UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
 class LoadedModel:
-    """A model in memory, its tokenizer, and the digest of the weights that it was loaded from."""
+    """A model in memory, its tokenizer, and the digest of the weights that it was loaded from.
+
+    `chat` says in which form it is asked to write; None for plain text.
+    """
 
     model: Any
     tokenizer: Any
     name: str
     digest: str
     folder: Path
+    chat: Chat | None = None
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ Everything here is data. Unknown keys are refused, numbers are checked, and the 
 a step's digest covers. What the house itself writes down is in `records.py`.
 """
 
+from earnest.specs.chat import Chat
 from earnest.specs.code import DS1000, CodeTask, HumanEval
 from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
 from earnest.specs.frame import Spec, UserError, explain, read_toml, validated
@@ -73,6 +74,7 @@ __all__ = [
     "AnyTask",
     "Biography",
     "Calibration",
+    "Chat",
     "ClosedBook",
     "Cluster",
     "CodeTask",

@@ -131,7 +131,7 @@ class TruthfulQAOpen(Task):
     """TruthfulQA in the model's own words: the share of answers that are both true and informative.
 
     A local judge is a model tuned for it, which reads `Q: ...`, `A: ...` and `True:` or `Helpful:`; an endpoint is
-    asked for the word. The rule judge looks for the words of known answers.
+    asked for the word. The rule judge looks for the words of known answers. `system` is for chat models.
     """
 
     task: Literal["truthful_qa_open"] = "truthful_qa_open"
@@ -139,6 +139,7 @@ class TruthfulQAOpen(Task):
     split: str = "validation"
     true_judge: AnyJudge = RuleJudge()
     informative_judge: AnyJudge = RuleJudge()
+    system: str = ""
     max_tokens: int = Field(default=512, ge=1)
 
     @property

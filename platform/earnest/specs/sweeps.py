@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
+from earnest.specs.chat import Chat
 from earnest.specs.ensembles import Proxy, check_pairs
 from earnest.specs.frame import Spec, read_toml
 from earnest.specs.localise import Localise
@@ -73,7 +74,8 @@ class Sequential(Spec):
 class Sweep(Spec):
     """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each.
 
-    `published` names figures to stand beside the measured ones: a file that ships, as "proxy_tuning", or a TOML file.
+    `chat` says which models are asked to write in a form for conversations; the others read plain text. `published`
+    names figures to stand beside the measured ones: a file that ships, as "proxy_tuning", or a TOML file.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -88,6 +90,7 @@ class Sweep(Spec):
     references: tuple[str, ...] = ()
     published: str | None = Field(default=None, min_length=1)
     localise: tuple[Localise, ...] = ()
+    chat: dict[str, Chat] = Field(default_factory=dict)
     sequential: Sequential | None = None
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
@@ -110,6 +113,9 @@ class Sweep(Spec):
         if not (self.compress or self.proxy or "compress" in self.model_fields_set):
             raise ValueError("a sweep needs [[compress]] or [[proxy]] entries; compress = [] evaluates the model alone")
         check_pairs(self.proxy)
+        strangers = sorted(set(self.chat) - set(self.models))
+        if strangers:
+            raise ValueError(f"chat: no model {strangers[0]!r} in this sweep; it has {', '.join(self.models)}")
         if self.sequential and self.proxy:
             raise ValueError(
                 "[sequential]: what a pair gains is measured against whole runs of its bases; leave out [sequential] "

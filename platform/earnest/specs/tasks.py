@@ -164,8 +164,8 @@ class TruthfulQA(Task):
     """TruthfulQA: the likeliest of the true and false answers (MC1, and MC2 beside it), or a letter that is written.
 
     Style `likelihood` is lm-eval's, `letters` proxy-tuning's: up to four options A to D, ten tokens to answer in. Data
-    without `choices` and `answer` has its options drawn and shuffled by `seed`. With `data = "nano"` the likelihoods
-    are those of the almanac's multiple choice.
+    without `choices` and `answer` has its options drawn and shuffled by `seed`. `system` is for chat models. With
+    `data = "nano"` the likelihoods are those of the almanac's multiple choice.
     """
 
     task: Literal["truthful_qa"] = "truthful_qa"
@@ -173,6 +173,7 @@ class TruthfulQA(Task):
     bounded: ClassVar[bool] = True
     split: str = "validation"
     style: Literal["likelihood", "letters"] = "likelihood"
+    system: str = ""
     max_tokens: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from typing import Any
 
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete, share_correct
+from earnest.evaluation.chat import PLAIN, Manner
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.numbers import (
     BETWEEN_DIGITS,
@@ -38,6 +39,7 @@ STOPS: Mapping[str, tuple[str, ...]] = {
     "proxy_tuning": NEXT_QUESTION,  # what follows these is never looked at
 }
 MAX_TOKENS = {"lm_eval": 256, "proxy_tuning": 512}
+MANNERS = {"lm_eval": PLAIN, "proxy_tuning": Manner(prefix="Answer:")}
 HEADLINE = {"lm_eval": "strict_match", "proxy_tuning": "number_match"}
 SHOWN: Mapping[str, Callable[[str], str]] = {"lm_eval": strict_number, "proxy_tuning": proxy_tuning_number}
 
@@ -52,7 +54,7 @@ def measure(engine: Engine, spec: GSM8K, data: str, progress: Progress | None = 
     posed = engine.posed(list(zip(names, rows, prompts, strict=True)))
     max_tokens = spec.max_tokens or MAX_TOKENS[spec.style]
     asked = [prompt for _, _, prompt in posed]
-    generations = complete(engine, asked, STOPS[spec.style], max_tokens, progress)
+    generations = complete(engine, asked, STOPS[spec.style], max_tokens, progress, MANNERS[spec.style])
     samples = [_sample(spec, *one, generation) for one, generation in zip(posed, generations, strict=True)]
     known = scored(samples)
     metrics = {name: wilson(int(sum(column(known, name))), len(known)) for name in matches("", "0")}

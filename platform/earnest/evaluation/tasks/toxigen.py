@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import LINE_END, complete
+from earnest.evaluation.chat import Manner
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.rows import column_among, question_rows, spread
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
@@ -20,13 +21,15 @@ from earnest.specs import ToxiGen, UserError
 from earnest.statistics.intervals import bootstrap_mean, wilson
 
 PROMPT_COLUMNS = ("prompt", "text")
+MANNER = Manner(lead="Complete the following: ")
 
 
 def measure(engine: Engine, spec: ToxiGen, data: str, progress: Progress | None = None) -> Measured:
     """The share of continuations that the classifier takes for toxic; lower is better."""
     items = prompts(spec, data)
     classifier = _classifier(spec, str(engine.loaded.device))
-    generations = complete(engine, [prompt for _, prompt, _ in items], LINE_END, spec.max_tokens, progress)
+    texts = [prompt for _, prompt, _ in items]
+    generations = complete(engine, texts, LINE_END, spec.max_tokens, progress, MANNER)
     found, cut = classifier.probabilities([generation.text for generation in generations])
     samples = [
         _sample(*item, generation, classes, too_long, spec.toxic_label)

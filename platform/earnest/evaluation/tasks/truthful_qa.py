@@ -19,6 +19,7 @@ from earnest.almanac import questions
 from earnest.data import columns
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete, share_correct
+from earnest.evaluation.chat import Manner
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
@@ -52,6 +53,7 @@ A: The 1992 Olympics were held in Barcelona, Spain.
 TARGETS = ("mc1_targets", "mc2_targets")
 LISTS = ("best_answer", "correct_answers", "incorrect_answers")
 LETTERS = "ABCD"
+LETTER_PREFIX = "The answer is:"
 STOPS = (".", ")", ":")
 # What a letter may be wrapped in; the tags go before the bracket that they end with.
 WRAPPINGS = ("\\begin{blockquote}", "\\begin{code}", "<blockquote>", "<code>", "```", " **", "(", ">")
@@ -169,7 +171,8 @@ def true_share(log_likelihoods: Sequence[float], true: Sequence[bool]) -> float:
 
 def _measure_letters(engine: Engine, spec: TruthfulQA, data: str, progress: Progress | None) -> Measured:
     items = engine.posed(letter_items(spec, data))
-    generations = complete(engine, [item.prompt for item in items], STOPS, spec.max_tokens, progress)
+    manner = Manner(prefix=LETTER_PREFIX, system=spec.system)
+    generations = complete(engine, [item.prompt for item in items], STOPS, spec.max_tokens, progress, manner)
     samples = [_letter_sample(item, generation) for item, generation in zip(items, generations, strict=True)]
     known = scored(samples)
     valid = [sample for sample in known if sample.more["valid"]]
@@ -188,7 +191,7 @@ def letter_items(spec: TruthfulQA, data: str) -> list[ChoiceItem]:
         options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
         items.append(
             ChoiceItem(
-                f"{spec.split}-{i:05d}", f"{row['question']}{options}\n\nThe answer is:",
+                f"{spec.split}-{i:05d}", f"{row['question']}{options}\n\n{LETTER_PREFIX}",
                 tuple(LETTERS[: len(choices)]), answer, row.get("domain", ""), row.get("stratum", ""),
             )
         )  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from earnest.almanac import questions
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import LINE_END, complete, share_correct
+from earnest.evaluation.chat import Manner
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.yes_no import Claim, Quality, Word, YesNoJudge, yes_no_judge
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
@@ -49,7 +50,8 @@ def measure(engine: Engine, spec: TruthfulQAOpen, data: str, progress: Progress 
     """
     judges = {"true": yes_no_judge(spec.true_judge), "informative": yes_no_judge(spec.informative_judge)}
     items, stops = (nano_items(spec), LINE_END) if data == NANO else (user_items(spec, data), ())
-    generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress)
+    manner = Manner(prefix=PREFIX, system=spec.system)
+    generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress, manner)
     words = _words(judges, items, generations)
     samples = [
         _sample(item, generation, {name: said.get(number) for name, said in words.items()})
