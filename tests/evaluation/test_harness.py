@@ -1,103 +1,37 @@
 """Any benchmark of lm-eval on our engine: what lm-eval finds with its own model, we find with any subject."""
 
+import copy
 import json
 import math
+import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from earnest.almanac import questions
-from earnest.almanac.world import World
-from earnest.evaluation.harness.figures import metric_name
+from earnest.compression.checkpoint import export_dense
+from earnest.decoding.ensemble import Ensemble
+from earnest.evaluation.engine import Engine
+from earnest.evaluation.harness.benchmarks import find_benchmark
+from earnest.evaluation.harness.figures import figure, influences, metric_name
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel
-from earnest.specs import LMEval
+from earnest.oneoff import compress_once, open_subject
+from earnest.specs import LMEval, Magnitude, Unstructured, UserError, read_task
+from evaluation.benchmarks import BENCHMARKS, benchmarks, write_rows
 
-ROWS = """
-dataset_path: json
-dataset_kwargs:
-  data_files: {train: train.jsonl, test: test.jsonl}
-training_split: train
-test_split: test
-"""
-CHOICE = """
-task: nano_choice
-output_type: multiple_choice
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_choice: "{{choices}}"
-doc_to_target: "{{label}}"
-num_fewshot: 2
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
-  - {metric: acc_mutual_info, aggregation: mean, higher_is_better: true}
-"""
-WRITE = """
-task: nano_write
-output_type: generate_until
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_target: "{{choices[label]}}"
-num_fewshot: 1
-generation_kwargs: {until: ["\\n", "Question:"], max_gen_toks: 12, do_sample: false}
-filter_list:
-  - {name: strict-match, filter: [{function: regex, regex_pattern: "^ ?([A-Z]\\\\w+)"}, {function: take_first}]}
-  - {name: flexible-extract, filter: [{function: regex, regex_pattern: "(\\\\w+)"}, {function: take_first}]}
-metric_list:
-  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
-"""
-TEXT = """
-task: nano_text
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{text}}"
-metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
-"""
-LAST = """
-task: nano_last
-output_type: loglikelihood
-doc_to_text: "{{question}}"
-doc_to_target: " {{choices[label]}}"
-metric_list:
-  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-"""
-CORRELATION = """
-task: nano_correlation
-output_type: multiple_choice
-doc_to_text: "{{question}} Is it {{choices[0]}}?"
-doc_to_choice: ["no", "yes"]
-doc_to_target: "{{1 if label == 0 else 0}}"
-metric_list: [{metric: mcc}]
-"""
-CODE = CHOICE.replace("nano_choice", "nano_code") + "unsafe_code: true\n"
-BENCHMARKS = ("nano_choice", "nano_write", "nano_text", "nano_last", "nano_correlation")
+__all__ = ["benchmarks"]
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: benchmarks, and beside them what they ask."""
-    import datasets
-
-    place = tmp_path_factory.mktemp("benchmarks")
-    datasets.config.HF_DATASETS_CACHE = place / "cache"
-    datasets.disable_progress_bars()
-    asked = questions.multiple_choice(World.shipped(), 24, 0, 0)
-    rows = [
-        {
-            "question": q.prompt.removeprefix("Q: ").removesuffix("\nA:"), "choices": list(q.choices),
-            "label": q.answer_index, "text": f"{q.prompt} {q.answer}. " * (1 + number % 9), "domain": q.domain,
-        }
-        for number, q in enumerate(asked)
-    ]  # fmt: skip
-    for split, some in (("train", rows[:8]), ("test", rows[8:])):
-        lines = "".join(json.dumps(row) + "\n" for row in some)
-        (place / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-    for name, text in zip((*BENCHMARKS, "nano_code"), (CHOICE, WRITE, TEXT, LAST, CORRELATION, CODE), strict=True):
-        (place / f"{name}.yaml").write_text(text + ROWS, encoding="utf-8")
-    (place / "group.yaml").write_text("group: nano_group\ntask: [nano_choice, nano_text]\n", encoding="utf-8")
-    return place
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<said>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,21 +53,12 @@ def by_lm_eval(lm: Any, benchmark: str, folder: Path, **options: Any) -> dict[st
     return found
 
 
-def hugging_face(model: LoadedModel) -> Any:
+def hugging_face(model: LoadedModel | Path) -> Any:
     from lm_eval.models.huggingface import HFLM
 
+    if isinstance(model, Path):
+        return HFLM(pretrained=str(model), batch_size=4, device="cpu", dtype="float32")
     return HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=4, device="cpu")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("benchmark", BENCHMARKS)
-def test_answers_likelihoods_and_metrics_equal_lm_evals_own(
-    model: LoadedModel, folder: Path, benchmark: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)  # where lm-eval looks for data files
-    theirs = by_lm_eval(hugging_face(model), benchmark, folder)
-    ours = evaluate(model, asked(benchmark, folder), "lm_eval")
-    check_equal(ours, theirs, benchmark)
 
 
 def check_equal(ours: Evaluation, theirs: dict[str, Any], benchmark: str) -> None:
@@ -150,13 +75,226 @@ def check_equal(ours: Evaluation, theirs: dict[str, Any], benchmark: str) -> Non
 
 
 def check_sample(row: dict[str, Any], one: dict[str, Any]) -> None:
-    if isinstance(one["resps"][0][0], str):
-        assert row["text"] == one["resps"][0][0]
-        assert row["prediction"] == one["filtered_resps"][0]
-    elif isinstance(one["resps"][0][0], tuple):
-        assert row["log_likelihoods"] == pytest.approx([each[0][0] for each in one["resps"]], abs=1e-4)
+    first = one["resps"][0][0]
+    if isinstance(first, str):
+        assert (row["text"], row["prediction"]) == (first, one["filtered_resps"][0])
+    elif isinstance(first, tuple):
+        assert row["log_likelihoods"] == pytest.approx([each[0][0] for each in one["resps"]], rel=1e-5, abs=1e-4)
     else:
-        assert math.fsum(row["log_likelihoods"]) == pytest.approx(one["resps"][0][0], abs=1e-3)
-    for metric in one["metrics"]:
-        if isinstance(one[metric], int | float) and f"{metric}_stderr" not in row and one["filter"] == "none":
-            assert metric == "perplexity" or row[metric] == one[metric]
+        assert math.fsum(row["log_likelihoods"]) == pytest.approx(first, rel=1e-5)
+    for metric in {"acc", "acc_norm", "acc_mutual_info"} & set(one["metrics"]):
+        assert row[metric] == one[metric]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_answers_likelihoods_and_metrics_equal_those_of_lm_evals_own_model(
+    model: LoadedModel, benchmarks: Path, benchmark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(benchmarks)  # where lm-eval looks for data files
+    ours = evaluate(model, asked(benchmark, benchmarks), "lm_eval")
+    check_equal(ours, by_lm_eval(hugging_face(model), benchmark, benchmarks), benchmark)
+    main = ours.scores.main
+    assert main.n == ours.scores.asked == ours.scores.scored == 16
+    assert main.low is not None
+    assert main.high is not None
+    assert main.low <= main.value <= main.high
+    assert np.mean(ours.samples["score"].to_pylist()) == pytest.approx(main.value, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_our_engine_can_be_handed_to_lm_eval(
+    model: LoadedModel, benchmarks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from earnest.evaluation.harness.model import EngineLM
+
+    monkeypatch.chdir(benchmarks)
+    for benchmark in ("nano_write", "nano_text"):
+        ours, theirs = (
+            by_lm_eval(lm, benchmark, benchmarks)["results"][benchmark]
+            for lm in (EngineLM(Engine(model)), hugging_face(model))
+        )
+        numbers = {key: value for key, value in theirs.items() if not isinstance(value, str)}
+        assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=1e-4)
+        assert len(numbers) > 2
+
+
+@pytest.mark.slow
+def test_a_chat_templates_prompts_equal_lm_evals(
+    model: LoadedModel, benchmarks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(benchmarks)
+    tuned = replace(model, tokenizer=copy.deepcopy(model.tokenizer))
+    tuned.tokenizer.chat_template = TEMPLATE
+    spec = asked("nano_write", benchmarks, chat_template=True, system="Be brief.", shots=2)
+    options = {"apply_chat_template": True, "system_instruction": "Be brief.", "num_fewshot": 2}
+    check_equal(
+        evaluate(tuned, spec, "lm_eval"),
+        by_lm_eval(hugging_face(tuned), "nano_write", benchmarks, **options),
+        "nano_write",
+    )
+    with pytest.raises(UserError, match="the tokenizer has no chat template"):
+        evaluate(model, spec, "lm_eval")
+
+
+@pytest.mark.slow
+def test_an_ensemble_whose_antiexpert_is_its_base_answers_as_its_expert(
+    make_model: Callable[..., LoadedModel], benchmarks: Path
+) -> None:
+    base, expert = (make_model(seed=seed, max_position_embeddings=256) for seed in (0, 1))
+    for benchmark in ("nano_choice", "nano_write"):
+        steered, alone = (
+            evaluate(one, asked(benchmark, benchmarks), "lm_eval") for one in (Ensemble(base, expert, base), expert)
+        )
+        assert steered.samples["prediction"] == alone.samples["prediction"]
+        assert steered.scores.main == alone.scores.main
+    assert steered.scores.token_shift is not None
+    assert sum(steered.samples["changed_tokens"].to_pylist()) > 0
+
+
+@pytest.mark.slow
+def test_a_compressed_checkpoint_scores_as_its_export_does_in_lm_eval(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(benchmarks)
+    half, options = Magnitude(pattern=Unstructured(sparsity=0.5)), {"length": None, "seed": 0, "dtype": "float32"}
+    place = tmp_path / "half"
+    compress_once(
+        "nano:small", half, place, data="nano", column="text", split="train", samples=1, device="cpu",
+        on_block=lambda *_: None, **options,
+    )  # fmt: skip
+    export_dense(place, tmp_path / "dense")
+    subject, reference = open_subject(str(place)), hugging_face(tmp_path / "dense")
+    for benchmark in ("nano_choice", "nano_write"):
+        ours = evaluate(subject, asked(benchmark, benchmarks), "lm_eval")
+        check_equal(ours, by_lm_eval(reference, benchmark, benchmarks), benchmark)
+
+
+@pytest.mark.slow
+def test_the_users_rows_take_the_place_of_a_benchmarks_own(model: LoadedModel, tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f"How much is {i} and {i}?",
+            "choices": {"text": [str(i), str(2 * i)], "label": ["A", "B"]},
+            "answerKey": "B",
+        }
+        for i in range(3, 9)
+    ]
+    for split in ("train", "test", "validation"):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+    spec = LMEval(benchmark="arc_easy", data=str(tmp_path), shots=1, limit=4)
+    found = evaluate(model, spec, find_benchmark(spec).path)
+    assert (found.scores.task, found.scores.headline, found.scores.asked) == ("lm_eval.arc_easy", "acc", 4)
+    assert found.samples["gold"].to_pylist() == ["6", "8", "10", "12"]
+    alone = LMEval(benchmark="arc_easy", data=str(tmp_path / "test.parquet"), shots=0)
+    assert evaluate(model, alone, alone.data).scores.asked == 6
+    with pytest.raises(UserError, match="has no split for the 2 demonstrations"):
+        find_benchmark(alone.model_copy(update={"shots": 2}))
+    pq.write_table(pa.Table.from_pylist([{"question": "Who?"}]), tmp_path / "test.parquet")
+    with pytest.raises(UserError, match=r"arc_easy: cannot be opened .*'choices' is undefined"):
+        find_benchmark(alone)
+
+
+@pytest.mark.slow
+def test_a_step_is_named_by_what_a_benchmark_consists_of_and_not_by_where_it_lies(
+    benchmarks: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(benchmarks, tmp_path / "moved")
+    before = find_benchmark(asked("nano_choice", benchmarks)).digest
+    assert find_benchmark(asked("nano_choice", moved)).digest == before
+    assert find_benchmark(asked("nano_text", moved)).digest != before
+    rows = [json.loads(line) for line in (moved / "test.jsonl").read_text().splitlines()]
+    write_rows(tmp_path / "test.jsonl", rows)
+    write_rows(tmp_path / "train.jsonl", rows)
+    elsewhere = find_benchmark(asked("nano_choice", moved, data=str(tmp_path))).digest
+    write_rows(tmp_path / "test.jsonl", rows[1:])
+    assert len({before, elsewhere, find_benchmark(asked("nano_choice", moved, data=str(tmp_path))).digest}) == 3
+    definition = moved / "nano_choice.yaml"
+    definition.write_text(definition.read_text().replace("Question:", "Asked:"))
+    assert find_benchmark(asked("nano_choice", moved)).digest != before
+
+
+@pytest.mark.slow
+def test_a_document_that_gets_no_number_is_counted_and_left_out(
+    make_model: Callable[..., LoadedModel], benchmarks: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in (benchmarks / "test.jsonl").read_text().splitlines()]
+    rows[3]["choices"] = [*rows[3]["choices"][:3], "word " * 300]
+    write_rows(tmp_path / "test.jsonl", rows)
+    spec = asked("nano_choice", benchmarks, data=str(tmp_path / "test.jsonl"), shots=0)
+    found = evaluate(make_model(), spec, spec.data)
+    assert (found.scores.asked, found.scores.scored, found.scores.failed, found.scores.main.n) == (16, 15, 1, 15)
+    assert found.samples["score"][3].as_py() is None
+    broken = make_model(seed=7)
+    with torch.no_grad():
+        broken.model.lm_head.weight.fill_(math.nan)
+    for benchmark in ("nano_choice", "nano_write"):
+        with pytest.raises(UserError, match="logits are not finite"):
+            evaluate(broken, asked(benchmark, benchmarks), "lm_eval")
+
+
+@pytest.mark.slow
+def test_what_a_benchmark_samples_is_decided_by_the_seed(model: LoadedModel, benchmarks: Path) -> None:
+    texts = [
+        evaluate(model, asked("nano_drawn", benchmarks, seed=seed, shots=0), "lm_eval").samples["text"].to_pylist()
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"benchmark": "nano_group"}, "a group of benchmarks; ask for them one by one, such as nano_choice, nano_text"),
+        ({"benchmark": "nano_choce"}, "no such benchmark in .* or lm-eval; near it: nano_choice"),
+        ({"benchmark": "nano_code"}, "runs code that a model wrote, .*set unsafe_code = true"),
+        ({"benchmark": "nano_zero", "shots": 3}, "shots = 3: it is defined without demonstrations"),
+        ({"benchmark": "nano_choice", "include": "/nowhere"}, "include /nowhere: no such folder"),
+        ({"benchmark": "nano_choice", "split": "dev"}, "nano_choice: cannot be opened .*dev"),
+        ({"benchmark": "arc_easy"}, "cannot be opened .*Couldn't reach 'allenai/ai2_arc'.*\n.*name yours with data"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_with_its_remedy(benchmarks: Path, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        find_benchmark(LMEval(**{"include": str(benchmarks), **fields}))
+
+
+def test_without_lm_eval_the_command_that_installs_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # Python's own way to say that a module is not there
+    with pytest.raises(UserError, match=r"lm_eval:gsm8k: needs lm-eval; .*pip install 'earnest\[lm-eval\]'"):
+        find_benchmark(LMEval(benchmark="gsm8k"))
+
+
+def test_a_benchmark_is_asked_for_by_its_name() -> None:
+    task = read_task({"task": "lm_eval:AraDiCE_boolq_egy", "shots": 2})
+    assert isinstance(task, LMEval)
+    assert (task.benchmark, task.label) == ("AraDiCE_boolq_egy", "lm_eval.aradice_boolq_egy")
+    assert read_task(task.model_dump(mode="json")) == task
+    with pytest.raises(UserError, match="benchmark"):
+        read_task({"task": "lm_eval:"})
+
+
+def test_a_mean_is_made_of_the_samples_own_values() -> None:
+    shares, means = figure([1, 0, 1.0, True], np.mean), figure([0.5, 0.25], np.mean)
+    assert (shares.scores, shares.estimate.value, shares.estimate.n) == ((1.0, 0.0, 1.0, 1.0), 0.75, 4)
+    assert (means.scores, means.is_mean) == ((0.5, 0.25), True)
+
+
+def test_the_jackknife_of_a_mean_is_the_values_themselves() -> None:
+    values = [0.0, 3.0, 4.0, 9.0]
+    assert influences(4.0, values, np.mean) == pytest.approx(values)
+
+
+def test_a_corpus_metrics_scores_average_to_it_and_spread_as_the_delta_method_says() -> None:
+    nats = np.random.default_rng(0).normal(2.0, 0.5, 900)  # more than are left out one by one
+    found = figure([(-one, 1) for one in nats], lambda pairs: math.exp(-np.mean([ll for ll, _ in pairs])))
+    value = math.exp(nats.mean())
+    assert np.mean(found.scores) == pytest.approx(value, rel=1e-12)
+    assert found.estimate.stderr == pytest.approx(value * nats.std(ddof=1) / math.sqrt(900), rel=0.1)
+    assert not found.is_mean
+
+
+def test_a_metrics_name_has_no_sign_that_others_cannot_write() -> None:
+    names = [("acc", "none"), ("exact_match", "strict-match"), ("pass@1", "create_test"), ("chrf++", "none")]
+    assert [metric_name(*one) for one in names] == ["acc", "exact_match_strict_match", "pass_at_1_create_test", "chrf"]

@@ -24,8 +24,6 @@ from earnest.specs import LMEval, UserError
 from earnest.specs.harness import LM_EVAL
 
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
-# What a definition or its data may raise when it is opened: it is foreign code that reads a foreign dataset.
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError)
 SHOWN = 6
 
 
@@ -61,18 +59,8 @@ def open_benchmark(spec: LMEval, data: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     file = _file(spec.benchmark, spec.include)
-    try:
-        config = _config(spec, file, data)
-        with _seeded():
-            loaded = TaskManager(include_defaults=False).load([config])
-    except UserError:
-        raise
-    except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise UserError(
-            f"{LM_EVAL}:{spec.benchmark}: cannot be opened ({type(error).__name__}: {reason})\n"
-            "see that its data can be reached from here, or name yours with data = ..."
-        ) from error
+    with _explained(spec.benchmark), _seeded():
+        loaded = TaskManager(include_defaults=False).load([_config(spec, file, data)])
     (task,) = loaded["tasks"].values()
     _check_allowed(spec, task)
     _set_shots(spec, task)
@@ -97,6 +85,28 @@ def _set_shots(spec: LMEval, task: Any) -> None:
         )
     task.set_config(key="num_fewshot", value=(own or 0) if spec.shots is None else spec.shots)
     task.set_fewshot_seed(seed=spec.seed)
+
+
+@contextmanager
+def _explained(benchmark: str) -> Iterator[None]:
+    """What a definition or its data may raise, as one line: it is foreign code that reads a foreign dataset."""
+    from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
+    from yaml import YAMLError
+
+    foreign = (OSError, LookupError, RuntimeError, ImportError, AttributeError, TypeError, ValueError)
+    try:
+        yield
+    except UserError:
+        raise
+    except (*foreign, DatasetsError, TemplateError, YAMLError) as error:
+        reason = (str(error).splitlines() or [""])[0][:300]
+        remedy = "see that its data can be reached from here and has what it reads, or name yours with data = ..."
+        if "module script" in reason:
+            remedy = "it wants a metric that is code on the hub; HF_EVALUATE_OFFLINE=0 in the environment fetches it"
+        raise UserError(
+            f"{LM_EVAL}:{benchmark}: cannot be opened ({type(error).__name__}: {reason})\n{remedy}"
+        ) from error
 
 
 @contextmanager

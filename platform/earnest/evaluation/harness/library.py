@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 from importlib.metadata import version
 
 from earnest.specs import UserError
@@ -14,7 +15,7 @@ def need_lm_eval(benchmark: str) -> str:
     """See that lm-eval is there, and give its version.
 
     Metrics that it would fetch from the hub as code are not fetched, unless the user has set HF_EVALUATE_OFFLINE=0.
-    Its loggers tell of errors alone: the rest is for the authors of benchmarks.
+    Its loggers tell of errors alone, for the rest is for the authors of benchmarks; bars are drawn on terminals alone.
 
     Raises:
         UserError: it is not installed.
@@ -23,4 +24,8 @@ def need_lm_eval(benchmark: str) -> str:
         raise UserError(f"lm_eval:{benchmark}: needs lm-eval; install it with: pip install 'earnest[lm-eval]'")
     os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     return version("lm_eval")
