@@ -24,12 +24,13 @@ from earnest.records import CellRecord, Estimate, digest
 from earnest.report.domains import Domains, domain_sections
 from earnest.report.export import export_cells
 from earnest.report.figures import Drawn, draw_figures
+from earnest.report.fluent import FluentButWrong, fluent_but_wrong
 from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.published import published_section
-from earnest.report.samples import FluentButWrong, fluent_but_wrong
-from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, spoken
+from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, score_text, spoken
 from earnest.report.verdicts import FALLS, LEGEND, NOISE_LEGEND, SHOWN, any_noise, explained, mark, undecided_line
+from earnest.report.writing import moved_tables, writing_tables
 from earnest.store import Store
 
 PAGE = "report.html"
@@ -67,14 +68,13 @@ def write_report(
     export_cells(cells, folder)
     domains = Domains(survey, tuple(losses.find()) if losses else ())
     figures = draw_figures(survey, folder / "figures", domains.losses)
-    samples = fluent_but_wrong(survey, store) if store else None
     text = _render(
         survey,
         figures,
         domains,
         title=title,
         content=content,
-        samples=samples,
+        fluent=fluent_but_wrong(survey, store) if store else None,
         versions=_versions(survey, store),
         data=_data_uri(folder / "cells.csv"),
         published=published_section(cells, published) if published else None,
@@ -113,7 +113,7 @@ def _render(
     *,
     title: str,
     content: str,
-    samples: FluentButWrong | None,
+    fluent: FluentButWrong | None,
     versions: Mapping[str, str],
     data: str | None,
     published: dict[str, Any] | None,
@@ -135,7 +135,9 @@ def _render(
         datasets=_datasets(survey),
         models=dict.fromkeys((cell.model, cell.model_digest) for cell in survey.cells),
         seconds=_seconds(survey),
-        samples=samples,
+        fluent=fluent,
+        writing=writing_tables(survey),
+        moved=moved_tables(survey),
         published=published,
         versions=versions,
         data=data,
@@ -204,7 +206,7 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
     kept = f"{retention.value:.1%} of dense's right answers kept" if retention else ""
     return {
         "sort": scores.main.value,
-        "text": figure_text(scores.main.value, scores.headline),
+        "text": score_text(scores),
         "half": "" if half is None else figure_text(half, scores.headline),
         "change": percent_change(comparison.relative) if comparison else "",
         "mark": mark(comparison) if comparison else "",

@@ -144,10 +144,21 @@ class Survey:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Every task that any cell scored, in the sweep's order, those where lower is better (perplexity) first."""
+        """Every task that any cell scored, in the sweep's order; first those where lower is better (perplexity), then
+        those that tell fluent from true.
+        """
         found = dict.fromkeys(task for cell in self.cells for task in [*cell.steps, *cell.scores])
         scored = [task for task in found if any(task in cell.scores for cell in self.cells)]
-        return sorted(scored, key=self.higher_is_better)
+        return sorted(scored, key=lambda task: (self.higher_is_better(task), not self.tells_fluent(task)))
+
+    def tells_fluent(self, task: str) -> bool:
+        """Whether the task has a share of fluent statements beside its headline."""
+        metrics = next(cell.scores[task].metrics for cell in self.cells if task in cell.scores)
+        return "fluent" in metrics and self.headline(task) != "fluent"
+
+    def heading(self, task: str) -> str:
+        """The task's name over a column of its scores: "closed book", "biography: fluent → true"."""
+        return spoken(task) + (f": fluent → {spoken(self.headline(task))}" if self.tells_fluent(task) else "")
 
     def higher_is_better(self, task: str) -> bool:
         """The task's direction."""
@@ -282,6 +293,12 @@ def figure_text(value: float, headline: str) -> str:
     if headline == "judge_score":
         return f"{value:.2f}"
     return f"{value:.3f}" if "perplexity" in headline else f"{100 * value:.1f}"
+
+
+def score_text(scores: Scores) -> str:
+    """The headline as people write it; of statements with the share of fluent ones before it: "97.1 → 74.5"."""
+    text, fluent = figure_text(scores.main.value, scores.headline), scores.metrics.get("fluent")
+    return text if fluent is None or scores.headline == "fluent" else f"{figure_text(fluent.value, 'fluent')} → {text}"
 
 
 def half_width(estimate: Estimate) -> float | None:

@@ -20,6 +20,7 @@ from earnest.report.survey import (
     half_width,
     is_fluent,
     percent_change,
+    score_text,
     spoken,
 )
 from earnest.report.verdicts import (
@@ -82,7 +83,7 @@ def _columns(survey: Survey, ratios: Sequence[str], *, gap: int) -> Table:
     for name in ratios:
         table.add_column(name, justify="right", no_wrap=True)
     for task in survey.tasks:
-        table.add_column(spoken(task), justify="right", min_width=11)
+        table.add_column(survey.heading(task), justify="right", min_width=11)
     return table
 
 
@@ -115,7 +116,7 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
     if not is_fluent(cell.scores[task]):
         return Text("not fluent", style="red")
     estimate = cell.scores[task].main
-    text = Text(figure_text(estimate.value, survey.headline(task)))
+    text = Text(score_text(cell.scores[task]))
     half = half_width(estimate)
     if with_interval and half is not None:
         text.append(f" ±{figure_text(half, survey.headline(task))}", style="dim")
