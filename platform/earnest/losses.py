@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from earnest.records import Estimate, Record
 
 SHOWN = 0.05  # a difference or an association is shown where its adjusted p-value is at most this
@@ -74,11 +76,16 @@ class BlockShare(Record):
 
 
 class Loss(Record):
-    """One task of one compressed cell: its groups, those that lost most first, its reasons, its blocks in order."""
+    """One task of one compressed cell: its groups, those that lost most first, its reasons, its blocks in order.
+
+    `uneven` is, per grouping, the p-value of groups that all lose alike (Kruskal & Wallis 1952), over all cells of the
+    task (Holm 1979): only where it is small does one domain lose more than another.
+    """
 
     cell: str
     task: str
     groups: tuple[GroupChange, ...] = ()
+    uneven: dict[str, float] = Field(default_factory=dict)
     reasons: tuple[Reason, ...] = ()
     blocks: tuple[BlockShare, ...] = ()
 

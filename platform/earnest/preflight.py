@@ -15,7 +15,9 @@ from earnest.data import NANO, DataSource, read_rows, resolve_data
 from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns
+from earnest.evaluation.tasks.rehearsal import rehearse
 from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
+from earnest.models.restoring import check_restorable
 from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
 from earnest.specs import AnyTask, Dense, LMEval, Method, Sweep, UserError
@@ -33,6 +35,8 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
     source = sources[sweep.model]
     check_methods(source, sweep.compress)
     _check_pairs(sweep, sources)
+    if sweep.localise:
+        check_restorable(skeleton(source), source)
     for name, form in sweep.chat.items():
         if form == "template" and not load_tokenizer(sources[name].path, name).chat_template:
             raise UserError(f'chat: the tokenizer of {name} has no chat template; use "llama2" or leave it out')
@@ -99,10 +103,11 @@ def find_data(task: AnyTask) -> DataSource:
 
 
 def check_task(task: AnyTask, path: str) -> None:
-    """Whether a task's data has the columns and rows that it needs."""
+    """Whether a task's data has the columns and rows that it needs, and every row can be asked."""
     if path != NANO and Path(path).exists():
         for split, columns in needed_columns(task, path):
             read_rows(path, split, columns)
+        rehearse(task, path)
 
 
 def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from domains.made import answers
 from earnest.domains.blocks import block_share
-from earnest.domains.changes import changes
+from earnest.domains.changes import changes, unevenness
 
 DOMAINS = ["kept"] * 50 + ["lost"] * 50
 DENSE = answers([True] * 100, DOMAINS, ["head", "tail"] * 50)
@@ -22,6 +22,12 @@ def test_the_domain_that_lost_most_comes_first_with_mcnemars_exact_p_value() -> 
     assert lost.p == pytest.approx(2 * 0.5**30)
     assert kept.p == 1.0
     assert not kept.shown
+
+
+def test_only_where_groups_lose_unequally_is_it_said_of_them() -> None:
+    found = unevenness(DENSE, SUBJECT)
+    assert found["domain"] < 1e-6
+    assert found["stratum"] == pytest.approx(1.0), "head and tail lose 15 of 50 each"
 
 
 def test_samples_that_were_asked_otherwise_are_no_pairs() -> None:

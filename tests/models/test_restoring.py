@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from earnest.decoding.lean import LeanDecoder
 from earnest.models.blocks import decoder_blocks
-from earnest.models.loading import LoadedModel, load
-from earnest.models.restoring import restored
+from earnest.models.loading import LoadedModel, load, skeleton
+from earnest.models.restoring import check_restorable, restored
 from earnest.models.source import Source, resolve
 from earnest.specs import UserError
 
@@ -82,6 +83,24 @@ def test_weights_that_were_joined_meanwhile_are_put_back_too(dense: Source, prun
 def test_a_block_that_is_not_there_is_named(dense: Source, pruned: LoadedModel) -> None:
     with pytest.raises(UserError, match=r"restore block 3: .* has blocks 0 to 2"), restored(pruned.model, dense, (3,)):
         pass
+
+
+def test_in_half_precision_a_block_is_what_loading_makes_of_it(dense: Source) -> None:
+    loaded, true = load(dense, dtype="bfloat16"), load(dense, dtype="bfloat16")
+    for parameter in decoder_blocks(loaded.model)[1].module.parameters():
+        parameter.zero_()
+    with restored(loaded.model, dense, (1,)):
+        assert torch.equal(logits(loaded), logits(true))
+
+
+def test_files_that_name_their_tensors_otherwise_are_refused_before_work_begins(dense: Source, tmp_path: Path) -> None:
+    check_restorable(skeleton(dense), dense)
+    for file in dense.path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name.removeprefix("model."): value for name, value in weights.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"restore model\.layers\.0\.\S+: .* holds nothing, not"):
+        check_restorable(skeleton(dense), resolve(str(tmp_path)))
 
 
 def test_another_models_files_are_refused(make_tiny: Callable[..., Path], pruned: LoadedModel) -> None:

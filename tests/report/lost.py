@@ -15,6 +15,7 @@ def losses(cells: Sequence[CellRecord], task: str = "closed_book") -> Losses:
         Loss(
             cell=one.key,
             task=task,
+            uneven={"domain": 0.21, "stratum": 0.0001},
             groups=tuple(sorted(_groups(dense, one, task), key=lambda group: (group.grouping, group.difference.value))),
             reasons=(
                 Reason(

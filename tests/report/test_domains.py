@@ -29,6 +29,10 @@ def test_the_table_tells_of_the_cell_that_perplexity_hides_and_of_the_worst_doma
     assert domains.survey.blind_spot is not None
     assert part["focus"] == domains.survey.blind_spot[0].label
     rows = [row for row in part["groups"] if row["grouping"] == "domain"]
+    assert part["uneven"] == [
+        "That domains lose unequally is not decided (adjusted p 0.210).",
+        "That strata lose unequally is shown (adjusted p < 0.001).",
+    ]
     changes = [float(row["relative"].strip("%").replace("−", "-")) for row in rows]
     assert len(rows) == len(DOMAINS)
     assert changes == sorted(changes)

@@ -1,9 +1,11 @@
 """What goes together is found with the right sign, and what does not is not."""
 
+import math
+
 import numpy as np
 import pytest
 
-from earnest.statistics.association import effects, spearman
+from earnest.statistics.association import effects, spearman, uneven
 
 
 @pytest.fixture
@@ -68,3 +70,18 @@ def test_reasons_that_tell_nothing_new_are_left_out(rng: np.random.Generator) ->
     x = rng.normal(size=50)
     assert set(effects({"x": x, "twice": 2 * x + 1, "constant": np.full(50, 0.1)}, rng.normal(size=50))) == {"x"}
     assert effects({"x": x[:29]}, x[:29]) == {}
+
+
+def test_groups_that_differ_are_told_from_those_that_do_not(rng: np.random.Generator) -> None:
+    """Two groups of 0 and 1, by hand: H = (n - 1) / n times chi squared of the two-by-two table."""
+    values = np.array([1.0] * 8 + [0.0] * 12 + [1.0] * 16 + [0.0] * 4)
+    chi = 40 * (8 * 4 - 12 * 16) ** 2 / (20 * 20 * 24 * 16)
+    p = uneven(values, ["a"] * 20 + ["b"] * 20)
+    assert p == pytest.approx(math.erfc(math.sqrt(chi * 39 / 40 / 2)))
+    found = [uneven((rng.random(90) < 0.3).astype(float), ["a", "b", "c"] * 30) or 1.0 for _ in range(300)]
+    assert 0.02 < np.mean(np.array(found) < 0.05) < 0.08
+
+
+def test_groups_without_a_difference_to_be_had_say_nothing() -> None:
+    assert uneven(np.ones(9), ["a", "b", "c"] * 3) is None
+    assert uneven(np.arange(9.0), ["a"] * 9) is None

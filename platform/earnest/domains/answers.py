@@ -13,6 +13,7 @@ from earnest.plan import EVALUATE
 from earnest.records import Scores
 from earnest.samples import EXPONENTIAL, RATIOS, SAMPLES_FILE, SCORES_FILE
 from earnest.statistics.gaps import Headline
+from earnest.statistics.intervals import Floats
 from earnest.statistics.paired import Sums
 from earnest.store import Store
 
@@ -53,6 +54,15 @@ class Answers:
             if all(name in other.samples and other.samples[name].prompt == mine.prompt for other in others)
         ]
 
+    def could_lose(self, subject: Answers) -> list[str]:
+        """The shared samples that this one, the dense model, did not have wrong already."""
+        return [name for name in self.shared(subject) if self.samples[name].correct is not False]
+
+    def lost(self, subject: Answers, ids: Sequence[str]) -> Floats:
+        """How much of its score each sample lost [ids]; 1 is a right answer that is wrong now."""
+        better = 1.0 if self.scores.higher_is_better else -1.0
+        return better * np.array([_value(self.samples[name]) - _value(subject.samples[name]) for name in ids])
+
     def groups(self, ids: Sequence[str], grouping: str) -> dict[str, list[str]]:
         """The ids in each domain or stratum, in order of their names."""
         found: dict[str, list[str]] = {}
@@ -61,6 +71,10 @@ class Answers:
             if group:
                 found.setdefault(group, []).append(name)
         return dict(sorted(found.items()))
+
+
+def _value(sample: Answered) -> float:
+    return sample.above / sample.below if sample.below else 0.0
 
 
 def read_answers(store: Store, digest: str) -> Answers:

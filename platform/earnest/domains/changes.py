@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from earnest.domains.answers import GROUPINGS, Answers
 from earnest.losses import GroupChange
 from earnest.statistics import gaps
+from earnest.statistics.association import uneven
 from earnest.statistics.paired import mcnemar
 from earnest.statistics.pairs import Pairs
 from earnest.statistics.permutation import sign_flip
@@ -25,6 +26,15 @@ def changes(dense: Answers, subject: Answers) -> list[GroupChange]:
     ]
     better = 1.0 if dense.scores.higher_is_better else -1.0
     return sorted(found, key=lambda change: (GROUPINGS.index(change.grouping), better * (change.relative or 0.0)))
+
+
+def unevenness(dense: Answers, subject: Answers) -> dict[str, float]:
+    """The p-value of groups that lose alike, per grouping; of what dense had right where right and wrong exist."""
+    ids = dense.could_lose(subject)
+    lost = dense.lost(subject, ids)
+    names = {grouping: [getattr(dense.samples[name], grouping) for name in ids] for grouping in GROUPINGS}
+    found = {grouping: uneven(lost, groups) for grouping, groups in names.items() if all(groups)}
+    return {grouping: p for grouping, p in found.items() if p is not None}
 
 
 def _change(grouping: str, name: str, ids: Sequence[str], dense: Answers, subject: Answers) -> GroupChange:

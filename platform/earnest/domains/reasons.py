@@ -31,8 +31,8 @@ def reasons(dense: Answers, subject: Answers, traits: Mapping[str, Traits]) -> l
 
     `adjusted` is still `p`.
     """
-    ids = [name for name in dense.shared(subject) if dense.samples[name].correct is not False]
-    lost = np.array([dense.samples[name].above - subject.samples[name].above for name in ids])
+    ids = dense.could_lose(subject)
+    lost = dense.lost(subject, ids)
     values = _sample_reasons(ids, dense, traits)
     over_samples = effects(values, lost) if ids else {}
     over_domains = _over_domains(ids, lost, values, dense)

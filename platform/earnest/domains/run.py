@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from hashlib import sha256
@@ -14,7 +14,7 @@ from torch import Tensor
 from earnest.compression.calibration import calibration_ids
 from earnest.domains.answers import Answers, read_answers
 from earnest.domains.blocks import block_share
-from earnest.domains.changes import changes
+from earnest.domains.changes import changes, unevenness
 from earnest.domains.reasons import reasons
 from earnest.evaluation.traits import Traits, traits_of
 from earnest.losses import BlockShare, Loss, Losses
@@ -65,6 +65,7 @@ def _loss(cell: Cell, dense: Cell, task: str, ledger: _Ledger) -> Loss | None:
         cell=cell.key,
         task=task,
         groups=tuple(changes(before, after)),
+        uneven=unevenness(before, after),
         reasons=tuple(reasons(before, after, traits)) if traits else (),
         blocks=tuple(_blocks(cell.restored.get(task, ()), before, after, ledger)),
     )
@@ -142,10 +143,18 @@ def _adjusted(losses: Sequence[Loss]) -> list[Loss]:
         _corrected([[reason for reason in one.reasons if reason.over == over] for one in losses], holm)
         for over in ("samples", "domains")
     )
+    uneven = _alike([one.uneven for one in losses])
     return [
-        loss.model_copy(update={"groups": (*mine,), "reasons": (*first, *second)})
-        for loss, mine, first, second in zip(losses, groups, over_samples, over_domains, strict=True)
+        loss.model_copy(update={"groups": (*mine,), "uneven": alike, "reasons": (*first, *second)})
+        for loss, mine, alike, first, second in zip(losses, groups, uneven, over_samples, over_domains, strict=True)
     ]
+
+
+def _alike(found: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """The p-values of each grouping, corrected over all cells."""
+    keys = [(place, grouping) for place, one in enumerate(found) for grouping in one]
+    adjusted = dict(zip(keys, holm([found[place][grouping] for place, grouping in keys]), strict=True))
+    return [{grouping: adjusted[place, grouping] for grouping in one} for place, one in enumerate(found)]
 
 
 def _corrected(families: Iterable[Sequence[Any]], correct: Callable[[Sequence[float]], list[float]]) -> list[list[Any]]:

@@ -54,20 +54,44 @@ def _parameters(model: Any, dense: Source, blocks: Sequence[int]) -> dict[str, T
     }
 
 
+def check_restorable(model: Any, dense: Source) -> None:
+    """See that the dense files hold every tensor of every block under the model's names, reading headers alone.
+
+    Args:
+        model: the model's modules; they need no memory.
+        dense: where its weights lie.
+
+    Raises:
+        UserError: one is not there, or has another shape.
+    """
+    with _opened(dense) as holds:
+        _check(dense, holds, _parameters(model, dense, range(len(decoder_blocks(model)))))
+
+
 def _read(dense: Source, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same parameters from the dense model's files."""
+    with _opened(dense) as holds:
+        _check(dense, holds, wanted)
+        return {name: holds[name].get_tensor(name) for name in wanted}
+
+
+@contextmanager
+def _opened(dense: Source) -> Iterator[dict[str, Any]]:
+    """The open file that holds each tensor, by the tensor's name."""
     with ExitStack() as stack:
         paths = sorted(dense.path.glob("*.safetensors"))
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
-        holds = {key: file for file in files for key in file.keys()}  # noqa: SIM118 -- such a file is no mapping
-        for name, parameter in wanted.items():
-            shape = tuple(holds[name].get_slice(name).get_shape()) if name in holds else "nothing"
-            if shape != tuple(parameter.shape):
-                raise UserError(
-                    f"restore {name}: {dense.path} holds {shape}, not {tuple(parameter.shape)}; "
-                    "save the dense model again with save_pretrained"
-                )
-        return {name: holds[name].get_tensor(name) for name in wanted}
+        yield {key: file for file in files for key in file.keys()}  # noqa: SIM118 -- such a file is no mapping
+
+
+def _check(dense: Source, holds: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    for name, parameter in wanted.items():
+        shape = tuple(holds[name].get_slice(name).get_shape()) if name in holds else "nothing"
+        if shape != tuple(parameter.shape):
+            raise UserError(
+                f"restore {name}: {dense.path} holds {shape}, not {tuple(parameter.shape)}; "
+                "save the dense model again with save_pretrained"
+            )
 
 
 @torch.no_grad()

@@ -15,14 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from earnest.losses import BlockShare, GroupChange, Loss, Reason
+from earnest.losses import SHOWN, BlockShare, GroupChange, Loss, Reason
 from earnest.palette import ink
 from earnest.records import CellRecord
 from earnest.report.ink import MUTED, PAPER, TEXT, title
 from earnest.report.survey import CONTROLS, Survey, figure_text, is_fluent, percent_change, spoken
 
-MAX_COLUMNS = 60
-MAX_BLOCK_DOMAINS = 12
+MAX_DOMAINS = 12  # of many domains the map and the first table show those that lost most
 DEEP = 0.72  # from here on a square is so dark that its text is light
 
 
@@ -82,17 +81,29 @@ class Domains:
 
 def domain_sections(domains: Domains) -> list[dict[str, Any]]:
     """What the page says of each task: the groups of one cell in numbers, and every cell's reasons."""
+    return [_section(domains, task) for task in domains.tasks]
+
+
+def _section(domains: Domains, task: str) -> dict[str, Any]:
+    focus = domains.focus(task)
+    groups = domains.groups(focus, task) if focus else ()
+    of_domains, of_strata = ([one for one in groups if one.grouping == name] for name in ("domain", "stratum"))
+    return {
+        "task": task,
+        "focus": "" if focus is None else focus.label + (f", seed {focus.seed}" if focus.seed else ""),
+        "groups": [_group_row(one, domains.survey, task) for one in (*of_domains[:MAX_DOMAINS], *of_strata)],
+        "others": [_group_row(one, domains.survey, task) for one in of_domains[MAX_DOMAINS:]],
+        "uneven": _uneven(domains.by_cell[focus.key, task]) if focus else [],
+        "reasons": [table for over in ("samples", "domains") if (table := _reasons(domains, task, over))],
+    }
+
+
+def _uneven(loss: Loss) -> list[str]:
+    """Whether the groups differ in what they lost, one sentence per grouping."""
+    plural, verdicts = {"domain": "domains", "stratum": "strata"}, {True: "shown", False: "not decided"}
     return [
-        {
-            "task": task,
-            "focus": None if focus is None else focus.label + (f", seed {focus.seed}" if focus.seed else ""),
-            "groups": [_group_row(group, domains.survey, task) for group in domains.groups(focus, task)]
-            if focus
-            else [],
-            "reasons": [table for over in ("samples", "domains") if (table := _reasons(domains, task, over))],
-        }
-        for task in domains.tasks
-        for focus in [domains.focus(task)]
+        f"That {plural[grouping]} lose unequally is {verdicts[p <= SHOWN]} (adjusted p {_p_text(p)})."
+        for grouping, p in loss.uneven.items()
     ]
 
 
@@ -166,7 +177,8 @@ def _p_text(p: float) -> str:
 
 def domains_figure(domains: Domains, task: str) -> Figure:
     """A map of relative changes: one row per cell, one column per domain and stratum; framed where shown."""
-    columns, cells = domains.columns(task)[:MAX_COLUMNS], domains.cells(task)
+    every, cells = domains.columns(task), domains.cells(task)
+    columns = [*_of("domain", every)[:MAX_DOMAINS], *_of("stratum", every)[:MAX_DOMAINS]]
     gap = next((at for at, (grouping, _) in enumerate(columns) if grouping == "stratum"), len(columns))
     places = {key: at + (0.35 if at >= gap and gap else 0.0) for at, key in enumerate(columns)}
     figure = Figure(figsize=(2.1 + 0.62 * max(len(columns), 5), 1.5 + 0.23 * len(cells)), layout="constrained")
@@ -182,8 +194,14 @@ def domains_figure(domains: Domains, task: str) -> Figure:
     _frame(axes, [*places.values()], names, [cell.label for cell in cells])
     for label, cell in zip(axes.get_yticklabels(), cells, strict=True):
         label.set_color(ink(cell.method).light)
-    title(axes, f"{spoken(task).capitalize()}: change against dense")
+    left_out = len(every) - len(columns)
+    below = f"{left_out} that lost less are left out" if left_out else ""
+    title(axes, f"{spoken(task).capitalize()}: change against dense", below)
     return figure
+
+
+def _of(grouping: str, columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [column for column in columns if column[0] == grouping]
 
 
 def _square(axes: Axes, row: int, place: float, lost: float, text: str, *, framed: bool) -> None:
@@ -224,7 +242,7 @@ def _frame(axes: Axes, places: Sequence[float], names: Sequence[str], rows: Sequ
 
 def blocks_figure(cell: CellRecord, loss: Loss) -> Figure:
     """What one block alone wins back: a bar per block with its interval, and below it the same in each domain."""
-    domains = [group.name for group in loss.groups if group.grouping == "domain"][:MAX_BLOCK_DOMAINS]
+    domains = [group.name for group in loss.groups if group.grouping == "domain"][:MAX_DOMAINS]
     rows = 0.24 * len(domains)
     figure = Figure(figsize=(5.2, 2.7 + rows), layout="constrained")
     if not domains:

@@ -6,7 +6,7 @@ Both say how far two things go together, not that one is the cause of the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import NormalDist
@@ -68,6 +68,26 @@ def _rank_correlation(x: Floats, y: Floats) -> Floats:
     a, b = (rankdata(each, axis=-1) for each in (x, y))
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     return ratio((a * b).sum(-1), np.sqrt((a**2).sum(-1) * (b**2).sum(-1)))
+
+
+def uneven(values: Floats, groups: Sequence[Hashable]) -> float | None:
+    """The p-value of groups whose values do not differ: Kruskal & Wallis 1952, with ties.
+
+    None where there are fewer than two groups or all values are the same.
+
+    Raises:
+        ValueError: there is not one group's name for each value.
+    """
+    from scipy.stats import kruskal
+
+    if len(values) != len(groups):
+        raise ValueError(f"uneven: {len(groups)} names of groups for {len(values)} values; name one for each")
+    members: dict[Hashable, list[float]] = {}
+    for value, group in zip(values.tolist(), groups, strict=True):
+        members.setdefault(group, []).append(value)
+    if len(members) < 2 or len(set(values.tolist())) < 2:
+        return None
+    return float(kruskal(*members.values()).pvalue)
 
 
 def effects(reasons: Mapping[str, Floats], outcome: Floats) -> dict[str, Association]:
