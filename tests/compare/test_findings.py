@@ -1,5 +1,7 @@
 """The page of findings says held, not held or not decided as the samples show it, and every number is theirs."""
 
+import runpy
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from earnest.plan import Inputs, Plan, make_plan
 from earnest.records import Estimate, Scores
 from earnest.specs import Biography, ClosedBook, Magnitude, Proxy, Sweep, UserError, read_sweep
 from earnest.store import Store
-from earnest.sweep import find_inputs
+from earnest.sweep import find_inputs, prepare
 
 ROOT = Path(__file__).parents[2]
 SWEEP = Sweep(
@@ -152,3 +154,44 @@ def test_the_embedded_models_claims_name_cells_and_tasks_of_their_sweeps() -> No
         for one in claim.predictions:
             names = [one.a, one.b, *([one.target] if one.target else [])]
             assert all(one.task in find_cell(plans[one.sweep], name).evaluate for name in names)
+
+
+CONFIG = """
+name = "s"
+model = "nano:small"
+[[compress]]
+method = "magnitude"
+sparsity = 0.5
+[[tasks]]
+task = "closed_book"
+limit = 1000
+"""
+CLAIMS = """
+family = "toy"
+sweeps = ["s.toml"]
+[[claims]]
+title = "Half is too much"
+says = "Half of the weights hold no more than half of the answers."
+paper = "arXiv 1"
+predictions = [{ sweep = "s", a = "magnitude 50%", task = "closed_book", expect = "worse" }]
+"""
+
+
+@pytest.mark.slow
+def test_the_job_writes_the_page_of_a_finished_sweep_and_refuses_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.toml").write_text(CONFIG)
+    (tmp_path / "claims.toml").write_text(CLAIMS)
+    arguments = [tmp_path / "claims.toml", "--store", tmp_path, "--out", tmp_path / "f.md"]
+    monkeypatch.setattr(sys, "argv", ["findings.py", *map(str, arguments)])
+    job = runpy.run_path(str(ROOT / "jobs" / "findings.py"))["main"]
+    assert job() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: s: magnitude 50%: closed_book: not finished in")
+    assert said.count("\n") == 1
+    done = prepare(tmp_path / "s.toml", store=str(tmp_path))
+    for cell, n in (("dense", 900), ("magnitude 50%", 450)):
+        publish(done.store, done.plan, cell, "closed_book", "exact_match", right(n))
+    assert job() == 0
+    assert "## Half is too much: held" in (tmp_path / "f.md").read_text(encoding="utf-8")
