@@ -60,7 +60,7 @@ def export_cells(cells: Sequence[CellRecord], folder: Path) -> None:
 
 
 def cell_rows(cell: CellRecord) -> Iterator[dict[str, Any]]:
-    """One row per metric, one per group of the headline, and one per failure; a cell without any still has one."""
+    """One row per metric, one per group of the headline and per kind of token, and one per failure; one at least."""
     about = _about(cell)
     rows = [{**about, **row} for task, scores in cell.scores.items() for row in _task_rows(cell, task, scores)]
     rows += [{**about, "task": step, "failure": reason} for step, reason in cell.failures.items()]
@@ -97,6 +97,11 @@ def _task_rows(cell: CellRecord, task: str, scores: Scores) -> Iterator[dict[str
                 "group": f"{grouping}: {group}",
                 **_spread(estimate),
             }
+    for metric, groupings in scores.breakdowns.items():
+        for grouping, kinds in groupings.items():
+            for kind, part in kinds.items():
+                named = {"metric": metric, "is_headline": False, "group": f"{grouping}: {kind}"}
+                yield {**common, **named, **_spread(part.mean)}
 
 
 def _spread(estimate: Estimate) -> dict[str, Any]:

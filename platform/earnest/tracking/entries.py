@@ -19,7 +19,7 @@ from earnest.store import sha256_of
 
 CELL_TAG, CURVE_TAG, ENTRY_TAG, CONTENT_TAG = "earnest.cell", "earnest.curve", "earnest.entry", "earnest.content"
 LOWER_TAG, FAILURE_PREFIX = "earnest.lower_is_better", "earnest.failure."
-MAX_GROUPS = 8
+MAX_GROUPS, FLUENT = 8, "fluent"
 # A dense model as every size counts it: its weights at two bytes each.
 _DENSE_SIZE = {"compression/saved": 0.0, "compression/ratio": 1.0, "compression/bits_per_weight": 16.0}
 
@@ -315,5 +315,13 @@ def _curve_points(cells: Sequence[CellRecord], dense_bytes: int) -> Iterable[Poi
 
 
 def _means(same: Sequence[CellRecord]) -> dict[str, float]:
+    """Per task the headline, the mean of the seeds; and its share of fluent statements, where it has one."""
     tasks = {task for cell in same for task in cell.scores}
-    return {task: fmean(cell.scores[task].main.value for cell in same if task in cell.scores) for task in tasks}
+    every = {task: [cell.scores[task] for cell in same if task in cell.scores] for task in tasks}
+    fluent = {
+        task: [s.metrics["fluent"].value for s in found if "fluent" in s.metrics] for task, found in every.items()
+    }
+    return {
+        **{task: fmean(scores.main.value for scores in found) for task, found in every.items()},
+        **{f"{task}/{FLUENT}": fmean(values) for task, values in fluent.items() if values},
+    }

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from earnest.tracking.entries import CURVE_TAG
+from earnest.tracking.entries import CURVE_TAG, FLUENT
 
 VIEW_KEY = "earnest"
 CURVE_PREFIX = "curve/"
@@ -22,11 +22,16 @@ def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[
     """Experiment tags that hold the saved view for these tasks.
 
     Three sections: perplexity beside knowledge, every score against the share of bytes saved, and against the size.
+    Where a task tells fluent from true, both stand beside perplexity.
     """
-    ordered = sorted(tasks, key=lambda task: (task not in lower_is_better, task))
+    told = {task.removesuffix(f"/{FLUENT}") for task in tasks if task.endswith(f"/{FLUENT}")}
+    ordered = sorted(
+        tasks, key=lambda task: (task not in lower_is_better, task.split("/")[0] not in told, "/" not in task, task)
+    )
+    first = next((n for n, task in enumerate(ordered) if task not in lower_is_better), 0) + 2 if told else 2
     sections = {
-        "beside": ("Perplexity | knowledge", ordered[:2]),
-        "saved": ("By bytes saved", ordered[2:]),
+        "beside": ("Perplexity | fluent | true" if told else "Perplexity | knowledge", ordered[:first]),
+        "saved": ("By bytes saved", ordered[first:]),
         "size": ("By size in MiB", ordered),
     }
     kept = {key: section for key, section in sections.items() if section[1]}
