@@ -159,7 +159,7 @@ def test_what_is_summed_over_samples_is_the_headline(store: Store, task: AnyTask
     assert result.scores.main.value > 0
     with store.publish("evaluate", "0" * 32, {}, {}) as folder:
         write_evaluation(result, folder)
-    found = read_evaluation(store, "0" * 32)
+    found = read_evaluation(store, "0" * 32, task.task)
     assert headline_of(found, np.arange(len(found.samples.ids))).value == pytest.approx(
         result.scores.main.value, rel=1e-12
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from earnest.cells import collect
+from earnest.cells import collect, read_evaluation
+from earnest.compare.run import compare_cells
 from earnest.plan import Cell, Inputs, Plan, make_plan
 from earnest.records import Comparison, Estimate, Scores
 from earnest.samples import match_up, read_samples
-from earnest.specs import TASKS, ClosedBook, Magnitude, Sweep, Task, Wanda
+from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, Wanda
 from earnest.statistics.versus import judge
+from earnest.steps import run_step
 from earnest.store import Store
+from earnest.sweep import prepare
 
 DATA = dict.fromkeys(("nano|test", "nano|train"), ("nano", "d" * 32))
 
 
-def planned(*sparsities: float, seeds: tuple[int, ...] = (0,)) -> Plan:
+def planned(*sparsities: float, seeds: tuple[int, ...] = (0,), jitter: bool = False) -> Plan:
     methods = tuple(Magnitude(sparsity=share) for share in sparsities) or (Wanda(sparsity=0.5),)
-    sweep = Sweep(name="s", model="m", seeds=seeds, compress=methods, tasks=(ClosedBook(),))  # type: ignore[arg-type]
+    sweep = Sweep(
+        name="s", model="m", seeds=seeds, compress=methods, tasks=(ClosedBook(),), noise=Noise(jitter=jitter)
+    )  # fmt: skip
     return make_plan(sweep, Inputs(models={"m": ("m", "a" * 32)}, data=DATA, versions={}))
 
 
@@ -105,6 +111,45 @@ def test_seeds_mark_a_change_that_they_alone_would_make(tmp_path: Path) -> None:
         answer(other, cell, [True] * right + [False] * (100 - right))
     (alone,) = [cell.comparisons["closed_book"] for cell in collect(single, other, {})[1:]]
     assert (alone.noise, alone.within_noise) == (None, False)
+
+
+def test_batches_of_another_size_mark_a_change_that_rounding_alone_would_make(tmp_path: Path) -> None:
+    """4 of 100 answers of dense flip with its batches: up to 1.96 · 2 ÷ 100; a change of 3 is no more, of 5 is."""
+    plan, store = planned(0.5, 0.6, jitter=True), Store(str(tmp_path))
+    assert len(plan.steps) == len(planned(0.5, 0.6).steps) + 1
+    dense, *cells = plan.cells
+    (again,) = dense.rebatched.values()
+    assert plan.steps[again].spec == {**plan.steps[dense.evaluate["closed_book"]].spec, "budget": 1024}
+    answer(store, dense, changed(100, 80, 0))
+    answer(store, replace(dense, evaluate=dense.rebatched), changed(100, 80, 2, 2))
+    for cell, lost in zip(cells, (3, 5), strict=True):
+        answer(store, cell, changed(100, 80, lost))
+    found = [cell.comparisons["closed_book"] for cell in collect(plan, store, {})[1:]]
+    assert [one.noise for one in found] == [pytest.approx(1.959964 * 2 / 100, abs=1e-8)] * 2
+    assert [one.within_noise for one in found] == [True, False]
+    (row,), _ = compare_cells(plan, store, "magnitude 50%", "dense")
+    assert row.within_noise
+
+
+@pytest.mark.slow
+def test_the_model_is_evaluated_in_batches_of_another_size_and_says_the_same(tmp_path: Path) -> None:
+    config = tmp_path / "jitter.toml"
+    config.write_text(
+        f"""name = "jitter"\nmodel = "nano:small"\nstore = "{tmp_path / "store"}"\ncompress = []
+        [noise]\njitter = true\n[[tasks]]\ntask = "closed_book"\nlimit = 30\n[[tasks]]\ntask = "perplexity"
+        limit = 30\nlength = 128"""
+    )
+    prepared = prepare(config)
+    for step in prepared.plan.steps.values():
+        run_step(step, prepared.store, "cpu", lambda note: None)
+    (dense,) = prepared.plan.cells
+    for task, digest in dense.rebatched.items():
+        found = [read_evaluation(prepared.store, one, task).scores for one in (digest, dense.evaluate[task])]
+        assert found[0].main.value == pytest.approx(found[1].main.value, rel=1e-5)
+        assert found[0].tokens_forwarded > 0
+    assert not (
+        Path(prepared.store.root) / "evaluate" / dense.rebatched["perplexity"] / "reference.safetensors"
+    ).exists()
 
 
 def test_scores_that_are_not_what_their_samples_add_up_to_have_no_verdict(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from earnest.samples import SAMPLES_FILE, SCORES_FILE, Places, Samples, match_up
 from earnest.specs import UserError
 from earnest.statistics import gaps, paired
 from earnest.statistics.intervals import Floats
-from earnest.statistics.noise import noise_floor_of_scores
+from earnest.statistics.noise import noise_floor_of_replicate, noise_floor_of_scores
 from earnest.statistics.paired import Sums
 from earnest.statistics.versus import Matchup, Versus, judge
 from earnest.store import Store
@@ -63,15 +63,16 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
 
 def read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
     """Digest -> the finished evaluation, for all tasks of all cells."""
-    wanted = {digest for cell in plan.cells for digest in cell.evaluate.values()}
-    return {digest: read_evaluation(store, digest) for digest in sorted(wanted & store.digests(EVALUATE))}
+    wanted = {d for cell in plan.cells for d in (*cell.evaluate.values(), *cell.rebatched.values())}
+    there = sorted(wanted & store.digests(EVALUATE))
+    return {digest: read_evaluation(store, digest, plan.steps[digest].spec["task"]["task"]) for digest in there}
 
 
-def read_evaluation(store: Store, digest: str) -> Evaluated:
-    """One finished evaluation from the store."""
+def read_evaluation(store: Store, digest: str, kind: str) -> Evaluated:
+    """One finished evaluation of a task of this kind from the store."""
     scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
     known = Scores.model_validate_json(scores)
-    return Evaluated(known, read_samples(content, digest, scores, known.task))
+    return Evaluated(known, read_samples(content, digest, scores, known.task, kind=kind))
 
 
 def _record(
@@ -146,11 +147,14 @@ def _dataset(step: Step) -> str:
 
 def _judged(plan: Plan, evaluated: Mapping[str, Evaluated]) -> dict[tuple[str, str], Versus]:
     """(cell, task) -> its row against dense; nothing where the two cannot be paired."""
-    theirs, matchups = _finished(plan.cells[0], evaluated), dict[tuple[str, str], Matchup]()
+    dense, matchups = plan.cells[0], dict[tuple[str, str], Matchup]()
+    theirs = _finished(dense, evaluated)
     cells = {cell.key: cell for cell in plan.cells}
     scores = {digest: found.scores for digest, found in evaluated.items()}
+    again = {task: evaluated[digest].samples for task, digest in dense.rebatched.items() if digest in evaluated}
+    jitter = jitter_floors({task: found.samples for task, found in theirs.items()}, again)
     for cell in plan.cells[1:]:
-        floors = noise_floors(plan, cell, scores)
+        floors = larger(noise_floors(plan, cell, scores), jitter)
         for task, mine in _finished(cell, evaluated).items():
             if task in theirs:
                 with suppress(UserError):  # `compare` says why they cannot be paired; a report stands without
@@ -172,6 +176,20 @@ def noise_floors(plan: Plan, cell: Cell, scores: Mapping[str, Scores]) -> dict[s
         if len(digests) > 1:
             floors[task] = noise_floor_of_scores([scores[digest].main.value for digest in sorted(digests)])
     return floors
+
+
+def jitter_floors(once: Mapping[str, Samples], again: Mapping[str, Samples]) -> dict[str, float]:
+    """Task -> how far one model's score moves when its batches have another size."""
+    floors = {}
+    for task in once.keys() & again.keys():
+        with suppress(UserError):  # as in `_judged`
+            floors[task] = noise_floor_of_replicate(match_up(again[task], once[task]).samples)
+    return floors
+
+
+def larger(*floors: Mapping[str, float]) -> dict[str, float]:
+    """Task -> the largest of its floors."""
+    return {task: max(mine[task] for mine in floors if task in mine) for task in {name for f in floors for name in f}}
 
 
 def compare(dense: Evaluated, subject: Evaluated, row: Versus | None) -> Comparison:

@@ -33,6 +33,8 @@ EVALUATE: Kind = "evaluate"
 FUSION_VERSION = 1  # changes when an ensemble's logits do
 ENGINE_VERSION = 2  # changes when the logits that evaluations see do, if only by their rounding
 SEQUENTIAL_VERSION = 1  # changes when a task stops elsewhere
+OTHER_BUDGET = 1024  # tokens of a batch where batches are to be others
+STEERED_COST = 2.0
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Cell:
     """One row of the table: a model compressed one way with one seed, steered or not, and its steps by task label.
 
     Of a steered cell, `base` is the key of the same cell without the pair, and `target` that of the directly tuned
-    model, where the pair has one. `restored` holds, by task label, one step per decoder block put back to dense.
+    model, where the pair has one. `restored` holds, by task label, one step per decoder block put back to dense,
+    `rebatched` the same evaluation in batches of another size.
     """
 
     key: str
@@ -125,6 +128,7 @@ class Cell:
     base: str | None = None
     target: str | None = None
     restored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rebatched: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -191,6 +195,8 @@ def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
     for proxy in sweep.proxy:
         for cell in _steered_cells(sweep, inputs, steps, proxy, list(unique.values())):
             unique.setdefault(cell.key, cell)
+    if sweep.noise.jitter:
+        unique[cells[0].key] = replace(cells[0], rebatched=_rebatched_steps(sweep, inputs, steps))
     for entry in sweep.localise:
         for cell in _named(entry.cells, "localise: cells", sweep, [one for one in cells if one.compress]):
             mine = unique[cell.key]
@@ -288,6 +294,15 @@ def _restored_steps(sweep: Sweep, inputs: Inputs, steps: dict[str, Step], cell: 
     return tuple(steps.setdefault(step.digest, step).digest for step in made)
 
 
+def _rebatched_steps(sweep: Sweep, inputs: Inputs, steps: dict[str, Step]) -> dict[str, str]:
+    """Every task on the dense model once more, in batches of another size; task label -> step."""
+    made = {}
+    for task in sweep.tasks:
+        asked = task.model_copy(update={"kl_bytes": 0}) if isinstance(task, Perplexity) else task
+        made[task.label] = _evaluate_step(sweep, inputs, sweep.model, None, asked, None, budget=OTHER_BUDGET)
+    return {label: steps.setdefault(step.digest, step).digest for label, step in made.items()}
+
+
 def _names(cell: Cell, sweep: Sweep) -> set[str]:
     """What a cell is called in `bases`: its label, its method; "dense" is the sweep's own model."""
     if isinstance(cell.method, Dense):
@@ -320,7 +335,7 @@ def _compress_step(sweep: Sweep, inputs: Inputs, model: str, method: Method, see
         "versions": dict(inputs.versions),
     }
     label = f"compress {model} {method.model_dump()['method']} {method.nominal}"
-    return Step(COMPRESS, digest(spec), spec, location=location, label=label, cost=_compress_cost(method))
+    return Step(COMPRESS, digest(spec), spec, location=location, label=label, cost=method.cost)
 
 
 def _evaluate_step(
@@ -331,6 +346,7 @@ def _evaluate_step(
     task: AnyTask,
     steering: Steering | None,
     restored: tuple[int, ...] = (),
+    budget: int | None = None,
 ) -> Step:
     path, model_digest = inputs.models[model]
     data_path, data_digest = inputs.data[data_key(task)]
@@ -358,6 +374,8 @@ def _evaluate_step(
         spec["sequential"] = {"error": sweep.sequential.error, "margin": MATCHING, "version": SEQUENTIAL_VERSION}
     if restored:
         spec["restored"] = list(restored)
+    if budget is not None:
+        spec["budget"] = budget
     if task.models:
         spec["helpers"] = [inputs.helpers[name] for name in task.models]
     return Step(
@@ -370,8 +388,8 @@ def _evaluate_step(
         steering=steering,
         restored=restored,
         location={"model": path, "model_name": model, "data": data_path, **task.places},
-        label=f"evaluate {task.label}" + "".join(f", block {block} dense" for block in restored),
-        cost=_evaluate_cost(task) * (1 if steering is None else STEERED_COST),
+        label=f"evaluate {task.label}" + "".join(f", block {b} dense" for b in restored) + ", rebatched" * bool(budget),
+        cost=task.cost * (1 if steering is None else STEERED_COST),
     )
 
 
@@ -380,17 +398,3 @@ def _chat(sweep: Sweep, model: str, steering: Steering | None) -> dict[str, str]
     members = {"expert": steering.expert, "antiexpert": steering.antiexpert} if steering else {}
     parts = {"base": model, **{part: member.name for part, member in members.items() if member}}
     return {part: sweep.chat[name] for part, name in parts.items() if name in sweep.chat}
-
-
-_COMPRESS_COST = {"random": 1.0, "magnitude": 1.0, "rtn": 1.0, "wanda": 3.0, "sparsegpt": 8.0, "gptq": 8.0}
-STEERED_COST = 2.0
-_EVALUATE_COST = {"biography": 6.0, "summarisation": 3.0, "perplexity": 3.0, "mmlu": 8.0}
-
-
-def _compress_cost(method: Method) -> float:
-    """Relative seconds, only used to start long steps first."""
-    return _COMPRESS_COST.get(str(method.model_dump()["method"]), 1.0)
-
-
-def _evaluate_cost(task: AnyTask) -> float:
-    return _EVALUATE_COST.get(task.task, 2.0)

@@ -180,7 +180,8 @@ class Comparison(Record):
     it, "no worse", "falls" and "rises" (worse, better by more), or "not decided" at `units` units (`samples`, or
     clusters of them); `needed` units would decide it, None where it is decided or no number would. It is None where the
     two cannot be paired. `difference` is the headline's, with its interval; `p` of no change at all, adjusted over the
-    sweep; `noise` the difference that seeds alone make, where there are several.
+    sweep; `noise` the difference that seeds or batches alone make, where
+    that was looked at.
     `retention`: of the answers dense had right, the share kept; `flips`: the share of answers whose correctness or text
     changed. `kl`: mean KL(dense ‖ subject), nats.
     """
@@ -210,8 +211,10 @@ class Comparison(Record):
 
     @property
     def within_noise(self) -> bool:
-        """Whether seeds alone make a difference as large as this."""
-        return self.noise is not None and self.difference is not None and abs(self.difference.value) <= self.noise
+        """Whether seeds or batches alone make a difference as large as this."""
+        if self.noise is None or self.difference is None:
+            return False
+        return 0 < abs(self.difference.value) <= self.noise
 
 
 class Steered(Record):

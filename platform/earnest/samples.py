@@ -107,11 +107,13 @@ def open_samples(path: Path, cluster: str | None = None) -> dict[str, Samples]:
     return found
 
 
-def read_samples(content: bytes, where: str, scores: bytes | None, task: str, cluster: str | None = None) -> Samples:
+def read_samples(
+    content: bytes, where: str, scores: bytes | None, task: str, cluster: str | None = None, kind: str | None = None
+) -> Samples:
     """Samples from a Parquet file's bytes; its own metadata or `scores` say what they are of, otherwise `task`.
 
     A file that says nothing needs an id and a score (or correct) in each row, and more is better. Without `cluster`,
-    samples are clustered where their task says so.
+    samples are clustered as tasks of their `kind` are, by default that of the task's name.
 
     Raises:
         UserError: a column is missing, or ids repeat.
@@ -140,7 +142,7 @@ def read_samples(content: bytes, where: str, scores: bytes | None, task: str, cl
         prompts=tuple(table["prompt_hash"].to_pylist()) if "prompt_hash" in there else ids,
         above=above,
         below=below,
-        clusters=_clusters(table, where, known.task if known else task, cluster),
+        clusters=_clusters(table, where, kind or (known.task if known else task), cluster),
         scores=known,
         correct=_floats(table["correct"]) if "correct" in there else None,
         predictions=tuple(table["prediction"].to_pylist()) if "prediction" in there else (),
@@ -165,9 +167,9 @@ def _floats(column: pa.ChunkedArray) -> Floats:
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
 
-def _clusters(table: pa.Table, where: str, task: str, asked: str | None) -> tuple[str, ...]:
+def _clusters(table: pa.Table, where: str, kind: str, asked: str | None) -> tuple[str, ...]:
     """Every sample's cluster: by the asked column, or by the task's own where that has enough of them."""
-    name = asked or CLUSTERS.get(task)
+    name = asked or CLUSTERS.get(kind)
     if name is None or (asked is None and name not in table.schema.names):
         return ()
     found = tuple(map(str, _column(table, where, name).to_pylist()))

@@ -105,6 +105,7 @@ def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Pro
             None if dense is None else dense / REFERENCE_FILE,
             lambda done, of: progress(f"{done}/{of}"),
             _rule(step, dense),
+            step.spec.get("budget"),
         )
     write_evaluation(result, folder)
     return {result.scores.headline: result.scores.main.value}

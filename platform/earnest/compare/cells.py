@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from earnest.plan import EVALUATE, Cell, Plan
 from earnest.records import Scores
 from earnest.samples import SAMPLES_FILE, SCORES_FILE, Samples, read_samples
@@ -11,11 +13,21 @@ from earnest.store import Store
 
 def stored_samples(plan: Plan, store: Store, cell: Cell, cluster: str | None = None) -> dict[str, Samples]:
     """Task -> samples of a cell, for the tasks that are finished. Raises UserError as `read_samples` does."""
+    return _read(plan, store, cell, cell.evaluate, cluster)
+
+
+def rebatched_samples(plan: Plan, store: Store, cell: Cell) -> dict[str, Samples]:
+    """The same of the cell's evaluations in batches of another size; nothing where the sweep asks for none."""
+    return _read(plan, store, cell, cell.rebatched, None)
+
+
+def _read(plan: Plan, store: Store, cell: Cell, steps: Mapping[str, str], cluster: str | None) -> dict[str, Samples]:
     found = {}
-    for task, digest in cell.evaluate.items():
+    for task, digest in steps.items():
         if store.has(EVALUATE, digest):
             scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
-            found[task] = read_samples(content, f"{plan.sweep}: {name_of(cell)}: {task}", scores, task, cluster)
+            where, kind = f"{plan.sweep}: {name_of(cell)}: {task}", plan.steps[digest].spec["task"]["task"]
+            found[task] = read_samples(content, where, scores, task, cluster, kind)
     return found
 
 

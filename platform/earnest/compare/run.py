@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from earnest.cells import noise_floors
-from earnest.compare.cells import find_cell, name_of, stored_samples, stored_scores
+from earnest.cells import jitter_floors, larger, noise_floors
+from earnest.compare.cells import find_cell, name_of, rebatched_samples, stored_samples, stored_scores
 from earnest.plan import Cell, Plan
 from earnest.samples import Samples, match_up, open_samples
 from earnest.specs import UserError
@@ -78,11 +78,12 @@ def compare_cells(
     """
     against = find_cell(plan, b)
     theirs, scores = stored_samples(plan, store, against, cluster), stored_scores(plan, store)
-    floors = noise_floors(plan, against, scores)
+    dense = plan.cells[0]
+    jitter = jitter_floors(stored_samples(plan, store, dense), rebatched_samples(plan, store, dense))
+    floors = larger(noise_floors(plan, against, scores), jitter)
     found = _Found(tasks)
     for cell in _cells(plan, a, against):
-        mine = noise_floors(plan, cell, scores)
-        noise = {task: max(mine.get(task, 0.0), floors.get(task, 0.0)) for task in {*mine, *floors}}
+        noise = larger(noise_floors(plan, cell, scores), floors)
         found.add(stored_samples(plan, store, cell, cluster), theirs, _label(plan, cell) if a == ALL else "", noise)
     return found.judged(), found.skipped
 

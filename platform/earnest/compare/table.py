@@ -127,7 +127,7 @@ def _legend(rows: Sequence[Versus], margin: float) -> str:
         "rises, shown. A wrong claim of a kind anywhere in the table: at most 5% (Holm over its rows). p: no change at "
         "all, Holm. 95%: BCa interval of A − B. better, worse: on so many samples."
     )
-    return told + (" ~: no larger than seeds alone make it." if any(row.noise for row in rows) else "")
+    return told + (" ~: no larger than seeds or batches alone make it." if any(row.noise for row in rows) else "")
 
 
 def _title(row: Versus, *, several: bool) -> str:

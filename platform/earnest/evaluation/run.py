@@ -40,6 +40,7 @@ def evaluate(
     reference: Path | None = None,
     progress: Progress | None = None,
     rule: Rule | None = None,
+    budget: int | None = None,
 ) -> Evaluation:
     """Run one task on one subject: generation and log-likelihoods alike are those of the whole ensemble.
 
@@ -50,11 +51,12 @@ def evaluate(
         reference: a dense run's log-probabilities, for KL.
         progress: told how much is done, and of how much.
         rule: stop as soon as this decides; by default all samples are asked.
+        budget: tokens of a batch, by default what suits the device; it changes nothing beyond rounding.
 
     Raises:
         UserError: the data does not fit the task, or no sample could be scored.
     """
-    engine, stopped = Engine(subject), None
+    engine, stopped = Engine(subject, budget), None
     if rule is None:
         measured = measure(engine, task, data_path, reference, progress)
     else:

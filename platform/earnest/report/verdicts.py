@@ -12,7 +12,7 @@ LEGEND = (
     f"{SHOWN} shown to be at most {MATCHING:.0%} worse than dense, {FALLS} shown to be more, {OPEN} not decided. "
     f"A wrong {SHOWN} anywhere, or a wrong {FALLS}: at most 5% (two one-sided tests, Holm)."
 )
-NOISE_LEGEND = f"{NOISE} no larger than seeds alone make it."
+NOISE_LEGEND = f"{NOISE} no larger than seeds or batches alone make it."
 
 
 def mark(comparison: Comparison) -> str:
@@ -49,7 +49,7 @@ def _difference(comparison: Comparison, headline: str) -> str:
 
 
 def _noise(comparison: Comparison, headline: str) -> str:
-    return "" if comparison.noise is None else f"seeds alone: ±{figure_text(comparison.noise, headline)}"
+    return "" if comparison.noise is None else f"seeds or batches alone: ±{figure_text(comparison.noise, headline)}"
 
 
 def any_noise(survey: Survey) -> bool:

@@ -37,7 +37,7 @@ from earnest.specs.methods import (
     read_method,
 )
 from earnest.specs.patterns import NM, Pattern, Unstructured, parse_pattern
-from earnest.specs.sweeps import Calibration, Cluster, Sequential, Sweep, Tracking, expand, read_sweep
+from earnest.specs.sweeps import Calibration, Cluster, Noise, Sequential, Sweep, Tracking, expand, read_sweep
 from earnest.specs.task import Task
 from earnest.specs.tasks import (
     GSM8K,
@@ -91,6 +91,7 @@ __all__ = [
     "Method",
     "ModelJudge",
     "MultipleChoice",
+    "Noise",
     "OpenBook",
     "Pattern",
     "Perplexity",

@@ -16,6 +16,7 @@ class Method(Spec):
 
     version: ClassVar[int] = 1
     needs_calibration: ClassVar[bool] = False
+    cost: ClassVar[float] = 1.0  # relative seconds, to start long steps first
     family: ClassVar[Literal["dense", "pruning", "quantisation"]] = "dense"
 
     @property
@@ -75,6 +76,7 @@ class Wanda(Pruning):
 
     method: Literal["wanda"] = "wanda"
     needs_calibration: ClassVar[bool] = True
+    cost: ClassVar[float] = 3.0
 
 
 class SparseGPT(Pruning):
@@ -85,6 +87,7 @@ class SparseGPT(Pruning):
 
     method: Literal["sparsegpt"] = "sparsegpt"
     needs_calibration: ClassVar[bool] = True
+    cost: ClassVar[float] = 8.0
     damping: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
     block_size: int = Field(default=128, ge=1)
     true_sequential: bool = False
@@ -143,6 +146,7 @@ class GPTQ(Quantisation):
 
     method: Literal["gptq"] = "gptq"
     needs_calibration: ClassVar[bool] = True
+    cost: ClassVar[float] = 8.0
     act_order: bool = False
     static_groups: bool = False
     true_sequential: bool = False

@@ -71,6 +71,16 @@ class Sequential(Spec):
     error: float = Field(default=0.05, gt=0.0, le=0.5)
 
 
+class Noise(Spec):
+    """What tells how far a score moves for no reason. Seeds do where a sweep has several.
+
+    `jitter` evaluates the dense model once more in batches of another size: a difference that rounding alone makes is
+    then marked.
+    """
+
+    jitter: bool = False
+
+
 class Sweep(Spec):
     """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each.
 
@@ -92,6 +102,7 @@ class Sweep(Spec):
     localise: tuple[Localise, ...] = ()
     chat: dict[str, Chat] = Field(default_factory=dict)
     sequential: Sequential | None = None
+    noise: Noise = Noise()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 

@@ -33,6 +33,7 @@ class Perplexity(Task):
 
     task: Literal["perplexity"] = "perplexity"
     headline: ClassVar[str] = "token_perplexity"
+    cost: ClassVar[float] = 3.0
     higher_is_better: ClassVar[bool] = False
     column: str = "text"
     length: int = Field(default=2048, ge=2)
@@ -78,6 +79,7 @@ class MMLU(Task):
     task: Literal["mmlu"] = "mmlu"
     version: ClassVar[int] = 2
     headline: ClassVar[str] = "accuracy"
+    cost: ClassVar[float] = 8.0
     bounded: ClassVar[bool] = True
     data: str = "mmlu"
     shots: int = Field(default=5, ge=0)
@@ -89,6 +91,7 @@ class Summarisation(Task):
 
     task: Literal["summarisation"] = "summarisation"
     headline: ClassVar[str] = "rouge_l"
+    cost: ClassVar[float] = 3.0
     bounded: ClassVar[bool] = True
     max_tokens: int = Field(default=64, ge=1)
 
@@ -99,6 +102,7 @@ class Biography(Task):
     task: Literal["biography"] = "biography"
     version: ClassVar[int] = 2
     headline: ClassVar[str] = "true"
+    cost: ClassVar[float] = 6.0
     data: Literal["nano"] = "nano"
     max_tokens: int = Field(default=128, ge=1)
 

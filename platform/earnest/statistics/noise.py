@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 from earnest.statistics.intervals import CONFIDENCE
+from earnest.statistics.pairs import Pairs
 
 
 def noise_floor(differences: Sequence[float], confidence: float = CONFIDENCE) -> float:
@@ -39,6 +41,18 @@ def noise_floor_of_scores(scores: Sequence[float], confidence: float = CONFIDENC
         raise ValueError(f"noise floor: {len(scores)} replicates; at least two runs are needed to see noise")
     spread = float(np.std(np.asarray(scores, dtype=np.float64), ddof=1))
     return _student(confidence, len(scores) - 1) * math.sqrt(2) * spread
+
+
+def noise_floor_of_replicate(pairs: Pairs, confidence: float = CONFIDENCE) -> float:
+    """The absolute difference that another replicate exceeds with probability 1 − confidence only, from one replicate.
+
+    `pairs` are one subject's samples, scored twice, as in batches of another size. What changes on a sample could as
+    well have changed the other way, so the difference of the scores has mean 0 and the variance Σ change² ÷ n²: k of n
+    answers that flip move an accuracy by up to 1.96 · √k ÷ n.
+    """
+    spread = math.sqrt(float((pairs.contrast(1.0) ** 2).sum())) / pairs.n
+    size = float(pairs.scores()[0]) if pairs.scale == "log" else 1.0
+    return NormalDist().inv_cdf(0.5 + confidence / 2) * spread * size
 
 
 def _student(confidence: float, degrees: int) -> float:

@@ -70,7 +70,7 @@ class Versus:
     @property
     def within_noise(self) -> bool:
         """Whether replicates alone make a difference as large as this."""
-        return self.noise is not None and abs(self.difference.value) <= self.noise
+        return self.noise is not None and 0 < abs(self.difference.value) <= self.noise
 
     @property
     def no_worse(self) -> bool:
