@@ -22,6 +22,7 @@ from earnest.evaluation.engine import Engine
 from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.harness.figures import figure, influences, metric_name
 from earnest.evaluation.run import Evaluation, evaluate
+from earnest.evaluation.tasks import lm_eval
 from earnest.models.loading import LoadedModel
 from earnest.oneoff import compress_once, open_subject
 from earnest.specs import LMEval, Magnitude, Unstructured, UserError, read_task
@@ -135,6 +136,15 @@ def test_a_chat_templates_prompts_equal_lm_evals(
     )
     with pytest.raises(UserError, match="the tokenizer has no chat template"):
         evaluate(model, spec, "lm_eval")
+
+
+@pytest.mark.slow
+def test_a_chat_model_of_a_sweep_is_asked_in_its_form(model: LoadedModel, benchmarks: Path) -> None:
+    engine = Engine(replace(model, chat="llama2"))
+    lm_eval.measure(engine, asked("nano_write", benchmarks, limit=1), "lm_eval")
+    read = engine.tokenizer.decode(engine.written[0][0].ids, skip_special_tokens=True)
+    assert read.startswith("[INST] Answer in a word.")
+    assert read.endswith("Answer: [/INST]")
 
 
 @pytest.mark.slow

@@ -53,6 +53,8 @@ def traits_of(task: AnyTask, data: str, tokenizer: Any, calibration: Tensor | No
         UserError: a frequency is no number, or is negative.
     """
     items = _items(task, data)
+    if not items:
+        return {}
     asked = {item.id: _asked(item.prompt, data) for item in items}
     answers = {item.id: item.aliases[0] if isinstance(item, Item) else item.texts[item.answer] for item in items}
     frequencies = _popularities(asked) if data == NANO else _frequencies(task, data, list(asked))

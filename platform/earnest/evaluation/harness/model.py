@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -20,12 +20,14 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from earnest.decoding.encoding import encode
 from earnest.decoding.generation import Generation, Prompt
 from earnest.decoding.sampling import Sampling
+from earnest.evaluation.chat import Ids, read_alike
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.tokens import Request, prefix_token
 from earnest.evaluation.tokens import requests as tokenised
 from earnest.specs import UserError
 
 MAX_TOKENS = 256  # lm-eval's, where a benchmark names none
+Read = Callable[[Engine, Sequence[str]], list[tuple[Ids, tuple[Ids, ...]]]]
 UNDERSTOOD = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"})
 
 
@@ -33,16 +35,24 @@ class EngineLM(LM):  # type: ignore[misc]
     """An engine as lm-eval sees it.
 
     `likelihoods` and `generations` keep what was found for each instance, by its id: more than lm-eval is told.
-    `max_tokens` replaces what the benchmark asks for; `seed` decides what is sampled, where a benchmark samples.
+    `read` makes token ids of prompts to continue; `max_tokens` replaces what the benchmark asks for; `seed` decides
+    what is sampled, where a benchmark samples.
     """
 
     def __init__(
-        self, engine: Engine, *, max_tokens: int | None = None, seed: int = 0, progress: Progress | None = None
+        self,
+        engine: Engine,
+        *,
+        read: Read = read_alike,
+        max_tokens: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         self.engine = engine
         self.likelihoods: dict[int, list[LogLikelihood]] = defaultdict(list)
         self.generations: dict[int, list[Generation]] = defaultdict(list)
+        self._read = read
         self._max_tokens = max_tokens
         self._seed = seed
         self._progress = progress
@@ -71,16 +81,14 @@ class EngineLM(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """A continuation of each context up to its first stop string; sampled ones have a seed of their own each."""
-        rows = encode(self.engine.tokenizer, [instance.args[0] for instance in requests])
-        prompts = [
-            self._prompt(tuple(row), one.args[1], n) for n, (row, one) in enumerate(zip(rows, requests, strict=True))
-        ]
+        rows = self._read(self.engine, [instance.args[0] for instance in requests])
+        prompts = [self._prompt(*row, one.args[1], n) for n, (row, one) in enumerate(zip(rows, requests, strict=True))]
         made = self.engine.generate(prompts, self._progress)
         for instance, generation in zip(requests, made, strict=True):
             self.generations[id(instance)].append(generation)
         return [generation.text for generation in made]
 
-    def _prompt(self, ids: tuple[int, ...], asked: Mapping[str, Any], number: int) -> Prompt:
+    def _prompt(self, ids: Ids, forms: tuple[Ids, ...], asked: Mapping[str, Any], number: int) -> Prompt:
         settings = normalize_gen_kwargs(dict(asked), MAX_TOKENS)
         unknown = sorted(set(settings) - UNDERSTOOD)
         if unknown:
@@ -97,7 +105,7 @@ class EngineLM(LM):  # type: ignore[misc]
                 seed=self._seed,
             ).nth(number)
         stops = tuple(stop for stop in settings["until"] if stop)
-        return Prompt(ids, stops, self._max_tokens or settings["max_gen_toks"], sampling=sampling)
+        return Prompt(ids, stops, self._max_tokens or settings["max_gen_toks"], forms, sampling)
 
     @property
     def tokenizer_name(self) -> str:

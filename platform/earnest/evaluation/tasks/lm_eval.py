@@ -12,9 +12,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from earnest.evaluation.chat import PLAIN, read_alike, read_as
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.harness.benchmarks import open_benchmark
 from earnest.evaluation.harness.figures import Figure, figure, mean_of, metric_name
@@ -52,7 +54,8 @@ def measure(engine: Engine, spec: LMEval, data: str, progress: Progress | None =
     task = open_benchmark(spec, data)
     from earnest.evaluation.harness.model import EngineLM
 
-    model = EngineLM(engine, max_tokens=spec.max_tokens, seed=spec.seed, progress=progress)
+    read = read_alike if spec.chat_template else partial(read_as, manner=PLAIN)
+    model = EngineLM(engine, read=read, max_tokens=spec.max_tokens, seed=spec.seed, progress=progress)
     _build(task, spec, model)
     _answer(task, model)
     documents = _documents(task, model)
