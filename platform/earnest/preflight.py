@@ -16,6 +16,7 @@ from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns
 from earnest.evaluation.tasks.rehearsal import rehearse
+from earnest.evaluation.traits import read_frequencies
 from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
 from earnest.models.restoring import check_restorable
 from earnest.models.source import Source, resolve
@@ -108,6 +109,7 @@ def check_task(task: AnyTask, path: str) -> None:
         for split, columns in needed_columns(task, path):
             read_rows(path, split, columns)
         rehearse(task, path)
+        read_frequencies(task, path)
 
 
 def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:

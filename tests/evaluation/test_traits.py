@@ -16,6 +16,7 @@ from earnest.evaluation.nano import shipped_world
 from earnest.evaluation.traits import pairs_of, traits_of
 from earnest.models.loading import load_tokenizer
 from earnest.models.source import folder_of
+from earnest.preflight import check_task
 from earnest.specs import ClosedBook, MultipleChoice, OpenBook, Perplexity, UserError
 
 SMALL = ClosedBook(limit=60)
@@ -68,6 +69,8 @@ def test_a_frequency_that_is_no_count_is_refused_with_its_row(tokenizer: Any, tm
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
     with pytest.raises(UserError, match=r"row 1: frequency is -2\.0; give how often"):
         traits_of(ClosedBook(shots=0), str(tmp_path), tokenizer, None)
+    with pytest.raises(UserError, match=r"row 1: frequency is -2\.0; give how often"):
+        check_task(ClosedBook(data=str(tmp_path), shots=0), str(tmp_path))
 
 
 def test_coverage_is_the_share_of_neighbouring_pairs_that_calibration_holds(tokenizer: Any, tmp_path: Path) -> None:

@@ -105,12 +105,22 @@ def _popularities(asked: Mapping[str, str]) -> dict[str, float]:
 
 def _frequencies(task: AnyTask, data: str, ids: Sequence[str]) -> dict[str, float]:
     """A user's column of frequencies; ids of rows end in the row's number."""
-    if isinstance(task, MMLU) or FREQUENCY_COLUMN not in columns(data, task.split):
-        return {}
-    rows = read_rows(data, task.split, [FREQUENCY_COLUMN])
-    values = [_frequency(row[FREQUENCY_COLUMN], f"data {data}: row {number}") for number, row in enumerate(rows)]
-    known = {name: values[int(name.rsplit("-", 1)[1])] for name in ids}
+    values = read_frequencies(task, data)
+    known = {name: values[int(name.rsplit("-", 1)[1])] for name in ids} if values else {}
     return {name: value for name, value in known.items() if value is not None}
+
+
+def read_frequencies(task: AnyTask, data: str) -> list[float | None]:
+    """A user's column of frequencies, row by row; empty where the data has none, or the task asks no such questions.
+
+    Raises:
+        UserError: a frequency is no number, or is negative.
+    """
+    asks = isinstance(task, ClosedBook | OpenBook | MultipleChoice | TriviaQA | FactoidQA)
+    if not asks or FREQUENCY_COLUMN not in columns(data, task.split):
+        return []
+    rows = read_rows(data, task.split, [FREQUENCY_COLUMN])
+    return [_frequency(row[FREQUENCY_COLUMN], f"data {data}: row {number}") for number, row in enumerate(rows)]
 
 
 def _frequency(value: Any, where: str) -> float | None:
