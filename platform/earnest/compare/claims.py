@@ -73,7 +73,7 @@ class Claim(Spec):
 
 
 class ClaimsFile(Spec):
-    """A file of claims: the family of models, the sweeps' configurations (beside this file), what is claimed."""
+    """A file of claims: the models, the sweeps' configurations (beside this file), what is claimed."""
 
     family: str
     sweeps: tuple[str, ...] = Field(min_length=1)

@@ -10,7 +10,7 @@ from earnest.report.survey import MINUS, figure_text, percent_change, spoken
 from earnest.statistics.versus import Versus
 
 ABOUT = """\
-# Which of the papers' claims hold on the {family} family
+# Which of the papers' claims hold on {family}
 
 Each claim stands as tests in `{claims}`, and `python jobs/findings.py {claims}` writes this page from the samples of
 {sweeps}. {tests} comparisons are paired by sample and judged as one family: *falls*, *rises* (worse, better by more
