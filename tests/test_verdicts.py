@@ -14,7 +14,8 @@ import pytest
 from earnest.cells import collect, read_evaluation
 from earnest.compare.run import compare_cells
 from earnest.plan import Cell, Inputs, Plan, make_plan
-from earnest.records import Comparison, Estimate, Scores
+from earnest.records import Comparison, Estimate, Scores, Stopped
+from earnest.report.verdicts import explained, mark
 from earnest.samples import match_up, read_samples
 from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, Wanda
 from earnest.statistics.versus import judge
@@ -213,3 +214,23 @@ def test_every_task_can_be_judged_by_its_own_headline(task: type[Task]) -> None:
     assert fallen.difference.low is not None
     assert fallen.difference.low < fallen.difference.value
     assert fallen.units == (40 if name == "mmlu" else 400)
+
+
+def test_what_stopped_once_it_was_decided_keeps_its_own_verdict(tmp_path: Path) -> None:
+    """Tests at a fixed n do not hold where looking decided when to stop: neither a cell nor compare makes them."""
+    plan, store = planned(0.5), Store(str(tmp_path))
+    dense, cell = plan.cells
+    answer(store, dense, changed(300, 240, 0))
+    table = pq.read_table(Path(store.root) / "evaluate" / dense.evaluate["closed_book"] / "samples.parquet").slice(
+        0, 48
+    )
+    stopped = Stopped(verdict="falls", after=48, error=0.05, margin=0.05)
+    scores = scored("exact_match", 1.0).model_copy(update={"asked": 300, "scored": 48, "stopped": stopped})
+    with store.publish("evaluate", cell.evaluate["closed_book"], {}, {}) as folder:
+        (folder / "scores.json").write_text(scores.model_dump_json())
+        pq.write_table(table, folder / "samples.parquet")
+    found = collect(plan, store, {})[1].comparisons["closed_book"]
+    assert (found.verdict, found.stopped, found.units, found.relative, found.p) == ("falls", True, 48, 0.0, None)
+    assert (mark(found), explained(found, "exact_match").split(";")[0]) == ("✗!", "falls, decided after 48 samples")
+    rows, told = compare_cells(plan, store, "magnitude 50%", "dense")
+    assert (rows, told) == ([], {"closed_book": "falls, decided after 48 of 300 samples (error 5%)"})

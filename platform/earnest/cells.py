@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -55,7 +55,7 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
     Raises:
         CorruptOutputError: a stored score, sample file or manifest does not have the bytes that were published.
     """
-    evaluated = read_evaluations(plan, store)
+    evaluated = _with_readings(plan, store, read_evaluations(plan, store))
     finished = store.digests(COMPRESS) | set(evaluated)
     rows = _judged(plan, evaluated)
     return [_record(cell, plan, store, evaluated, rows, finished, failures) for cell in plan.cells]
@@ -66,6 +66,18 @@ def read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
     wanted = {d for cell in plan.cells for d in (*cell.evaluate.values(), *cell.rebatched.values())}
     there = sorted(wanted & store.digests(EVALUATE))
     return {digest: read_evaluation(store, digest, plan.steps[digest].spec["task"]["task"]) for digest in there}
+
+
+def _with_readings(plan: Plan, store: Store, evaluated: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
+    """The evaluations, each with what the dense model makes of its texts among its metrics, where that is finished."""
+    found, there = dict(evaluated), store.digests(EVALUATE)
+    for step in plan.steps.values():
+        read = str(step.spec.get("reads"))
+        if read in found and step.digest in there:
+            scores, again = found[read].scores, store.read_file(EVALUATE, step.digest, SCORES_FILE)
+            metrics = {**scores.metrics, **Scores.model_validate_json(again).metrics}
+            found[read] = replace(found[read], scores=scores.model_copy(update={"metrics": metrics}))
+    return found
 
 
 def read_evaluation(store: Store, digest: str, kind: str) -> Evaluated:
@@ -214,6 +226,7 @@ def compare(dense: Evaluated, subject: Evaluated, row: Versus | None) -> Compari
         difference=judged.difference if judged else None,
         p=judged.p_holm if judged and not partial else None,
         noise=judged.noise if judged else None,
+        stopped=partial,
         retention=retention,
         flips=flips,
         kl=subject.scores.metrics.get("kl_to_dense"),

@@ -180,8 +180,8 @@ class Comparison(Record):
     it, "no worse", "falls" and "rises" (worse, better by more), or "not decided" at `units` units (`samples`, or
     clusters of them); `needed` units would decide it, None where it is decided or no number would. It is None where the
     two cannot be paired. `difference` is the headline's, with its interval; `p` of no change at all, adjusted over the
-    sweep; `noise` the difference that seeds or batches alone make, where
-    that was looked at.
+    sweep; `noise` the difference that seeds or batches alone make, where that was looked at. `stopped`: decided before
+    all questions were asked, on those that were; the verdict is then wrong with the sweep's own error rate by itself.
     `retention`: of the answers dense had right, the share kept; `flips`: the share of answers whose correctness or text
     changed. `kl`: mean KL(dense ‖ subject), nats.
     """
@@ -195,6 +195,7 @@ class Comparison(Record):
     difference: Estimate | None = None
     p: float | None = None
     noise: float | None = None
+    stopped: bool = False
     retention: Estimate | None = None
     flips: Estimate | None = None
     kl: Estimate | None = None

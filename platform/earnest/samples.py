@@ -72,6 +72,14 @@ class Samples:
         return math.exp(value) if self.exponential else value
 
     @property
+    def stopped(self) -> str:
+        """What was decided where asking stopped before all questions were asked; no other test holds after that."""
+        found = self.scores.stopped if self.scores else None
+        if found is None or self.scores is None or self.scores.whole:
+            return ""
+        return f"{found.verdict}, decided after {found.after} of {self.scores.asked} samples (error {found.error:.0%})"
+
+    @property
     def disagrees(self) -> str:
         """How the published score is another than that of the samples; empty where they agree."""
         if self.scores is None or math.isclose(self.value, self.scores.main.value, rel_tol=1e-9, abs_tol=1e-12):

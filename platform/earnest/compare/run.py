@@ -19,11 +19,12 @@ ALL = "all"
 
 @dataclass
 class _Found:
-    """Matchups as they are found, and why others could not be made."""
+    """Matchups as they are found, what was decided before, and why others could not be made."""
 
     wanted: Sequence[str]
     matchups: list[Matchup] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    decided: dict[str, str] = field(default_factory=dict)
 
     def add(
         self,
@@ -40,6 +41,9 @@ class _Found:
             if task not in a or task not in b:
                 self.skipped[place] = f"not there for {'A' if task not in a else 'B'}"
                 continue
+            if a[task].stopped:
+                self.decided[place] = a[task].stopped
+                continue
             try:
                 self.matchups.append(match_up(a[task], b[task], name, (noise or {}).get(task)))
             except UserError as error:
@@ -47,7 +51,7 @@ class _Found:
 
     def judged(self) -> list[Versus]:
         """All rows, as one family. Raises UserError where there are none."""
-        if not self.matchups:
+        if not self.matchups and not self.decided:
             reasons = "; ".join(f"{task}: {reason}" for task, reason in list(self.skipped.items())[:3])
             asked = f"task {', '.join(self.wanted)}" if self.wanted else "A and B"
             why = reasons or "no such task on either side; has the sweep been run into this store?"
@@ -58,14 +62,15 @@ class _Found:
 def compare_paths(
     a: Path, b: Path, tasks: Sequence[str] = (), cluster: str | None = None
 ) -> tuple[list[Versus], dict[str, str]]:
-    """Compare two files or folders of samples; also task -> why it is not among the rows.
+    """Compare two files or folders of samples; also task -> why it is not among the rows:
+    it could not be paired, or was decided before all questions were asked.
 
     Raises:
         UserError: a file cannot be read, or nothing pairs up.
     """
     found = _Found(tasks)
     found.add(open_samples(a, cluster), open_samples(b, cluster))
-    return found.judged(), found.skipped
+    return found.judged(), {**found.decided, **found.skipped}
 
 
 def compare_cells(
@@ -79,13 +84,14 @@ def compare_cells(
     against = find_cell(plan, b)
     theirs, scores = stored_samples(plan, store, against, cluster), stored_scores(plan, store)
     dense = plan.cells[0]
-    jitter = jitter_floors(stored_samples(plan, store, dense), rebatched_samples(plan, store, dense))
+    again = rebatched_samples(plan, store, dense)
+    jitter = jitter_floors(stored_samples(plan, store, dense) if again else {}, again)
     floors = larger(noise_floors(plan, against, scores), jitter)
     found = _Found(tasks)
     for cell in _cells(plan, a, against):
         noise = larger(noise_floors(plan, cell, scores), floors)
         found.add(stored_samples(plan, store, cell, cluster), theirs, _label(plan, cell) if a == ALL else "", noise)
-    return found.judged(), found.skipped
+    return found.judged(), {**found.decided, **found.skipped}
 
 
 def _cells(plan: Plan, name: str, against: Cell) -> Iterator[Cell]:

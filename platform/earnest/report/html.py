@@ -29,7 +29,7 @@ from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.published import published_section
 from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, score_text, spoken
-from earnest.report.verdicts import FALLS, LEGEND, NOISE_LEGEND, SHOWN, any_noise, explained, mark, undecided_line
+from earnest.report.verdicts import FALLS, SHOWN, explained, legend, mark, undecided_line
 from earnest.report.writing import moved_tables, writing_tables
 from earnest.store import Store
 
@@ -142,7 +142,7 @@ def _render(
         versions=versions,
         data=data,
         any_not_fluent=any(map(survey.not_fluent, survey.tasks)),
-        legend=LEGEND + (f" {NOISE_LEGEND}" if any_noise(survey) else ""),
+        legend=legend(survey),
         undecided=undecided_line(survey),
         inks=_css_colours(survey),
     )

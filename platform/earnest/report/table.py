@@ -25,16 +25,13 @@ from earnest.report.survey import (
 )
 from earnest.report.verdicts import (
     FALLS,
-    LEGEND,
-    NOISE_LEGEND,
     OPEN,
     SHOWN,
-    any_noise,
+    legend,
     mark,
     undecided_line,
 )
 
-_LEGEND = f"Percentages stand for change against dense. {LEGEND}"
 _STYLES = {SHOWN: "green", FALLS: "red", OPEN: "yellow"}
 _NOT_FLUENT = " Not fluent: fewer than half of the statements are well formed."
 _WIDE_COLUMN, _FIRST_COLUMNS = 24, 42
@@ -47,8 +44,8 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     console.print(_wide_table(survey) if wide else _narrow_table(survey))
     interval = " ± is half of the 95% interval." if wide else ""
     fluency = _NOT_FLUENT if any(map(survey.not_fluent, survey.tasks)) else ""
-    noise = f" {NOISE_LEGEND}" if any_noise(survey) else ""
-    console.print(Text(_LEGEND + noise + interval + fluency, style="dim"))
+    told = f"Percentages stand for change against dense. {legend(survey)}"
+    console.print(Text(told + interval + fluency, style="dim"))
     if left := undecided_line(survey):
         console.print(Text(left, style="dim"))
     for line in claim_lines(survey):

@@ -7,11 +7,12 @@ from statistics import median
 from earnest.records import Comparison
 from earnest.report.survey import MATCHING, MINUS, Survey, figure_text, spoken
 
-SHOWN, FALLS, OPEN, NOISE = "✓", "✗", "?", "~"
+SHOWN, FALLS, OPEN, NOISE, STOPPED = "✓", "✗", "?", "~", "!"
 LEGEND = (
     f"{SHOWN} shown to be at most {MATCHING:.0%} worse than dense, {FALLS} shown to be more, {OPEN} not decided. "
     f"A wrong {SHOWN} anywhere, or a wrong {FALLS}: at most 5% (two one-sided tests, Holm)."
 )
+STOPPED_LEGEND = f"{STOPPED} decided before all samples were asked, with the error rate of each by itself."
 NOISE_LEGEND = f"{NOISE} no larger than seeds or batches alone make it."
 
 
@@ -20,7 +21,7 @@ def mark(comparison: Comparison) -> str:
     if comparison.verdict is None:
         return ""
     shown = SHOWN if comparison.no_worse else FALLS if comparison.falls else OPEN
-    return shown + (NOISE if comparison.within_noise else "")
+    return shown + (STOPPED if comparison.stopped else "") + (NOISE if comparison.within_noise else "")
 
 
 def explained(comparison: Comparison, headline: str) -> str:
@@ -31,6 +32,8 @@ def explained(comparison: Comparison, headline: str) -> str:
     said: str = comparison.verdict
     if comparison.needed:
         said = f"{said} at {units} = {comparison.units:,}, needs {units} ≈ {rounded_up(comparison.needed)}"
+    elif comparison.stopped:
+        said = f"{said}, decided after {comparison.units:,} samples"
     elif not (comparison.no_worse or comparison.falls):
         said = f"{said} at {units} = {comparison.units:,}"
     return "; ".join(filter(None, (said, _difference(comparison, headline), _noise(comparison, headline))))
@@ -52,9 +55,12 @@ def _noise(comparison: Comparison, headline: str) -> str:
     return "" if comparison.noise is None else f"seeds or batches alone: ±{figure_text(comparison.noise, headline)}"
 
 
-def any_noise(survey: Survey) -> bool:
-    """Whether a change is no larger than seeds make it."""
-    return any(comparison.within_noise for cell in survey.cells for comparison in cell.comparisons.values())
+def legend(survey: Survey) -> str:
+    """What the marks that stand in the table mean."""
+    found = [comparison for cell in survey.cells for comparison in cell.comparisons.values()]
+    noise = [NOISE_LEGEND] if any(comparison.within_noise for comparison in found) else []
+    stopped = [STOPPED_LEGEND] if any(comparison.stopped for comparison in found) else []
+    return " ".join([LEGEND, *stopped, *noise])
 
 
 def undecided(survey: Survey) -> list[tuple[str, int, int, int, int | None]]:
