@@ -19,6 +19,7 @@ from typing import Any
 
 from earnest.compression import calibration, checkpoint, produce
 from earnest.decoding.ensemble import Ensemble, Pair
+from earnest.evaluation.rereading import reread
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.evaluation.sequential import Rule
 from earnest.models.loading import LoadedModel, load
@@ -32,6 +33,7 @@ from earnest.store import Store
 SCORES_FILE = "scores.json"
 SAMPLES_FILE = "samples.parquet"
 REFERENCE_FILE = "reference.safetensors"
+TEXTS_FILE = "texts.parquet"
 
 Progress = Callable[[str], None]
 
@@ -91,6 +93,8 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
 
 
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:
+    if "reads" in step.spec:
+        return _reread(step, store, device, folder, progress)
     base = _subject(store.root, _source(step), step.checkpoint, device, step.spec["dtype"])
     base = replace(base, chat=step.spec.get("chat", {}).get("base"))
     subject = base if step.steering is None else _steered(base, step, step.steering, store.root, device)
@@ -111,6 +115,23 @@ def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Pro
     return {result.scores.headline: result.scores.main.value}
 
 
+def _reread(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:
+    """Let the dense model read what another step's subject wrote.
+
+    Raises:
+        UserError: that step's output is older than the keeping of texts.
+    """
+    texts = store.fetch(EVALUATE, step.spec["reads"]) / TEXTS_FILE
+    if not texts.is_file():
+        raise UserError(
+            f"{step.label}: an earlier version kept no texts; remove {texts.parent} and run the sweep again"
+        )
+    subject = _subject(store.root, _source(step), None, device, step.spec["dtype"])
+    scores, samples = reread(subject, texts, lambda done, of: progress(f"{done}/{of}"))
+    write_evaluation(Evaluation(scores, samples, None), folder)
+    return {name: found.value for name, found in scores.metrics.items()}
+
+
 def _rule(step: Step, dense: Path | None) -> Rule | None:
     """When the evaluation stops, where it is to stop once decided."""
     fields = step.spec.get("sequential")
@@ -120,7 +141,7 @@ def _rule(step: Step, dense: Path | None) -> Rule | None:
 
 
 def write_evaluation(result: Evaluation, folder: Path) -> None:
-    """Write an evaluation's scores, samples and, if it has them, reference log-probabilities."""
+    """Write an evaluation's scores and samples and, if it has them, reference log-probabilities and written texts."""
     import pyarrow.parquet as pq
     from safetensors.torch import save_file
 
@@ -129,6 +150,8 @@ def write_evaluation(result: Evaluation, folder: Path) -> None:
     pq.write_table(result.samples, folder / SAMPLES_FILE, compression="zstd")
     if result.reference is not None:
         save_file(result.reference, folder / REFERENCE_FILE)
+    if result.texts is not None:
+        pq.write_table(result.texts, folder / TEXTS_FILE, compression="zstd")
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,7 @@ from earnest.published.figures import Published, read_published
 from earnest.records import CellRecord
 from earnest.report.html import write_report
 from earnest.report.table import print_table
+from earnest.rereads import with_rereads
 from earnest.specs import Sweep, UserError, read_sweep
 from earnest.store import Store
 from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
@@ -89,7 +90,7 @@ def prepare(config: Path, *, store: str | None = None, tracking_uri: str | None 
     check_sweep(sweep, inputs)
     if sweep.published is not None:
         read_published(sweep.published)
-    return Prepared(sweep, Store(sweep.store), make_plan(sweep, inputs))
+    return Prepared(sweep, Store(sweep.store), with_rereads(make_plan(sweep, inputs), sweep))
 
 
 def run_sweep(prepared: Prepared, *, address: str | None = None, console: Console) -> Result:

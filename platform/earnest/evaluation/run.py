@@ -15,6 +15,7 @@ from torch import Tensor
 
 from earnest.evaluation.degeneration import calibration, text_metrics, with_texts
 from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.rereading import written_texts
 from earnest.evaluation.samples import Measured, Sample, scored, table
 from earnest.evaluation.scoring import Subject
 from earnest.evaluation.sequential import Growing, Rule, measure_until_decided
@@ -26,11 +27,14 @@ from earnest.specs import AnyTask
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task measured: its scores, every sample, and the dense reference where the task makes one."""
+    """What a task measured: its scores, every sample, the dense reference where the task makes one, and as tokens the
+    texts that were written.
+    """
 
     scores: Scores
     samples: pa.Table
     reference: dict[str, Tensor] | None
+    texts: pa.Table | None = None
 
 
 def evaluate(
@@ -87,7 +91,7 @@ def evaluate(
         stopped=stopped,
         breakdowns=dict(measured.breakdowns),
     )
-    return Evaluation(scores, table(samples), measured.reference)
+    return Evaluation(scores, table(samples), measured.reference, written_texts(engine))
 
 
 def _groups(measured: Measured, known: Sequence[Sample]) -> dict[str, dict[str, Estimate]]:

@@ -17,6 +17,7 @@ WRITING = (
     ("empty", "empty", "%"),
     ("declined", "declined", "%"),
     ("unfinished", "unfinished", "%"),
+    ("output_perplexity", "perplexity for dense", ".3f"),
     ("confidence", "confidence", "%"),
     ("ece_10", "ECE", "%"),
     ("brier", "Brier", ".3f"),

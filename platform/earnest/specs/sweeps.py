@@ -85,7 +85,8 @@ class Sweep(Spec):
     """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each.
 
     `chat` says which models are asked to write in a form for conversations; the others read plain text. `published`
-    names figures to stand beside the measured ones: a file that ships, as "proxy_tuning", or a TOML file.
+    names figures to stand beside the measured ones: a file that ships, as "proxy_tuning", or a TOML file. With `reread`
+    the dense model reads all that the cells write: the perplexity of their texts.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -103,6 +104,7 @@ class Sweep(Spec):
     chat: dict[str, Chat] = Field(default_factory=dict)
     sequential: Sequential | None = None
     noise: Noise = Noise()
+    reread: bool = False
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 

@@ -16,6 +16,7 @@ class Task(Spec):
     bounded: ClassVar[bool] = False  # the headline is a mean of scores within 0..1, and asking some gives an idea of it
     headline: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
+    writes: ClassVar[bool] = True  # subjects write sentences for it, and do not only weigh what they are shown
     cost: ClassVar[float] = 2.0  # relative seconds, to start long steps first
     data: str = "nano"
     split: str = "test"

@@ -32,6 +32,7 @@ class Perplexity(Task):
     """
 
     task: Literal["perplexity"] = "perplexity"
+    writes: ClassVar[bool] = False
     headline: ClassVar[str] = "token_perplexity"
     cost: ClassVar[float] = 3.0
     higher_is_better: ClassVar[bool] = False
@@ -68,6 +69,7 @@ class MultipleChoice(Task):
     """The option with the highest log-likelihood, by the option's own text."""
 
     task: Literal["multiple_choice"] = "multiple_choice"
+    writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=2, ge=0)
@@ -77,6 +79,7 @@ class MMLU(Task):
     """MMLU's format: k shots from dev, four lettered options, the letter with the highest log-likelihood."""
 
     task: Literal["mmlu"] = "mmlu"
+    writes: ClassVar[bool] = False
     version: ClassVar[int] = 2
     headline: ClassVar[str] = "accuracy"
     cost: ClassVar[float] = 8.0
@@ -173,6 +176,7 @@ class TruthfulQA(Task):
     """
 
     task: Literal["truthful_qa"] = "truthful_qa"
+    writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True
     split: str = "validation"
