@@ -74,12 +74,14 @@ def splits(path: str) -> list[str]:
 
 
 def columns(path: str, split: str) -> list[str]:
-    """The names of a dataset's columns."""
+    """The names of a dataset's columns. Raises UserError where it has no row that could name them."""
     file = _file_of(path, split)
     if file is not None and file.suffix == ".parquet":
         return _parquet_columns(file)
     rows = _read(path, split, None)
-    return sorted(rows[0]) if rows else []
+    if not rows:
+        raise _empty(path, split)
+    return sorted(rows[0])
 
 
 def read_rows(path: str, split: str, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def read_rows(path: str, split: str, columns: Sequence[str]) -> list[dict[str, A
     """
     rows = _read(path, split, columns)
     if not rows:
-        raise UserError(f"data {path}: split {split!r} is empty; give a dataset with at least one row")
+        raise _empty(path, split)
     for number, row in enumerate(rows):
         missing = [column for column in columns if column not in row]
         if missing:
@@ -116,8 +118,12 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
     return value
 
 
+def _empty(path: str, split: str) -> UserError:
+    return UserError(f"data {path}: split {split!r} is empty; give a dataset with at least one row")
+
+
 def _missing_column(path: str, column: str, there: Iterable[str]) -> UserError:
-    return UserError(f"data {path}: has no column {column!r}; its columns are {', '.join(sorted(there))}")
+    return UserError(f"data {path}: has no column {column!r}; its columns are {', '.join(sorted(there)) or 'none'}")
 
 
 def _read(path: str, split: str, columns: Sequence[str] | None) -> list[dict[str, Any]]:

@@ -73,6 +73,7 @@ def test_models_without_a_form_read_plain_text(make_model: MakeModel) -> None:
     assert read_as(alone, ["Q: a\nA:"], PLAIN) == [(form, ())]
 
 
+@pytest.mark.slow
 def test_a_task_writes_what_the_ensemble_writes_of_both_forms(make_model: MakeModel) -> None:
     base, expert, anti = (make_model(seed=seed, max_position_embeddings=512) for seed in range(3))
     talking = Ensemble(base, replace(expert, chat="llama2"), anti)

@@ -41,7 +41,7 @@ def test_every_answer_of_the_tables_is_trimmed_and_parted_as_published(parity: P
     for case in tables["truthfulqa_open_trim"]:
         assert truthful_qa_open.trimmed(case["input"]) == case["expected"], case
     for case in tables["truthfulqa_split_multi"]:
-        assert list(truthful_qa.answers_of(case["input"])) == case["expected"], case
+        assert list(truthful_qa.answers_of(case["input"], "row")) == case["expected"], case
 
 
 @pytest.mark.slow

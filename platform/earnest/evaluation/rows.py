@@ -60,6 +60,14 @@ def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], path: s
             _check_cell(row, column, f"data {path}: row {number}")
 
 
+def filled_text(row: Mapping[str, Any], column: str, where: str) -> str:
+    """What a row holds in a column of text. Raises UserError where that is no text, or nothing but white space."""
+    text = text_of(row, column, where)
+    if not text.strip():
+        raise UserError(f"{where}: column {column!r} is blank; give every row text, or leave the row out")
+    return text
+
+
 def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], path: str) -> None:
     """See that no row's id stands twice, in the column that `identity` names if there is one.
 
@@ -79,11 +87,11 @@ def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], path: 
 def _check_cell(row: Mapping[str, Any], column: str, where: str) -> None:
     value = row[column]
     if column in TEXT_COLUMNS:
-        text_of(row, column, where)
+        filled_text(row, column, where)
     elif column == "choices":
-        if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
+        if not isinstance(value, list) or not all(isinstance(choice, str) for choice in value) or len(value) < 2:
             raise UserError(
-                f"{where}: choices is {str(value)[:40]!r}, not a list of texts; list the options one by one"
+                f"{where}: choices is {str(value)[:40]!r}, not a list of texts, two at least; list them one by one"
             )
     elif not _strings(value):
         raise UserError(f"{where}: a row has no answer ({column} is {value!r}); give every row at least one")

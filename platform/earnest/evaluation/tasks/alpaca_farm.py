@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from earnest.almanac import questions
-from earnest.data import columns, read_rows, text_of
+from earnest.data import columns, read_rows
 from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import PREFERENCE
 from earnest.evaluation.judging.judges import judge_of
 from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel, Judged, weigh
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
-from earnest.evaluation.rows import column_among
+from earnest.evaluation.rows import ID_COLUMNS, check_ids, column_among, filled_text
 from earnest.evaluation.samples import Measured, Sample
 from earnest.evaluation.tasks.instruction import NANO_STOPS, forms_of, longest
 from earnest.records import Estimate
@@ -32,7 +32,7 @@ STOPS = ("\n\nComment:",)
 def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | None = None) -> Measured:
     """The win rate, plain and at equal length, and the share of ties."""
     judges = [judge_of(judge) for judge in spec.judges]
-    rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (_user(spec, data), STOPS)
+    rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (user_duels(spec, data), STOPS)
     form = forms_of(spec, PREFERENCE, data)[""]
     written = [
         generations[0]
@@ -76,13 +76,17 @@ def needed(spec: AlpacaFarm, data: str) -> list[str]:
     return ["instruction", column_among(data, spec.split, REFERENCE)]
 
 
-def _user(spec: AlpacaFarm, data: str) -> list[Duel]:
+def user_duels(spec: AlpacaFarm, data: str) -> list[Duel]:
+    """A user's instructions, each with the reference's answer. Raises UserError where a row holds no text."""
     instruction, reference = needed(spec, data)
-    beside = [GROUP] if GROUP in columns(data, spec.split) else []
-    rows = read_rows(data, spec.split, [instruction, reference, *beside])[: spec.limit]
+    there = columns(data, spec.split)
+    identity = [name for name in ID_COLUMNS if name in there]
+    beside = [GROUP] if GROUP in there else []
+    rows = read_rows(data, spec.split, [instruction, reference, *beside, *identity])[: spec.limit]
+    check_ids(rows, identity, data)
     found = []
     for number, row in enumerate(rows):
-        asked, given = (text_of(row, name, f"data {data}: row {number}") for name in (instruction, reference))
+        asked, given = (filled_text(row, name, f"data {data}: row {number}") for name in (instruction, reference))
         group = str(row.get(GROUP) or "")
         found.append(Duel(f"{spec.split}-{number:05d}", PREFERENCE, asked, "", given, given, group))
     return found

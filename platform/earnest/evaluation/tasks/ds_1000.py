@@ -10,9 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from earnest.data import columns, read_rows, text_of
+from earnest.data import columns, read_rows
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.programs import Problem, solve
+from earnest.evaluation.rows import ID_COLUMNS, check_ids, filled_text
 from earnest.evaluation.samples import Measured
 from earnest.specs import DS1000, UserError
 
@@ -31,12 +32,14 @@ def problems(spec: DS1000, data: str) -> list[Problem]:
     """The code to fill in. Raises UserError where a row's prompt or harness is no text."""
     there = columns(data, spec.split)
     beside = [name for name in (GOLD, *LIBRARY) if name in there]
-    rows = read_rows(data, spec.split, [*COLUMNS, *beside])[: spec.limit]
+    identity = [name for name in ID_COLUMNS if name in there]
+    rows = read_rows(data, spec.split, [*COLUMNS, *beside, *identity])[: spec.limit]
+    check_ids(rows, identity, data)
     return [_problem(row, f"{spec.split}-{i:05d}", f"data {data}: row {i}") for i, row in enumerate(rows)]
 
 
 def _problem(row: dict[str, Any], identity: str, where: str) -> Problem:
-    prompt, harness = text_of(row, "prompt", where), text_of(row, "code_context", where)
+    prompt, harness = (filled_text(row, name, where) for name in COLUMNS)
     if "test_execution(" not in harness:
         raise UserError(f"{where}: code_context defines no test_execution; bring DS-1000's rows as published")
     checks = [name for name in ("test_execution", "test_string") if f"{name}(" in harness]

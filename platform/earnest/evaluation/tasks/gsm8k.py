@@ -48,13 +48,12 @@ Row = dict[str, Any]
 
 def measure(engine: Engine, spec: GSM8K, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, which is the style's own, and all matches, on GSM8K's rows."""
-    rows = asked_rows(spec, data)
-    prompts = [shots + question(spec, row) for shots, row in zip(_shots(spec, data, len(rows)), rows, strict=True)]
+    rows, asked = prompts(spec, data)
     names = [f"{spec.split}-{i:05d}" for i in range(len(rows))]
-    posed = engine.posed(list(zip(names, rows, prompts, strict=True)))
+    posed = engine.posed(list(zip(names, rows, asked, strict=True)))
     max_tokens = spec.max_tokens or MAX_TOKENS[spec.style]
-    asked = [prompt for _, _, prompt in posed]
-    generations = complete(engine, asked, STOPS[spec.style], max_tokens, progress, MANNERS[spec.style])
+    texts = [prompt for _, _, prompt in posed]
+    generations = complete(engine, texts, STOPS[spec.style], max_tokens, progress, MANNERS[spec.style])
     samples = [_sample(spec, *one, generation) for one, generation in zip(posed, generations, strict=True)]
     known = scored(samples)
     metrics = {name: wilson(int(sum(column(known, name))), len(known)) for name in matches("", "0")}
@@ -71,6 +70,12 @@ def needed_splits(spec: GSM8K, data: str) -> list[str]:
         return [spec.split]
     check_shots_split(data, SHOTS_SPLIT, spec.shots)
     return [spec.split, SHOTS_SPLIT]
+
+
+def prompts(spec: GSM8K, data: str) -> tuple[list[Row], list[str]]:
+    """The rows that are asked, and what each is asked with."""
+    rows = asked_rows(spec, data)
+    return rows, [shots + question(spec, row) for shots, row in zip(_shots(spec, data, len(rows)), rows, strict=True)]
 
 
 def asked_rows(spec: GSM8K, data: str) -> list[Row]:

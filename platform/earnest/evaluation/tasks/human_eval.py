@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from earnest.data import read_rows, text_of
+from earnest.data import read_rows
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.programs import Problem, solve
-from earnest.evaluation.rows import check_ids
+from earnest.evaluation.rows import check_ids, filled_text
 from earnest.evaluation.samples import Measured
 from earnest.specs import HumanEval
 
@@ -25,7 +25,7 @@ def problems(spec: HumanEval, data: str) -> list[Problem]:
     rows = read_rows(data, spec.split, COLUMNS)[: spec.limit]
     for number, row in enumerate(rows):
         for name in COLUMNS:
-            text_of(row, name, f"data {data}: row {number}")
+            filled_text(row, name, f"data {data}: row {number}")
     check_ids(rows, ["task_id"], data)
     return [_problem(row) for row in rows]
 

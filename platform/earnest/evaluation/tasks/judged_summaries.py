@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from earnest.data import columns, read_rows, text_of
+from earnest.data import columns, read_rows
 from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import SUMMARIES
 from earnest.evaluation.judging.judges import judge_of
 from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel, weigh
 from earnest.evaluation.nano import NANO
-from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among
+from earnest.evaluation.rows import (
+    ID_COLUMNS,
+    PASSAGE_COLUMNS,
+    SUMMARY_COLUMNS,
+    aliases_of,
+    check_ids,
+    check_rows,
+    column_among,
+    filled_text,
+)
 from earnest.evaluation.samples import Measured
 from earnest.evaluation.tasks.instruction import MAX_TOKENS, NANO_STOPS, forms_of, longest, mean_score
 from earnest.evaluation.tasks.summarisation import nano_items
@@ -73,10 +82,13 @@ def user_rows(spec: JudgedSummaries, data: str) -> list[dict[str, Any]]:
     passage, highlights = needed(spec, data)
     there = columns(data, spec.split)
     beside = [name for name in (SIZE, REFERENCE) if name in there]
-    rows = read_rows(data, spec.split, [passage, highlights, *beside])[: spec.limit]
+    identity = [name for name in ID_COLUMNS if name in there]
+    rows = read_rows(data, spec.split, [passage, highlights, *beside, *identity])[: spec.limit]
+    check_rows(rows, [highlights], data)
+    check_ids(rows, identity, data)
     found = []
     for number, row in enumerate(rows):
-        text = text_of(row, passage, f"data {data}: row {number}").strip()
+        text = filled_text(row, passage, f"data {data}: row {number}").strip()
         said = aliases_of(row[highlights])
         size = str(row.get(SIZE) or "")
         found.append({

@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earnest.data import read_rows, splits
+from earnest.data import columns, read_rows, splits
 from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
 from earnest.evaluation.disciplines import discipline_of
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.rows import check_rows, choice_index, spread
+from earnest.evaluation.rows import ID_COLUMNS, check_ids, check_rows, choice_index, spread
 from earnest.evaluation.samples import Measured, scored
 from earnest.evaluation.shots import check_shots_split
 from earnest.specs import MMLU, UserError
@@ -57,7 +57,10 @@ def asked_split(spec: MMLU, data: str) -> str:
 
 def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
     """The questions of the wanted subjects in file order; a limit takes them evenly from all over."""
-    rows = _numbered(read_rows(data, split, COLUMNS), data)
+    identity = [name for name in ID_COLUMNS if name in columns(data, split)]
+    rows = read_rows(data, split, [*COLUMNS, *identity])
+    check_ids(rows, identity, data)
+    rows = _numbered(rows, data)
     shots = _shots(spec, data) if spec.shots else {}
     chosen = [row for row in rows if not spec.subjects or row["subject"] in spec.subjects]
     _check_subjects(spec, rows, data)

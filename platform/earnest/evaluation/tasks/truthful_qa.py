@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,27 +133,41 @@ def _targets(row: Row, where: str) -> list[Labels]:
         UserError: one of them has no true option or no false one.
     """
     if TARGETS[0] in row:
-        cells = [row[name] or {} for name in TARGETS]
-        found = [
-            [(text, bool(label)) for text, label in zip(cell.get("choices", ()), cell.get("labels", ()), strict=False)]
-            for cell in cells
-        ]
+        found = [_labelled(row[name], where) for name in TARGETS]
     else:
-        false = [(text, False) for text in answers_of(row["incorrect_answers"])]
-        best = (row["best_answer"],) if row["best_answer"] else ()
-        found = [[*((text, True) for text in true), *false] for true in (best, answers_of(row["correct_answers"]))]
+        false = [(text, False) for text in answers_of(row["incorrect_answers"], where)]
+        best = answers_of([row["best_answer"]] if row["best_answer"] else [], where)
+        correct = answers_of(row["correct_answers"], where)
+        found = [[*((text, True) for text in true), *false] for true in (best, correct)]
     for labels in found:
         if {true for _, true in labels} != {True, False}:
             raise UserError(f"{where}: needs an answer that is true and one that is false; mend it or leave it out")
     return found
 
 
-def answers_of(cell: Any) -> tuple[str, ...]:
-    """A cell's answers: a list, or the benchmark's own text: semicolons part them, and each gets a full stop."""
-    if not isinstance(cell, str):
-        return tuple(cell or ())
-    parts = (part.strip() for part in cell.split(";"))
-    return tuple(part if part.endswith(".") else f"{part}." for part in parts if part)
+def _labelled(cell: Any, where: str) -> Labels:
+    """The options of a cell as the benchmark labels them."""
+    cell = cell if isinstance(cell, Mapping) else {}
+    texts, labels = answers_of(cell.get("choices"), where), cell.get("labels") or ()
+    if len(texts) != len(labels):
+        raise UserError(f"{where}: {len(texts)} choices and {len(labels)} labels; give each choice one")
+    return [(text, bool(label)) for text, label in zip(texts, labels, strict=True)]
+
+
+def answers_of(cell: Any, where: str) -> tuple[str, ...]:
+    """A cell's answers: a list, or the benchmark's own text: semicolons part them, and each gets a full stop.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(cell, str):
+        parts = (part.strip() for part in cell.split(";"))
+        return tuple(part if part.endswith(".") else f"{part}." for part in parts if part)
+    if not isinstance(cell or (), list | tuple) or not all(
+        isinstance(text, str) and text.strip() for text in cell or ()
+    ):
+        raise UserError(f"{where}: {str(cell)[:40]!r} is no list of answers; list texts one by one, none of them blank")
+    return tuple(cell or ())
 
 
 def _sample(item: TruthItem, one: Sequence[LogLikelihood], every: Sequence[LogLikelihood]) -> Sample:

@@ -85,7 +85,7 @@ def user_items(spec: TruthfulQAOpen, data: str) -> list[OpenItem]:
     rows = question_rows(data, spec.split, COLUMNS[:1], COLUMNS[1:])[: spec.limit]
     items = []
     for i, row in enumerate(rows):
-        true, false = (answers_of(row[name]) for name in COLUMNS[1:])
+        true, false = (answers_of(row[name], f"data {data}: row {i}") for name in COLUMNS[1:])
         if not true or not false:
             raise UserError(
                 f"data {data}: row {i}: needs an answer that is true and one that is false; mend or drop it"
