@@ -60,28 +60,18 @@ def decide(
     Raises:
         ValueError: the scores do not pair up, there are none, or one is not within 0..1.
     """
-    paths = _paths(dense, subject, margin, higher_is_better)
-    decided = np.flatnonzero(np.minimum(np.maximum(*paths[:2]), np.minimum(*paths[2:])) <= error)
-    at = int(decided[0]) if len(decided) else len(dense) - 1
-    claims = _claims_at(paths, at)
-    return Decision(claims.verdict(error), at + 1, claims)
-
-
-def claims_ever(
-    dense: Sequence[float], subject: Sequence[float], *, margin: float = MATCHING, higher_is_better: bool = True
-) -> Claims:
-    """The always-valid p-values after all of the samples, wherever and why ever these ended: what `decide` looks at.
-
-    Raises:
-        ValueError: as `decide`.
-    """
-    return _claims_at(_paths(dense, subject, margin, higher_is_better), -1)
-
-
-def p_of_any_change(dense: Sequence[float], subject: Sequence[float]) -> float:
-    """The always-valid p-value of "both means are the same", both sides together. Raises ValueError as `decide`."""
     a, b = _checked(subject, dense)
-    return float(min(1.0, 2 * min(_p_ever(a - b, -1.0)[-1], _p_ever(b - a, -1.0)[-1])))
+    low, high = 1 - margin, 1 + margin
+    above_low, below_low = _p_ever(a - low * b, -low), _p_ever(low * b - a, -1.0)
+    above_high, below_high = _p_ever(a - high * b, -high), _p_ever(high * b - a, -1.0)
+    if not higher_is_better:
+        above_low, below_low, above_high, below_high = below_high, above_high, below_low, above_low
+    matches = np.maximum(above_low, below_high)
+    decided = np.flatnonzero(np.minimum(matches, 2 * np.minimum(below_low, above_high)) <= error)
+    at = int(decided[0]) if len(decided) else len(a) - 1
+    p = [float(min(1.0, value)) for value in (above_low[at], below_high[at], 2 * below_low[at], 2 * above_high[at])]
+    claims = Claims(*p)
+    return Decision(claims.verdict(error), at + 1, claims)
 
 
 def confidence_sequence(
@@ -113,21 +103,6 @@ def _lower_limits(values: Floats, width: float, error: float, steps: int) -> Flo
             break
         limits[rejected] = candidate
     return limits
-
-
-def _paths(dense: Sequence[float], subject: Sequence[float], margin: float, higher_is_better: bool) -> list[Floats]:
-    """The p-values of `Claims`, in its order, after each sample [n]."""
-    a, b = _checked(subject, dense)
-    low, high = 1 - margin, 1 + margin
-    above_low, below_low = _p_ever(a - low * b, -low), _p_ever(low * b - a, -1.0)
-    above_high, below_high = _p_ever(a - high * b, -high), _p_ever(high * b - a, -1.0)
-    if not higher_is_better:
-        above_low, below_low, above_high, below_high = below_high, above_high, below_low, above_low
-    return [above_low, below_high, 2 * below_low, 2 * above_high]
-
-
-def _claims_at(paths: Sequence[Floats], at: int) -> Claims:
-    return Claims(*(min(1.0, float(path[at])) for path in paths))
 
 
 def _p_ever(values: Floats, least: float) -> Floats:
