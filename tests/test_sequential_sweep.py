@@ -1,9 +1,17 @@
 """A sweep whose tasks stop once decided: only compressed models, only scores that can be bounded, and named as such."""
 
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
 import pytest
 
+from earnest.cells import collect
 from earnest.plan import Inputs, Plan, make_plan
 from earnest.specs import Sweep
+from earnest.steps import run_step
+from earnest.store import Store
+from earnest.sweep import find_inputs
 
 FIELDS = {
     "name": "s",
@@ -46,3 +54,32 @@ def test_pairs_are_measured_against_whole_runs() -> None:
         plan(sequential={}, proxy=[{"name": "p", "expert": "r"}])
     with pytest.raises(ValueError, match="error"):
         plan(sequential={"error": 0})
+
+
+@pytest.mark.slow
+def test_a_cell_that_stopped_is_compared_on_the_samples_it_was_asked(tmp_path: Path) -> None:
+    sweep = Sweep.model_validate(
+        {
+            "name": "stops",
+            "model": "nano:small",
+            "compress": [{"method": "magnitude", "sparsity": 0.8}],
+            "tasks": [{"task": "multiple_choice", "limit": 120}],
+            "sequential": {},
+        }
+    )
+    made, store = make_plan(sweep, find_inputs(sweep)), Store(str(tmp_path))
+    for step in made.steps.values():
+        run_step(step, store, "cpu", lambda _: None)
+    dense, pruned = collect(made, store, {})
+    scores, comparison = pruned.scores["multiple_choice"], pruned.comparisons["multiple_choice"]
+    assert (scores.asked, scores.whole, dense.scores["multiple_choice"].whole) == (120, False, True)
+    assert (comparison.verdict, comparison.stopped) == ("falls", True)
+    tables = [
+        pq.read_table(io.BytesIO(store.read_file("evaluate", cell.steps["multiple_choice"], "samples.parquet")))
+        for cell in (dense, pruned)
+    ]
+    before = dict(zip(tables[0]["id"].to_pylist(), tables[0]["score"].to_pylist(), strict=True))
+    asked = tables[1]["id"].to_pylist()
+    assert len(asked) == scores.scored == comparison.samples < 120
+    was, now = sum(before[name] for name in asked), sum(tables[1]["score"].to_pylist())
+    assert comparison.relative == pytest.approx(now / was - 1)
