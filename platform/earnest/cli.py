@@ -153,12 +153,14 @@ def evaluate(
     expert: ExpertOption = None,
     antiexpert: AntiexpertOption = None,
     alpha: AlphaOption = "1",
+    dense: Annotated[str | None, typer.Option(help="The model it was compressed from, to compare with.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: DeviceOption = "cpu",
 ) -> None:
     """Evaluate a model or checkpoint on one task; every score comes with n, standard error and a 95 % interval.
 
-    With --expert the subject is the ensemble: base + alpha · (expert − anti-expert), in every task.
+    With --expert the subject is the ensemble: base + alpha · (expert − anti-expert), in every task. With --dense
+    perplexity comes with KL to that model, and written answers with their perplexity for it.
 
     Example: earnest evaluate nano:large --task closed_book --limit 300
     """
@@ -170,8 +172,8 @@ def evaluate(
     for file in (samples, json_file):
         _refuse_unwritable(file)
     result = evaluate_once(
-        subject, spec, expert=expert, antiexpert=antiexpert, alpha=read_alpha(alpha), dtype=dtype, device=device,
-        on_step=_progress("batch"),
+        subject, spec, expert=expert, antiexpert=antiexpert, alpha=read_alpha(alpha), dense=dense, dtype=dtype,
+        device=device, on_step=_progress("batch"),
     )  # fmt: skip
     if samples is not None:
         from earnest.samples import write_samples
@@ -179,15 +181,10 @@ def evaluate(
         write_samples(result.samples, result.scores, samples)
     if json_file is not None:
         json_file.write_text(json.dumps(result.scores.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
-    scores = result.scores
-    for name, estimate in scores.metrics.items():
-        interval = "" if estimate.low is None else f"  [{estimate.low:.4f}, {estimate.high:.4f}]"
-        error = "" if estimate.stderr is None else f" ± {estimate.stderr:.4f}"
-        out.print(f"{name:<22} {estimate.value:.4f}{error}{interval}  n = {estimate.n}", highlight=False)
-    out.print(
-        f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}",
-        highlight=False,
-    )
+    from earnest.report.scores import score_lines
+
+    for line in score_lines(result.scores):
+        out.print(line, highlight=False)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -14,12 +15,14 @@ from earnest.data import resolve_data
 from earnest.decoding.black_box import BlackBox, Tally
 from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import generate
+from earnest.evaluation.rereading import reread
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
 from earnest.preflight import check_methods, check_task, find_data
 from earnest.records import Manifest
-from earnest.specs import Alpha, AnyTask, Calibration, Method, UserError, validated
+from earnest.specs import Alpha, AnyTask, Calibration, Method, Perplexity, UserError, validated
+from earnest.steps import REFERENCE_FILE, TEXTS_FILE, write_evaluation
 
 DEFAULT_LENGTH = 2048
 
@@ -106,15 +109,43 @@ def evaluate_once(
     expert: str | None = None,
     antiexpert: str | None = None,
     alpha: Alpha = 1.0,
+    dense: str | None = None,
     dtype: str,
     device: str,
     on_step: Callable[[int, int], None],
 ) -> Evaluation:
-    """Evaluate a model or checkpoint on one task, steered by a pair where an expert is named."""
+    """Evaluate a model or checkpoint on one task, steered by a pair where an expert is named.
+
+    A model named as `dense` reads the same text first, for KL to it, or the texts that were written, for their
+    perplexity.
+
+    Raises:
+        UserError: data or models do not fit the task, or there is nothing for `dense` to read.
+    """
+    if dense is not None and not (task.writes or isinstance(task, Perplexity)):
+        raise UserError(
+            f"dense {dense}: has nothing to read in {task.label}; name it for perplexity or written answers"
+        )
     data = find_data(task)
     check_task(task, data.path)
-    opened = open_steered(subject, expert, antiexpert, alpha, dtype=dtype, device=device)
-    return evaluate(opened, task, data.path, None, on_step)
+    with tempfile.TemporaryDirectory(prefix="earnest-dense-") as name:
+        reference = None
+        if dense is not None and isinstance(task, Perplexity):
+            first = evaluate(open_subject(dense, dtype=dtype, device=device), task, data.path, None, on_step)
+            reference = _written(first, Path(name)) / REFERENCE_FILE
+        opened = open_steered(subject, expert, antiexpert, alpha, dtype=dtype, device=device)
+        result = evaluate(opened, task, data.path, reference, on_step)
+        if dense is None or reference is not None:
+            return result
+        texts = _written(result, Path(name)) / TEXTS_FILE
+        again, _ = reread(open_subject(dense, dtype=dtype, device=device), texts, on_step)
+    metrics = {**result.scores.metrics, **again.metrics}
+    return replace(result, scores=result.scores.model_copy(update={"metrics": metrics}))
+
+
+def _written(result: Evaluation, folder: Path) -> Path:
+    write_evaluation(result, folder)
+    return folder
 
 
 def generate_once(

@@ -63,7 +63,7 @@ def _moved_table(survey: Survey, task: str, grouping: str) -> dict[str, Any] | N
     nats = [_breakdowns(cell, task)[NATS][grouping] for cell in cells]
     if not nats:
         return None
-    kinds, whole = sorted(nats[0], key=_place), sum(part.tokens for part in nats[0].values())
+    kinds, whole = sorted(nats[0], key=place_of_kind), sum(part.tokens for part in nats[0].values())
     rows = [
         {
             **_named(cell),
@@ -82,7 +82,7 @@ def _breakdowns(cell: CellRecord, task: str) -> Mapping[str, Mapping[str, Mappin
     return cell.scores[task].breakdowns if task in cell.scores else {}
 
 
-def _place(kind: str) -> tuple[int, int, str]:
+def place_of_kind(kind: str) -> tuple[int, int, str]:
     """Where a kind stands among its like: positions by their number, the others as in ORDER."""
     first = kind.split(" ", maxsplit=1)[0]
     return int(first) if first.isdecimal() else 0, ORDER.index(kind) if kind in ORDER else len(ORDER), kind

@@ -1,0 +1,34 @@
+"""One evaluation's scores as lines to print: every metric with its interval, means by kind of token, and the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from earnest.records import Estimate, Part, Scores
+from earnest.report.survey import spoken
+from earnest.report.writing import GROUPINGS, place_of_kind
+
+WIDTH = 22
+
+
+def score_lines(scores: Scores) -> Iterator[str]:
+    """The lines, from metrics to counts."""
+    for name, estimate in scores.metrics.items():
+        yield f"{_figure(name, estimate)}  n = {estimate.n}"
+    for metric, groupings in scores.breakdowns.items():
+        for grouping in (name for name in GROUPINGS if name in groupings):
+            yield from _part_lines(f"{spoken(metric)}: {GROUPINGS[grouping].lower()}", groupings[grouping])
+    yield f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}"
+
+
+def _part_lines(title: str, parts: Mapping[str, Part]) -> Iterator[str]:
+    yield title
+    whole = sum(part.tokens for part in parts.values())
+    for kind in sorted(parts, key=place_of_kind):
+        yield f"{_figure(f'  {kind}', parts[kind].mean)}  {parts[kind].tokens / whole:.1%} of the tokens"
+
+
+def _figure(name: str, estimate: Estimate) -> str:
+    error = "" if estimate.stderr is None else f" ± {estimate.stderr:.4f}"
+    interval = "" if estimate.low is None else f"  [{estimate.low:.4f}, {estimate.high:.4f}]"
+    return f"{name:<{WIDTH}} {estimate.value:.4f}{error}{interval}"
