@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from earnest.cells import collect
+from earnest.models.source import resolve
 from earnest.plan import Inputs, Plan, make_plan
 from earnest.specs import Sweep
 from earnest.steps import run_step
 from earnest.store import Store
-from earnest.sweep import find_inputs
 
 FIELDS = {
     "name": "s",
@@ -67,7 +67,8 @@ def test_a_cell_that_stopped_is_compared_on_the_samples_it_was_asked(tmp_path: P
             "sequential": {},
         }
     )
-    made, store = make_plan(sweep, find_inputs(sweep)), Store(str(tmp_path))
+    inputs = Inputs({"nano:small": ("nano:small", resolve("nano:small").digest)}, INPUTS.data, INPUTS.versions)
+    made, store = make_plan(sweep, inputs), Store(str(tmp_path))
     for step in made.steps.values():
         run_step(step, store, "cpu", lambda _: None)
     dense, pruned = collect(made, store, {})
