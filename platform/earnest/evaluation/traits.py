@@ -132,8 +132,6 @@ def _frequency(value: Any, where: str) -> float | None:
 
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 

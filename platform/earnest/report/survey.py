@@ -256,11 +256,6 @@ class Survey:
         """Every step that failed or did not finish: (cell, step, reason)."""
         return [(cell, step, reason) for cell in self.cells for step, reason in cell.failures.items()]
 
-    def domains(self, task: str) -> list[str]:
-        """The domains that the dense model was scored in."""
-        groups = self.dense.scores[task].groups if self.dense and task in self.dense.scores else {}
-        return list(groups.get("domain", {}))
-
 
 def is_fluent(scores: Scores) -> bool:
     """Whether enough statements are well formed for the headline to mean something.
