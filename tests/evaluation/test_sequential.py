@@ -1,5 +1,6 @@
 """A task stops once it is decided: seldom wrongly, soon where it is hopeless, and without asking anything twice."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ import pytest
 from earnest.decoding.generation import Generation, Prompt
 from earnest.evaluation.engine import Engine
 from earnest.evaluation.run import evaluate
-from earnest.evaluation.sequential import Growing, Rule, measure_until_decided
+from earnest.evaluation.sequential import FIRST, Growing, Rule, measure_until_decided
+from earnest.evaluation.tasks import measure
 from earnest.evaluation.tokens import requests
 from earnest.models.loading import load
 from earnest.models.source import resolve
 from earnest.oneoff import open_subject
 from earnest.records import Stopped
-from earnest.specs import ClosedBook, MultipleChoice
+from earnest.specs import TASKS, ClosedBook, MultipleChoice, read_task
+from evaluation.test_bad_data import FAMILIES
 from evaluation.tiny_models import MakeModel
 
 QUESTIONS = 160
@@ -139,3 +142,28 @@ def test_a_model_that_knows_half_is_found_out_by_a_share_of_the_questions(tmp_pa
     assert found.scores.scored <= 72
     assert found.scores.asked == 150
     assert not found.scores.whole
+
+
+BOUNDED = [family for family in FAMILIES if read_task({"task": family[0], "data": "q", **family[1]}).bounded]
+
+
+@pytest.mark.parametrize(("name", "settings", "row", "asked", "gold"), BOUNDED, ids=lambda value: str(value)[:12])
+def test_every_task_that_may_stop_asks_what_is_posed(
+    make_model: MakeModel, name: str, settings: Any, row: Any, asked: str, gold: str, tmp_path: Path
+) -> None:
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({**row, "id": str(n)}) + "\n" for n in range(40)))
+    task = read_task({"task": name, "data": str(tmp_path / "q.jsonl"), **settings})
+    engine = Growing(make_model(max_position_embeddings=1024), seed=0)
+    if hasattr(task, "max_tokens"):
+        task = task.model_copy(update={"max_tokens": 2})
+    samples = measure(engine, task, str(tmp_path / "q.jsonl"), None, None).samples
+    assert len({sample.id for sample in samples}) == FIRST < 40
+
+
+def test_every_other_task_is_asked_whole() -> None:
+    """Perplexity and biographies are ratios of sums; judges and programs would be paid for twice."""
+    whole = {spec.model_fields["task"].default for spec in TASKS if not spec.bounded}
+    assert whole == {
+        "perplexity", "biography", "toxigen", "truthful_qa_open", "human_eval", "ds_1000", "instruction",
+        "judged_summaries", "alpaca_farm",
+    }  # fmt: skip
