@@ -99,8 +99,8 @@ def test_a_word_is_read_strictly(reply: str, word: bool | None) -> None:
 
 
 def test_a_tuned_judge_says_yes_where_yes_has_half_of_the_probability() -> None:
-    judge = yes_no_judge(ModelJudge(model="nano:small"))
     engine = Engine(load(resolve("nano:small")))
+    judge = yes_no_judge(ModelJudge(model="nano:small"), engine)
     claims = [Claim("What is it?", "It is."), Claim("Why?", "x " * 400)]
     fits, too_long = judge.words(claims, "True")
     (value,) = engine.log_likelihoods(requests(engine.tokenizer, [(claims[0].text("True"), " yes")]))

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from earnest.decoding.endpoint import Endpoint
 from earnest.decoding.generation import generate
+from earnest.evaluation.engine import Engine
 from earnest.evaluation.judging.forms import Form
 from earnest.evaluation.metrics import token_f1
 from earnest.models.loading import load
@@ -56,8 +57,8 @@ class Judge(Protocol):
         """A reply to each, in order; what fails is a reply without text."""
 
 
-def judge_of(spec: AnyJudge) -> Judge:
-    """The judge that a user names.
+def judge_of(spec: AnyJudge, engine: Engine) -> Judge:
+    """The judge that a user names; a model lies where the engine's does.
 
     Raises:
         UserError: its URL is none, its key or its model is not there.
@@ -68,7 +69,7 @@ def judge_of(spec: AnyJudge) -> Judge:
         case EndpointJudge():
             return Remote(spec)
         case ModelJudge():
-            return Local(spec)
+            return Local(spec, str(engine.loaded.device))
 
 
 class Rule:
@@ -125,9 +126,9 @@ class Remote:
 class Local:
     """A model in this process, greedy."""
 
-    def __init__(self, spec: ModelJudge) -> None:
+    def __init__(self, spec: ModelJudge, device: str) -> None:
         self.name, self._spec = spec.label, spec
-        self._loaded = load(resolve(spec.model))
+        self._loaded = load(resolve(spec.model), device=device)
 
     def replies(self, asked: Sequence[Asked]) -> list[Reply]:
         """What the model writes after each comparison; one that does not fit whole is not judged."""

@@ -59,8 +59,8 @@ class YesNoJudge(Protocol):
         """A word on each, in order."""
 
 
-def yes_no_judge(spec: AnyJudge) -> YesNoJudge:
-    """The judge that a user names.
+def yes_no_judge(spec: AnyJudge, engine: Engine) -> YesNoJudge:
+    """The judge that a user names; a model lies where the engine's does.
 
     Raises:
         UserError: its URL is none, its key or its model is not there.
@@ -71,7 +71,7 @@ def yes_no_judge(spec: AnyJudge) -> YesNoJudge:
         case EndpointJudge():
             return Remote(spec)
         case ModelJudge():
-            return Local(spec)
+            return Local(spec, str(engine.loaded.device))
 
 
 class Rule:
@@ -93,8 +93,8 @@ def _helpful(claim: Claim) -> bool:
 class Local:
     """A model in this process that was tuned to judge."""
 
-    def __init__(self, spec: ModelJudge) -> None:
-        self._name, self._engine = spec.label, Engine(load(resolve(spec.model)))
+    def __init__(self, spec: ModelJudge, device: str) -> None:
+        self._name, self._engine = spec.label, Engine(load(resolve(spec.model), device=device))
 
     def words(self, claims: Sequence[Claim], quality: Quality) -> list[Word]:
         """Yes where the probability of " yes" is a half or more; an answer that does not fit whole is not judged."""

@@ -31,7 +31,7 @@ STOPS = ("\n\nComment:",)
 
 def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | None = None) -> Measured:
     """The win rate, plain and at equal length, and the share of ties."""
-    judges = [judge_of(judge) for judge in spec.judges]
+    judges = [judge_of(judge, engine) for judge in spec.judges]
     rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (user_duels(spec, data), STOPS)
     form = forms_of(spec, PREFERENCE, data)[""]
     written = [

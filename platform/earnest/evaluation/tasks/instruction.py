@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 def measure(engine: Engine, spec: Instruction, data: str, progress: Progress | None = None) -> Measured:
     """The mean score, 1..10, of the answers, the reference's beside it, and how often they are preferred."""
-    judges = [judge_of(judge) for judge in spec.judges]
+    judges = [judge_of(judge, engine) for judge in spec.judges]
     rows, stops = (nano_rows(spec), NANO_STOPS) if data == NANO else (user_rows(spec, data), ())
     forms = forms_of(spec, HELPFULNESS, data)
     answered = converse(engine, spec, [row["turns"] for row in rows], stops, longest(spec, data, MAX_TOKENS), progress)

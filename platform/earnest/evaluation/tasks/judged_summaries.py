@@ -40,7 +40,7 @@ ASK = (
 
 def measure(engine: Engine, spec: JudgedSummaries, data: str, progress: Progress | None = None) -> Measured:
     """Mean scores, 1..10, of the summaries, by criterion and together, and the reference's beside them."""
-    judges = [judge_of(judge) for judge in spec.judges]
+    judges = [judge_of(judge, engine) for judge in spec.judges]
     rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (user_rows(spec, data), ())
     forms = forms_of(spec, SUMMARIES, data)
     written = [

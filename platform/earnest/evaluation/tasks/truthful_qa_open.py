@@ -48,7 +48,10 @@ def measure(engine: Engine, spec: TruthfulQAOpen, data: str, progress: Progress 
     Raises:
         UserError: there is none.
     """
-    judges = {"true": yes_no_judge(spec.true_judge), "informative": yes_no_judge(spec.informative_judge)}
+    judges = {
+        "true": yes_no_judge(spec.true_judge, engine),
+        "informative": yes_no_judge(spec.informative_judge, engine),
+    }
     items, stops = (nano_items(spec), LINE_END) if data == NANO else (user_items(spec, data), ())
     manner = Manner(prefix=PREFIX, system=spec.system)
     generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress, manner)
