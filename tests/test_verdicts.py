@@ -15,7 +15,7 @@ from earnest.cells import collect, read_evaluation
 from earnest.compare.run import compare_cells
 from earnest.plan import Cell, Inputs, Plan, make_plan
 from earnest.records import Comparison, Estimate, Scores, Stopped
-from earnest.report.verdicts import explained, mark
+from earnest.report.verdicts import explained, hint, mark
 from earnest.samples import match_up, read_samples
 from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, Wanda
 from earnest.statistics.versus import judge
@@ -231,6 +231,6 @@ def test_what_stopped_once_it_was_decided_keeps_its_own_verdict(tmp_path: Path) 
         pq.write_table(table, folder / "samples.parquet")
     found = collect(plan, store, {})[1].comparisons["closed_book"]
     assert (found.verdict, found.stopped, found.units, found.relative, found.p) == ("falls", True, 48, 0.0, None)
-    assert (mark(found), explained(found, "exact_match").split(";")[0]) == ("✗!", "falls, decided after 48 samples")
+    assert (hint(found) + mark(found), explained(found, "exact_match").split(";")[0]) == ("!✗", "falls, decided after 48 samples")
     rows, told = compare_cells(plan, store, "magnitude 50%", "dense")
     assert (rows, told) == ([], {"closed_book": "falls, decided after 48 of 300 samples (error 5%)"})

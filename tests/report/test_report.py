@@ -177,6 +177,20 @@ def test_the_table_fits_its_console(width: int) -> None:
     assert {"65.3", "−28%✗", "+4.8%?", "−1.3%✓"} <= set(row.split())
 
 
+def test_a_change_within_noise_is_marked_and_figures_still_line_up() -> None:
+    """One sign ends each cell; what else there is to know stands before the change."""
+    noisy = cell("rtn", "4", (90.8, 100.0, 100.0, 1.95))
+    comparison = noisy.comparisons["closed_book"].model_copy(update={"noise": 0.02})
+    noisy = noisy.model_copy(update={"comparisons": {**noisy.comparisons, "closed_book": comparison}})
+    console = Console(file=StringIO(), width=100, color_system=None)
+    print_table([DENSE, WANDA, noisy], console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [line for line in printed.splitlines() if line.startswith(("wanda", "rtn"))][:2]
+    assert "~−0.5%✓" in rows[1]
+    assert rows[0].index("✗") == rows[1].index("✓", 40)
+    assert "~ no larger than seeds or batches alone make it." in " ".join(printed.split())
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_no_page_is_wider_than_its_window(report: Path, tmp_path: Path, width: int) -> None:

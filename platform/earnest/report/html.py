@@ -29,7 +29,7 @@ from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.published import published_section
 from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, score_text, spoken
-from earnest.report.verdicts import FALLS, SHOWN, explained, legend, mark, undecided_line
+from earnest.report.verdicts import FALLS, SHOWN, explained, hint, legend, mark, undecided_line
 from earnest.report.writing import moved_tables, writing_tables
 from earnest.store import Store
 
@@ -209,8 +209,8 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         "text": score_text(scores),
         "half": "" if half is None else figure_text(half, scores.headline),
         "change": percent_change(comparison.relative) if comparison else "",
-        "mark": mark(comparison) if comparison else "",
-        "shown": _CLASSES.get(mark(comparison)[:1], "open") if comparison else "",
+        "mark": mark(comparison) + hint(comparison) if comparison else "",
+        "shown": _CLASSES.get(mark(comparison), "open") if comparison else "",
         "why": "; ".join(filter(None, (explained(comparison, scores.headline) if comparison else "", kept))),
         "reason": "",
     }

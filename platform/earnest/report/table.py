@@ -27,6 +27,7 @@ from earnest.report.verdicts import (
     FALLS,
     OPEN,
     SHOWN,
+    hint,
     legend,
     mark,
     undecided_line,
@@ -120,8 +121,8 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
     comparison = cell.comparisons.get(task)
     if comparison is None or comparison.relative is None:
         return text
-    sign = mark(comparison)
-    return text.append(f" {percent_change(comparison.relative):>5}{sign:<1}", style=_STYLES.get(sign[:1], ""))
+    sign, change = mark(comparison), hint(comparison) + percent_change(comparison.relative)
+    return text.append(f" {change:>5}{sign}", style=_STYLES.get(sign, ""))
 
 
 def claim_lines(survey: Survey) -> list[Text]:

@@ -17,11 +17,15 @@ NOISE_LEGEND = f"{NOISE} no larger than seeds or batches alone make it."
 
 
 def mark(comparison: Comparison) -> str:
-    """What is shown, as one sign, and a second one within noise; empty where nothing was judged."""
+    """What is shown, as one sign; empty where nothing was judged."""
     if comparison.verdict is None:
         return ""
-    shown = SHOWN if comparison.no_worse else FALLS if comparison.falls else OPEN
-    return shown + (STOPPED if comparison.stopped else "") + (NOISE if comparison.within_noise else "")
+    return SHOWN if comparison.no_worse else FALLS if comparison.falls else OPEN
+
+
+def hint(comparison: Comparison) -> str:
+    """Signs for what one must know of a change: decided early, within noise."""
+    return (STOPPED if comparison.stopped else "") + (NOISE if comparison.within_noise else "")
 
 
 def explained(comparison: Comparison, headline: str) -> str:
