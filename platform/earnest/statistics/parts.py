@@ -12,7 +12,8 @@ from earnest.statistics.intervals import SEED, Floats, estimate, ratio, resample
 def ratio_estimates(numerators: Floats, denominators: Floats, seed: int = SEED) -> list[Estimate]:
     """For each column of `numerators` and `denominators` [clusters, parts] what `ratio_estimate` says of it.
 
-    The clusters are drawn once for all parts. `n` counts the clusters that hold something of the part.
+    The clusters are drawn once for all parts; draws without anything of a part say nothing of it. `n` counts the
+    clusters that hold something of the part.
 
     Raises:
         ValueError: there are no clusters.
@@ -22,7 +23,7 @@ def ratio_estimates(numerators: Floats, denominators: Floats, seed: int = SEED) 
     below = np.concatenate([times @ denominators for times in drawn])
     values, replicates = ratio(numerators.sum(0), denominators.sum(0)), ratio(above, below)
     holding = (denominators != 0).sum(0)
-    return [estimate(values[i], replicates[:, i], int(n)) for i, n in enumerate(holding)]
+    return [estimate(values[i], replicates[below[:, i] != 0, i], int(n)) for i, n in enumerate(holding)]
 
 
 def times_drawn(draws: NDArray[np.int64]) -> Floats:
