@@ -3,8 +3,9 @@ SHELL := /bin/bash
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LM_EVAL := .venv-lm-eval
 
-.PHONY: help setup demo serve-demo test test-fast lint bench bench-serve nano clean apt
+.PHONY: help setup demo serve-demo test test-fast lint bench bench-serve bench-eval nano clean apt
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -42,9 +43,16 @@ bench: $(READY) ## seconds of the demo's parts
 bench-serve: $(READY) ## tokens per second of proxy-tuned decoding, and what serving adds
 	@$(BIN)/python benchmarks/proxy_decode.py $(if $(JSON),--json $(JSON))
 
+bench-eval: $(READY) $(LM_EVAL)/.ready ## seconds of evaluations against lm-eval's, same questions and answers
+	@$(BIN)/python benchmarks/evaluation.py $(if $(JSON),--json $(JSON))
+
+$(LM_EVAL)/.ready: infra/lm_eval.sh infra/lm_eval.txt | $(READY)
+	@PYTHON=$(BIN)/python bash infra/lm_eval.sh $(LM_EVAL)
+	@touch $@
+
 nano: $(READY) ## train the embedded models again (under an hour on two cores)
 	@$(BIN)/python jobs/train_nano.py jobs/configs/nano.toml --out nano
 
 clean: ## remove what was built and what the demo stored
-	rm -rf $(VENV) store .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LM_EVAL) store .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,12 +58,12 @@ def _ensemble(name: str, costs: Costs, small: str) -> Iterator[Row]:
 @torch.inference_mode()
 def step_seconds(shape: Shape, repeat: int) -> list[list[float]]:
     """Seconds of steps of 1, 2, ... tokens behind `CONTEXT`, `repeat` of each."""
-    decoder = decoder_for(_random(shape), 1, CONTEXT + MOST_PROPOSED + 1)
+    decoder = decoder_for(random_llama(shape), 1, CONTEXT + MOST_PROPOSED + 1)
     decoder.read([0], [0], [[1] * CONTEXT], last=True)
     return [[_seconds(decoder, width) for _ in range(repeat)] for width in range(1, MOST_PROPOSED + 2)]
 
 
-def _random(shape: Shape) -> Any:
+def random_llama(shape: Shape) -> Any:
     """A model with small random weights, made where it will run."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

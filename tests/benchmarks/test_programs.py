@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 KEYS = {"work", "ours", "peer", "ratio", "unit", "n", "spread"}
 
 
-def rows(file: Path, *options: str) -> list[dict[str, object]]:
-    command = [sys.executable, str(ROOT / "benchmarks" / "proxy_decode.py"), "--json", str(file), *options]
+def rows(file: Path, *options: str, program: str = "proxy_decode.py") -> list[dict[str, object]]:
+    command = [sys.executable, str(ROOT / "benchmarks" / program), "--json", str(file), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
     found: list[dict[str, object]] = json.loads(file.read_text())
@@ -47,3 +47,23 @@ def test_steps_are_measured_on_a_gpu(tmp_path: Path) -> None:
     found = rows(tmp_path / "rows.json", "--gpu", "--repeat", "1")
     assert any("7B" in str(row["work"]) for row in found)
     assert all(float(str(row["ours"])) > 0 for row in found)
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_measured_against_lm_eval_where_that_is_installed(tmp_path: Path) -> None:
+    if not (ROOT / ".venv-lm-eval" / "bin" / "python").is_file():
+        pytest.skip("lm-eval has no environment here; infra/lm_eval.sh makes one")
+    found = rows(tmp_path / "rows.json", "--only", "closed_book", "--repeat", "1", program="evaluation.py")
+    assert [row["unit"] for row in found] == ["s", "tokens"]  # it ends where answers differ
+    assert all(row.keys() == KEYS for row in found)
+
+
+@pytest.mark.slow
+def test_random_models_are_scored_without_a_gpu_too() -> None:
+    from gpu_evaluation import on_gpu
+    from roofline import Shape
+
+    shape = Shape(layers=1, hidden=16, inner=32, heads=2, kv_heads=1, vocabulary=50)
+    found = list(on_gpu(1, shape, questions=2))
+    assert [row.unit for row in found] == ["tokens/s", "share"]
+    assert all(row.ours > 0 for row in found)

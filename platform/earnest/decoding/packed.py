@@ -134,7 +134,7 @@ class PackedForward:
         """Room for the past and `span` tokens of each row; where texts grow by single tokens, they do not copy it."""
         if before.store is not None and before.store.shape[3] >= span:
             return before.store
-        store = self._pass.store(rows, span + (ROOM if width == 1 else 0))
+        store = self._pass.store(rows, span + (ROOM + span // 4 if width == 1 else 0))
         if before.store is not None:
             store[:, :, :, : before.slots] = before.store[:, :, :, : before.slots]
         return store
