@@ -148,6 +148,15 @@ def test_the_page_shows_them_side_by_side_and_escapes_them(tmp_path: Path) -> No
     assert "<summary>random" not in page, "controls are counted, not shown"
 
 
+def test_samples_of_which_the_form_is_not_told_are_left_out(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    bare = [{name: row[name] for name in ("id", "prediction", "gold", "correct")} for row in RIGHT]
+    cells = (told(store, DENSE, {"closed_book": RIGHT}), told(store, WANDA, {"closed_book": bare}, -0.4))
+    found = fluent_but_wrong(Survey(cells), store)
+    assert found is not None
+    assert [dict(each.counts).keys() for each in found.cells] == [{"closed_book"}, set()]
+
+
 def test_a_sweep_without_written_answers_has_none(tmp_path: Path) -> None:
     assert fluent_but_wrong(Survey((DENSE, WANDA)), Store(str(tmp_path))) is None
 

@@ -149,9 +149,11 @@ def _is_written(scores: Scores | None) -> bool:
 
 
 def _rows(store: Store, digest: str) -> dict[str, Row]:
-    """A step's samples by id; those of a model whose logits were not finite are left out."""
+    """A step's samples by id; none where nothing is told of their form, and none of a model without finite logits."""
     file = pq.ParquetFile(io.BytesIO(store.read_file(EVALUATE, digest, "samples.parquet")))
     columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
+    if not {"empty", "finish"} <= set(columns):
+        return {}
     return {row["id"]: row for row in file.read(columns=columns).to_pylist() if row["finish"] != "not_finite"}
 
 
@@ -161,6 +163,8 @@ def _told(store: Store, cell: CellRecord, answers: Mapping[str, Mapping[str, Row
         if task not in cell.scores or not dense:
             continue
         mine = _rows(store, cell.steps[task])
+        if not mine:
+            continue
         form, own = Form.of(list(dense.values())), cell.datasets.get(task, "").split("@")[0] == "nano"
         wrong = [row for row in mine.values() if row["id"] in dense and not is_right(row)]
         fluent = [row for row in wrong if is_fluent(row, form, own_world=own)]
