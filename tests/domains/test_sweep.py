@@ -1,5 +1,6 @@
 """A sweep of a user's own questions from plan to page: domains, frequencies, blocks; nothing is run twice."""
 
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from earnest.almanac import questions
+from earnest.almanac.language import check_biography
+from earnest.almanac.questions import STRATA
 from earnest.cells import collect
 from earnest.domains.reasons import LENGTH, RARITY, UNSEEN
 from earnest.domains.run import find_losses, losses_of
@@ -29,13 +32,16 @@ samples = 8
 length = 64
 [[compress]]
 method = "magnitude"
-sparsity = 0.5
+sparsity = 0.3
 [[compress]]
 method = "wanda"
-sparsity = 0.5
+sparsity = 0.3
 [[tasks]]
 task = "closed_book"
 data = "{folder}/data"
+[[tasks]]
+task = "biography"
+limit = 24
 [[localise]]
 cells = ["magnitude"]
 tasks = ["closed_book"]
@@ -91,13 +97,44 @@ def test_a_checkpoint_scores_the_same_before_and_after_its_blocks_were_restored(
 
 
 def test_a_users_domains_and_frequencies_are_the_ones_that_are_told(losses: list[Loss]) -> None:
-    assert len(losses) == 2
-    for loss in losses:
+    about_questions = [loss for loss in losses if loss.task == "closed_book"]
+    assert len(about_questions) == 2
+    for loss in about_questions:
         assert {group.name for group in loss.groups} == {"city", "year", "college", "employer", "field", "instrument"}
         assert sum(group.difference.n for group in loss.groups) == 150
         measured = {one.name for one in loss.reasons if one.effect is not None and one.over == "samples"}
         assert measured == {RARITY, UNSEEN}, "every answer of the almanac is one token, so length tells nothing"
         assert next(one for one in loss.reasons if one.name == LENGTH).adjusted == 1.0
+
+
+def statements_about(attribute: str, store: Store, digest: str) -> dict[str, list[bool]]:
+    """Of each biography that makes well-formed statements about an attribute, which of them are true."""
+    world = shipped_world()
+    asked = {question.id: question.person for question in questions.biographies(world, 24, 0)}
+    content = BytesIO(store.read_file(EVALUATE, digest, "samples.parquet"))
+    found: dict[str, list[bool]] = {}
+    for row in pq.read_table(content, columns=["id", "prediction"]).to_pylist():
+        for said in check_biography(row["prediction"], asked[row["id"]], world):
+            if said.well_formed and said.attribute == attribute:
+                found.setdefault(row["id"], []).append(said.true)
+    return found
+
+
+def test_a_biographys_domains_are_the_attributes_that_its_statements_are_about(
+    prepared: tuple[Plan, Store], losses: list[Loss]
+) -> None:
+    plan, store = prepared
+    told = {(loss.cell, group.name): group for loss in losses if loss.task == "biography" for group in loss.groups}
+    assert {name for _, name in told} == {"city", "year", "college", "employer", "field", "instrument", *STRATA}
+    dense = statements_about("city", store, plan.cells[0].evaluate["biography"])
+    for cell in plan.cells[1:]:
+        mine = statements_about("city", store, cell.evaluate["biography"])
+        both = [name for name in dense if name in mine]
+        group = told[cell.key, "city"]
+        assert group.difference.n == len(both) > 0
+        for value, said in ((group.dense, dense), (group.subject, mine)):
+            true = [one for name in both for one in said[name]]
+            assert value == pytest.approx(sum(true) / len(true))
 
 
 def test_every_block_has_its_share_where_blocks_were_asked_for(losses: list[Loss]) -> None:

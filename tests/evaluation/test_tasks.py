@@ -135,6 +135,7 @@ def test_biographies_are_weighed_by_statement(tokenizer: PreTrainedTokenizerBase
     assert found.metrics["statements"].value == 2.0
     assert [sample.score for sample in found.samples] == [1.0, 0.0]
     assert [sample.more["verdicts"] for sample in found.samples] == ["tt", "fx"]
+    assert [sample.more["attributes"] for sample in found.samples] == ["city instrument", "city -"]
 
 
 def test_the_almanac_own_biographies_are_fluent_and_true(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from earnest.plan import EVALUATE
@@ -18,6 +19,8 @@ from earnest.statistics.paired import Sums
 from earnest.store import Store
 
 GROUPINGS = ("domain", "stratum")
+STATEMENTS = ("verdicts", "attributes")  # a biography's own columns: one sign and one word per statement
+TRUE, ILL_FORMED = "t", "x"
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,19 @@ class Answered:
 
 @dataclass(frozen=True)
 class Answers:
-    """All scored samples of one evaluation by id."""
+    """All scored samples of one evaluation by id; `parts` are pieces of them, where only these have a domain."""
 
     scores: Scores
     samples: Mapping[str, Answered]
+    parts: Mapping[str, Answered] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Answered:
+        """A sample or a part."""
+        return self.samples.get(name) or self.parts[name]
 
     def headline(self, ids: Sequence[str]) -> Headline:
-        """The headline metric over some samples."""
-        chosen = [self.samples[name] for name in ids]
+        """The headline metric over some samples or parts."""
+        chosen = [self[name] for name in ids]
         sums = Sums(np.array([each.above for each in chosen]), np.array([each.below for each in chosen]))
         return Headline(sums, self.scores.headline in EXPONENTIAL)
 
@@ -53,6 +61,11 @@ class Answers:
             for name, mine in self.samples.items()
             if all(name in other.samples and other.samples[name].prompt == mine.prompt for other in others)
         ]
+
+    def shared_with_parts(self, *others: Answers) -> list[str]:
+        """The shared samples, and the parts of them that all have: what can be grouped."""
+        whole = self.shared(*others)
+        return [*whole, *(name for name in self.parts if all(name in other.parts for other in others))]
 
     def could_lose(self, subject: Answers) -> list[str]:
         """The shared samples that this one, the dense model, did not have wrong already."""
@@ -67,7 +80,7 @@ class Answers:
         """The ids in each domain or stratum, in order of their names."""
         found: dict[str, list[str]] = {}
         for name in ids:
-            group: str = getattr(self.samples[name], grouping)
+            group: str = getattr(self[name], grouping)
             if group:
                 found.setdefault(group, []).append(name)
         return dict(sorted(found.items()))
@@ -78,10 +91,27 @@ def _value(sample: Answered) -> float:
 
 
 def read_answers(store: Store, digest: str) -> Answers:
-    """A finished evaluation's answers; samples without a score are left out."""
+    """A finished evaluation's answers; samples without a score are left out.
+
+    A biography's parts are its statements about each attribute.
+    """
     scores = Scores.model_validate_json(store.read_file(EVALUATE, digest, SCORES_FILE))
     sums = RATIOS.get(scores.headline, ("score",))
     names = ("id", "prompt_hash", "gold", "correct", *GROUPINGS, *sums)
-    table = pq.read_table(io.BytesIO(store.read_file(EVALUATE, digest, SAMPLES_FILE)), columns=list(names))
+    table = pq.read_table(io.BytesIO(store.read_file(EVALUATE, digest, SAMPLES_FILE)))
     rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return Answers(scores, {row[0]: Answered(*row[1:]) for row in rows if row[6] is not None})
+    samples = {row[0]: Answered(*row[1:]) for row in rows if row[6] is not None}
+    return Answers(scores, samples, _statements(table, samples) if {*STATEMENTS} <= {*table.column_names} else {})
+
+
+def _statements(table: pa.Table, samples: Mapping[str, Answered]) -> dict[str, Answered]:
+    """How many well-formed statements of each biography are about each attribute, and how many of these are true."""
+    found: dict[str, Answered] = {}
+    for name, verdicts, attributes in zip(*(table[name].to_pylist() for name in ("id", *STATEMENTS)), strict=True):
+        said = list(zip(attributes.split(), verdicts, strict=True)) if name in samples else []
+        for attribute in dict.fromkeys(attribute for attribute, verdict in said if verdict != ILL_FORMED):
+            mine = [verdict for about, verdict in said if about == attribute and verdict != ILL_FORMED]
+            found[f"{name}/{attribute}"] = Answered(
+                samples[name].prompt, "", None, attribute, "", float(mine.count(TRUE)), float(len(mine))
+            )
+    return found

@@ -21,7 +21,8 @@ def block_share(block: int, dense: Answers, subject: Answers, restored: Answers)
         score=restored.scores.main,
         won_back=_won_back(ids, dense, subject, restored),
         domains={
-            name: _won_back(members, dense, subject, restored) for name, members in dense.groups(ids, "domain").items()
+            name: _won_back(members, dense, subject, restored)
+            for name, members in dense.groups(dense.shared_with_parts(subject, restored), "domain").items()
         },
     )
 

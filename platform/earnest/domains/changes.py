@@ -18,7 +18,7 @@ def changes(dense: Answers, subject: Answers) -> list[GroupChange]:
 
     Right and wrong answers are tested by McNemar's exact test, other scores by flipping signs. `adjusted` is still `p`.
     """
-    ids = dense.shared(subject)
+    ids = dense.shared_with_parts(subject)
     found = [
         _change(grouping, name, members, dense, subject)
         for grouping in GROUPINGS
@@ -52,7 +52,7 @@ def _change(grouping: str, name: str, ids: Sequence[str], dense: Answers, subjec
 
 
 def _p(ids: Sequence[str], dense: Answers, subject: Answers) -> float:
-    right = [[answers.samples[name].correct for name in ids] for answers in (dense, subject)]
+    right = [[answers[name].correct for name in ids] for answers in (dense, subject)]
     if None not in right[0] and None not in right[1]:
         return mcnemar(*([bool(one) for one in side] for side in right)).exact
     scale = "log" if dense.headline(ids).exponential else "linear"

@@ -39,8 +39,8 @@ class Domains:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """The tasks that have groups, that with the largest losses first."""
-        found = [task for task in self.survey.tasks if any(loss.task == task and loss.groups for loss in self.losses)]
+        """The tasks in which a fluent cell has groups, that with the largest losses first."""
+        found = [task for task in self.survey.tasks if self.cells(task)]
         return sorted(found, key=lambda task: (task != self.survey.most_lost, self.survey.tasks.index(task)))
 
     def cells(self, task: str) -> list[CellRecord]:

@@ -103,7 +103,7 @@ class Biography(Task):
     """Long form about people of the invented world: share of well-formed statements, and of those the share true."""
 
     task: Literal["biography"] = "biography"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "true"
     cost: ClassVar[float] = 6.0
     data: Literal["nano"] = "nano"

@@ -20,6 +20,8 @@ from earnest.records import Estimate
 from earnest.specs import Biography
 from earnest.statistics.intervals import mean_estimate, ratio_estimate
 
+NO_ATTRIBUTE = "-"  # of a sentence that is not well formed
+
 
 def measure(engine: Engine, spec: Biography, progress: Progress | None = None) -> Measured:
     """Fluent, fitting, true, statements and tokens per biography, over people in even thirds of popularity."""
@@ -60,6 +62,7 @@ def _sample(question: questions.Question, generation: Generation) -> Sample:
         "true": len(true),
         "distinct_true": len({statement.attribute for statement in true}),
         "verdicts": "".join(map(verdict, statements)),
+        "attributes": " ".join(statement.attribute or NO_ATTRIBUTE for statement in statements),
         "tokens": len(generation.ids),
         "finish": generation.finish,
     }
