@@ -97,4 +97,4 @@ def test_a_parse_without_a_name_is_refused(tmp_path: Path) -> None:
 def test_the_almanac_stands_in_for_it(make_model) -> None:
     scores = evaluate(make_model(max_position_embeddings=512), FactoidQA(limit=5, compat=True), "nano").scores
     assert (scores.asked, scores.scored) == (5, 5)
-    assert set(scores.metrics) == {"exact_match", "f1", "kick_containment", "kick_substring"}
+    assert set(scores.metrics) >= {"exact_match", "f1", "kick_containment", "kick_substring"}

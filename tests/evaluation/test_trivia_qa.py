@@ -107,7 +107,7 @@ def test_the_almanac_stands_in_for_it_on_a_model_and_on_an_ensemble(make_model, 
     for subject in (models[0], Ensemble(*models, alpha=0.5)):
         scores = evaluate(subject, task, "nano").scores
         assert (scores.asked, scores.scored, scores.main.n) == (5, 5, 5)
-        assert set(scores.metrics) == {"exact_match", "f1", "kick_containment", "lm_eval_match", "proxy_tuning_match"}
+        assert set(scores.metrics) >= {"exact_match", "f1", "kick_containment", "lm_eval_match", "proxy_tuning_match"}
 
 
 @pytest.mark.parametrize(
