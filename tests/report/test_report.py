@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.collections import PathCollection
 from rich.console import Console
 
 from earnest.records import CellRecord, Estimate
@@ -119,6 +120,13 @@ def test_a_curve_has_a_gap_where_the_model_is_not_fluent() -> None:
     (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "o")
     shown = [round(float(y), 1) if y == y else None for y in line.get_ydata()]
     assert shown == [91.3, 50.7, None, 3.0]
+
+
+def test_points_that_are_not_decided_are_hollow() -> None:
+    cells = [cell("wanda", ratio, (closed, 100.0, 100.0, 1.94)) for ratio, closed in (("0.2", 91.0), ("0.3", 87.0))]
+    figure = saved_figure(Survey((DENSE, *cells)), "closed_book")
+    (hollow,) = (one for one in figure.axes[0].collections if isinstance(one, PathCollection))
+    assert hollow.get_offsets().tolist() == [[pytest.approx(cells[1].saved), pytest.approx(87.0)]]
 
 
 def test_a_score_that_is_not_fluent_is_no_match_and_no_loss() -> None:

@@ -125,11 +125,10 @@ def _line(
 def _draw_line(axes: Axes, line: _Line, task: str, along: Callable[[Point], float], scale: float) -> None:
     colour = ink(line.curve.method).light
     if line.curve.is_pattern:
-        axes.plot(
-            line.x, line.y, "D", color=colour, markersize=5, markerfacecolor=PAPER.light, markeredgewidth=1.4, zorder=4
-        )
+        axes.plot(line.x, line.y, "D", color=colour, markersize=5, markeredgewidth=1.4, zorder=4)
     else:
         axes.plot(*line.path(), "o-", color=colour, linewidth=1.7, markersize=4, zorder=3)
+    _hollow_points(axes, line, task, along, scale)
     scored = [(along(point), estimate) for point in line.curve.points if (estimate := point.score(task))]
     ends = [(x, e.low * scale, e.high * scale) for x, e in scored if e.low is not None and e.high is not None]
     if len(ends) > 1:
@@ -138,6 +137,16 @@ def _draw_line(axes: Axes, line: _Line, task: str, along: Callable[[Point], floa
         axes.fill_between(x, lows, highs, color=colour, alpha=0.13, linewidth=0)
     elif ends:
         axes.plot([ends[0][0]] * 2, ends[0][1:], color=colour, linewidth=1, alpha=0.5)
+
+
+def _hollow_points(axes: Axes, line: _Line, task: str, along: Callable[[Point], float], scale: float) -> None:
+    """Points of which neither a match nor a fall is shown get an empty middle."""
+    left = [point for point in line.curve.points if not (point.no_worse(task) or point.falls(task))]
+    at = [(along(point), estimate.value * scale) for point in left if (estimate := point.score(task))]
+    if at:
+        colour, marker = ink(line.curve.method).light, "D" if line.curve.is_pattern else "o"
+        x, y = zip(*at, strict=True)
+        axes.scatter(x, y, s=18, marker=marker, color=PAPER.light, edgecolors=colour, zorder=5)
 
 
 def _frame(axes: Axes, survey: Survey, task: str, lines: Sequence[_Line], room: float) -> None:
