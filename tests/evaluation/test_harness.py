@@ -19,7 +19,7 @@ import torch
 from earnest.compression.checkpoint import export_dense
 from earnest.decoding.ensemble import Ensemble
 from earnest.evaluation.engine import Engine
-from earnest.evaluation.harness.benchmarks import find_benchmark
+from earnest.evaluation.harness.benchmarks import benchmark_file, find_benchmark
 from earnest.evaluation.harness.figures import figure, influences, metric_name
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.evaluation.tasks import lm_eval
@@ -103,6 +103,62 @@ def test_answers_likelihoods_and_metrics_equal_those_of_lm_evals_own_model(
     assert np.mean(ours.samples["score"].to_pylist()) == pytest.approx(main.value, rel=1e-9)
 
 
+SHIPPED = [
+    ("mmlu_moral_disputes", {"test": "mmlu_moral_disputes_test", "dev": "mmlu_moral_disputes_dev"}, {"shots": 5}),
+    ("truthfulqa_mc1", {"": "truthfulqa_mc"}, {}),
+    ("truthfulqa_mc2", {"": "truthfulqa_mc"}, {}),
+    ("gsm8k", {"test": "gsm8k_test", "train": "gsm8k_train"}, {"max_tokens": 40}),
+    ("triviaqa", {"validation": "triviaqa_validation", "train": "triviaqa_train"}, {"shots": 5, "max_tokens": 16}),
+    ("wikitext", {"": "wikitext_pages"}, {}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("benchmark", "files", "fields"), SHIPPED, ids=[name for name, *_ in SHIPPED])
+def test_lm_evals_own_benchmarks_give_what_was_recorded_of_lm_eval(
+    tiny_llama: LoadedModel, parity: Path, tmp_path: Path, benchmark: str, files: dict[str, str], fields: dict[str, int]
+) -> None:
+    for split, file in files.items():
+        shutil.copy(parity / "lmeval_inputs" / f"{file}.parquet", tmp_path / f"{split or 'one'}.parquet")
+    data = tmp_path / "one.parquet" if "" in files else tmp_path
+    found = evaluate(tiny_llama, LMEval(benchmark=benchmark, data=str(data), **fields), str(data))
+    recorded = json.loads((parity / "lmeval_expected/metrics.json").read_text())
+    batch = "bs8_max1024" if benchmark == "wikitext" else "bs8"
+    expected = recorded[f"fx_{benchmark}|{tiny_llama.name}_{batch}"]
+    named = {
+        metric_name(*key.split(",")): value for key, value in expected.items() if ",none" in key or "match," in key
+    }
+    named = {name: value for name, value in named.items() if "stderr" not in name}
+    assert {name: found.scores.metrics[name].value for name in named} == pytest.approx(named, rel=1e-6)
+    assert len(named) > 0
+    lines = [json.loads(line) for line in (parity / f"lmeval_expected/fx_{benchmark}.jsonl").read_text().splitlines()]
+    check_recorded(found.samples.to_pylist(), lines, f"{tiny_llama.name}_{batch}")
+
+
+def check_recorded(rows: list[dict[str, Any]], lines: list[dict[str, Any]], config: str) -> None:
+    if "generation" in lines[0]:
+        mine = {line["doc_id"]: line["generation"] for line in lines if line["config"] == config}
+        assert {int(row["id"]): row["text"] for row in rows} == mine
+    elif "loglikelihood" in lines[0]:
+        mine = {line["doc_id"]: line["loglikelihood"] for line in lines if line["config"] == config}
+        assert {int(row["id"]): math.fsum(row["log_likelihoods"]) for row in rows} == pytest.approx(mine, rel=1e-5)
+    else:
+        for row, line in zip(rows, lines, strict=True):
+            assert row["log_likelihoods"] == pytest.approx(line[config]["loglikelihood"], abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["mmlu", "glue", "blimp"])
+def test_a_benchmark_is_found_in_the_file_where_lm_evals_index_has_it(folder: str) -> None:
+    import lm_eval.tasks
+
+    root = Path(lm_eval.tasks.__file__).parent
+    manager = lm_eval.tasks.TaskManager(include_path=root / folder, include_defaults=False)
+    assert len(manager.all_subtasks) >= 9
+    for name in manager.all_subtasks:
+        assert benchmark_file(name, None) == manager.task_index[name].yaml_path
+
+
 @pytest.mark.slow
 def test_our_engine_can_be_handed_to_lm_eval(
     model: LoadedModel, benchmarks: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,14 +166,13 @@ def test_our_engine_can_be_handed_to_lm_eval(
     from earnest.evaluation.harness.model import EngineLM
 
     monkeypatch.chdir(benchmarks)
-    for benchmark in ("nano_write", "nano_text"):
-        ours, theirs = (
-            by_lm_eval(lm, benchmark, benchmarks)["results"][benchmark]
-            for lm in (EngineLM(Engine(model)), hugging_face(model))
-        )
-        numbers = {key: value for key, value in theirs.items() if not isinstance(value, str)}
-        assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=1e-4)
-        assert len(numbers) > 2
+    ours, theirs = (
+        by_lm_eval(lm, "nano_text", benchmarks)["results"]["nano_text"]
+        for lm in (EngineLM(Engine(model)), hugging_face(model))
+    )
+    numbers = {key: value for key, value in theirs.items() if not isinstance(value, str)}
+    assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=1e-4)
+    assert len(numbers) > 2
 
 
 @pytest.mark.slow

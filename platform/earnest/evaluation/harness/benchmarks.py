@@ -58,8 +58,8 @@ def open_benchmark(spec: LMEval, data: str) -> Any:
     need_lm_eval(spec.benchmark)
     from lm_eval.tasks import TaskManager
 
-    file = _file(spec.benchmark, spec.include)
-    with _explained(spec.benchmark), _seeded():
+    file = benchmark_file(spec.benchmark, spec.include)
+    with explained(spec.benchmark, "cannot be opened"), _seeded():
         loaded = TaskManager(include_defaults=False).load([_config(spec, file, data)])
     (task,) = loaded["tasks"].values()
     _check_allowed(spec, task)
@@ -88,7 +88,7 @@ def _set_shots(spec: LMEval, task: Any) -> None:
 
 
 @contextmanager
-def _explained(benchmark: str) -> Iterator[None]:
+def explained(benchmark: str, failed: str) -> Iterator[None]:
     """What a definition or its data may raise, as one line: it is foreign code that reads a foreign dataset."""
     from datasets.exceptions import DatasetsError
     from jinja2 import TemplateError
@@ -104,9 +104,7 @@ def _explained(benchmark: str) -> Iterator[None]:
         remedy = "see that its data can be reached from here and has what it reads, or name yours with data = ..."
         if "module script" in reason:
             remedy = "it wants a metric that is code on the hub; HF_EVALUATE_OFFLINE=0 in the environment fetches it"
-        raise UserError(
-            f"{LM_EVAL}:{benchmark}: cannot be opened ({type(error).__name__}: {reason})\n{remedy}"
-        ) from error
+        raise UserError(f"{LM_EVAL}:{benchmark}: {failed} ({type(error).__name__}: {reason})\n{remedy}") from error
 
 
 @contextmanager
@@ -127,7 +125,7 @@ def _seeded() -> Iterator[None]:
 # --- the definition -------------------------------------------------------------------------------------------------
 
 
-def _file(benchmark: str, include: str | None) -> Path:
+def benchmark_file(benchmark: str, include: str | None) -> Path:
     """The YAML file that defines a benchmark: the user's, else lm-eval's."""
     import lm_eval.tasks
 
@@ -144,7 +142,7 @@ def _file(benchmark: str, include: str | None) -> Path:
 @lru_cache(maxsize=8)
 def _named(folder: str, key: str) -> Mapping[str, Path]:
     """What a folder's files name under `key` -> the file; the first in order of path, as in lm-eval."""
-    line = re.compile(rf"""^{key}:[ \t]*["']?([^\s"'\[{{][^"'\n#]*?)["']?[ \t]*(?:#.*)?$""", re.MULTILINE)
+    line = re.compile(rf"""^["']?{key}["']?:[ \t]*["']?([^\s"'\[{{][^"'\n#]*?)["']?[ \t]*(?:#.*)?$""", re.MULTILINE)
     found: dict[str, Path] = {}
     for file in sorted(Path(folder).rglob("*.yaml"), key=Path.as_posix):
         named = line.search(file.read_text(encoding="utf-8", errors="replace"))
@@ -237,7 +235,7 @@ def _definition(spec: LMEval) -> str:
     import lm_eval.tasks
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file = _file(spec.benchmark, spec.include)
+    file = benchmark_file(spec.benchmark, spec.include)
     text = json.dumps(load_yaml(file, resolve_func=False), sort_keys=True, default=str)
     for root in (spec.include, str(Path(lm_eval.tasks.__file__).parent)):
         text = text if root is None else text.replace(str(Path(root).resolve()), "")
@@ -249,7 +247,7 @@ def _definition(spec: LMEval) -> str:
 
 def _rows(task: Any) -> dict[str, Any]:
     """The splits that a benchmark reads."""
-    named = {task.get_config(name) for name in SPLITS}
+    named = {task.get_config(name) for name in SPLITS} | {getattr(task.get_config("fewshot_config"), "split", None)}
     there: Mapping[str, Any] = task.dataset if isinstance(task.dataset, Mapping) else {"": task.dataset}
     return {split: rows for split, rows in sorted(there.items()) if split in named or not any(named)}
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from earnest.evaluation.chat import PLAIN, read_alike, read_as
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.harness.benchmarks import open_benchmark
+from earnest.evaluation.harness.benchmarks import explained, open_benchmark
 from earnest.evaluation.harness.figures import Figure, figure, mean_of, metric_name
 from earnest.evaluation.rows import DOMAIN_COLUMNS, STRATUM_COLUMNS
 from earnest.evaluation.samples import Measured, Sample, scored, unscored
@@ -56,10 +56,12 @@ def measure(engine: Engine, spec: LMEval, data: str, progress: Progress | None =
 
     read = read_alike if spec.chat_template else partial(read_as, manner=PLAIN)
     model = EngineLM(engine, read=read, max_tokens=spec.max_tokens, seed=spec.seed, progress=progress)
-    _build(task, spec, model)
+    with explained(spec.benchmark, "its prompts cannot be written"):
+        _build(task, spec, model)
     _answer(task, model)
     documents = _documents(task, model)
-    figures = _figures(task, documents)
+    with explained(spec.benchmark, "its metrics cannot be computed"):
+        figures = _figures(task, documents)
     if not figures:
         scored([_sample(task, model, one, None, {}) for one in documents])
         raise UserError(f"lm_eval:{spec.benchmark}: has no metric that is a number; nothing can be reported of it")
