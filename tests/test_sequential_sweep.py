@@ -49,11 +49,19 @@ def test_everything_else_is_the_step_that_it_always_was() -> None:
     assert set(made.steps) - set(whole.steps) == {made.cells[1].evaluate["closed_book"]}
 
 
-def test_pairs_are_measured_against_whole_runs() -> None:
-    with pytest.raises(ValueError, match="whole runs"):
-        plan(sequential={}, proxy=[{"name": "p", "expert": "r"}])
-    with pytest.raises(ValueError, match="error"):
-        plan(sequential={"error": 0})
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"proxy": [{"name": "p", "expert": "r"}]}, "whole runs"),
+        ({"localise": [{"cells": ["magnitude"], "tasks": ["closed_book"]}]}, "whole runs"),
+        ({"compress": []}, "this sweep has none"),
+        ({"tasks": [{"task": "perplexity"}]}, "this sweep has none"),
+        ({"sequential": {"error": 0}}, "error"),
+    ],
+)
+def test_stopping_where_it_has_no_meaning_is_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Sweep.model_validate({**FIELDS, "sequential": {}, **change})
 
 
 @pytest.mark.slow

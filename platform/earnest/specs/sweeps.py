@@ -129,10 +129,21 @@ class Sweep(Spec):
         strangers = sorted(set(self.chat) - set(self.models))
         if strangers:
             raise ValueError(f"chat: no model {strangers[0]!r} in this sweep; it has {', '.join(self.models)}")
-        if self.sequential and self.proxy:
+        return self
+
+    @model_validator(mode="after")
+    def _stopping_has_a_meaning(self) -> Self:
+        if self.sequential is None:
+            return self
+        if self.proxy or self.localise:
             raise ValueError(
-                "[sequential]: what a pair gains is measured against whole runs of its bases; leave out [sequential] "
-                "or [[proxy]]"
+                "[sequential]: what pairs gain and where losses lie is measured against whole runs; leave it out, or "
+                "[[proxy]] and [[localise]]"
+            )
+        if not (self.compress and any(task.bounded for task in self.tasks)):
+            raise ValueError(
+                "[sequential]: it stops tasks on compressed models whose score is a mean of values within 0..1, and "
+                "this sweep has none; leave it out"
             )
         return self
 
