@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from earnest.decoding.encoding import encode
 from earnest.evaluation.engine import Engine
+from earnest.evaluation.tokenised import tokenised
 from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
 
@@ -38,15 +38,15 @@ def read_as(engine: Engine, prompts: Sequence[str], manner: Manner) -> list[tupl
     if not any(speaker.chat for speaker in speakers):
         return read_alike(engine, prompts)
     base, *steering = speakers
-    rows = encode(base.tokenizer, [direct(base, prompt, manner) for prompt in prompts])
-    beside = [encode(one.tokenizer, [steers(one, prompt, manner) for prompt in prompts]) for one in steering]
+    rows = tokenised(base.tokenizer, [direct(base, prompt, manner) for prompt in prompts])
+    beside = [tokenised(one.tokenizer, [steers(one, prompt, manner) for prompt in prompts]) for one in steering]
     forms = list(zip(*beside, strict=True)) if beside else [()] * len(rows)
     return [(tuple(row), tuple(map(tuple, form))) for row, form in zip(rows, forms, strict=True)]
 
 
 def read_alike(engine: Engine, prompts: Sequence[str]) -> list[tuple[Ids, tuple[Ids, ...]]]:
     """Each prompt as all models read it."""
-    return [(tuple(row), ()) for row in encode(engine.tokenizer, prompts)]
+    return [(tuple(row), ()) for row in tokenised(engine.tokenizer, prompts)]
 
 
 def direct(model: LoadedModel, prompt: str, manner: Manner) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from earnest.decoding.encoding import encode
+from earnest.evaluation.tokenised import tokenised
 from earnest.specs import UserError
 
 
@@ -37,8 +37,8 @@ def requests(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[Request]:
     """Each (context, continuation) as token ids."""
     moved = [_move_space(context, continuation) for context, continuation in pairs]
     contexts = {context: i for i, context in enumerate(dict.fromkeys(context for context, _ in moved))}
-    context_ids = encode(tokenizer, list(contexts))
-    whole_ids = encode(tokenizer, [context + continuation for context, continuation in moved])
+    context_ids = tokenised(tokenizer, list(contexts))
+    whole_ids = tokenised(tokenizer, [context + continuation for context, continuation in moved])
     made = []
     for (context, continuation), whole in zip(moved, whole_ids, strict=True):
         if context:
