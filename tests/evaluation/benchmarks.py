@@ -65,10 +65,33 @@ doc_to_choice: ["no", "yes"]
 doc_to_target: "{{1 if label == 0 else 0}}"
 metric_list: [{metric: mcc}]
 """
+CODED = """
+task: nano_coded
+output_type: multiple_choice
+process_docs: !function helpers.only_short
+doc_to_text: !function helpers.asked
+doc_to_choice: "{{choices}}"
+doc_to_target: label
+process_results: !function helpers.judged
+metric_list: [{metric: margin, aggregation: mean, higher_is_better: true}]
+"""
+HELPERS = """
+def only_short(rows):
+    return rows.filter(lambda row: len(row["question"]) < 200)
+
+
+def asked(row):
+    return row["question"].upper()
+
+
+def judged(row, results):
+    values = [value for value, _ in results]
+    return {"margin": values[row["label"]] - max(v for i, v in enumerate(values) if i != row["label"])}
+"""
 CODE = CHOICE.replace("nano_choice", "nano_code") + "unsafe_code: true\n"
 ZERO = CHOICE.replace("nano_choice", "nano_zero").replace("num_fewshot: 2", "num_fewshot: 0")
 DRAWN = WRITE.replace("nano_write", "nano_drawn").replace("do_sample: false", "do_sample: true, temperature: 1.0")
-BENCHMARKS = ("nano_choice", "nano_write", "nano_text", "nano_last", "nano_correlation")
+BENCHMARKS = ("nano_choice", "nano_write", "nano_text", "nano_last", "nano_correlation", "nano_coded")
 
 
 def write_benchmarks(place: Path) -> Path:
@@ -82,8 +105,9 @@ def write_benchmarks(place: Path) -> Path:
     ]  # fmt: skip
     for split, some in (("train", rows[:8]), ("test", rows[8:])):
         write_rows(place / f"{split}.jsonl", some)
-    for text in (CHOICE, WRITE, TEXT, LAST, CORRELATION, CODE, ZERO, DRAWN):
+    for text in (CHOICE, WRITE, TEXT, LAST, CORRELATION, CODED, CODE, ZERO, DRAWN):
         (place / f"{text.split()[1]}.yaml").write_text(text + ROWS, encoding="utf-8")
+    (place / "helpers.py").write_text(HELPERS, encoding="utf-8")
     (place / "group.yaml").write_text("group: nano_group\ntask: [nano_choice, nano_text]\n", encoding="utf-8")
     return place
 

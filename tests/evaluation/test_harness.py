@@ -268,12 +268,17 @@ def test_a_step_is_named_by_what_a_benchmark_consists_of_and_not_by_where_it_lie
     before = find_benchmark(asked("nano_choice", benchmarks)).digest
     assert find_benchmark(asked("nano_choice", moved)).digest == before
     assert find_benchmark(asked("nano_text", moved)).digest != before
+    (moved / "another.yaml").write_text("task: another\n")
+    find_benchmark(asked("nano_coded", moved))  # its code is compiled, which leaves a file
+    assert find_benchmark(asked("nano_choice", moved)).digest == before
     rows = [json.loads(line) for line in (moved / "test.jsonl").read_text().splitlines()]
     write_rows(tmp_path / "test.jsonl", rows)
     write_rows(tmp_path / "train.jsonl", rows)
     elsewhere = find_benchmark(asked("nano_choice", moved, data=str(tmp_path))).digest
     write_rows(tmp_path / "test.jsonl", rows[1:])
     assert len({before, elsewhere, find_benchmark(asked("nano_choice", moved, data=str(tmp_path))).digest}) == 3
+    (moved / "helpers.py").write_text((moved / "helpers.py").read_text() + "\n")
+    assert find_benchmark(asked("nano_choice", moved)).digest != before
     definition = moved / "nano_choice.yaml"
     definition.write_text(definition.read_text().replace("Question:", "Asked:"))
     assert find_benchmark(asked("nano_choice", moved)).digest != before

@@ -28,7 +28,7 @@ SHOWN = 6
 
 
 def find_benchmark(spec: LMEval) -> DataSource:
-    """A benchmark with its data, and the digest of all of it: lm-eval's version, the definition, files beside it, rows.
+    """A benchmark with its data, and the digest of all of it: lm-eval's version, definition, files beside it, rows.
 
     Raises:
         UserError: lm-eval is not there, or the benchmark cannot be opened.
@@ -39,7 +39,7 @@ def find_benchmark(spec: LMEval) -> DataSource:
     whole = {
         "lm_eval": version,
         "definition": _definition(spec),
-        "beside": None if spec.include is None else content_digest(Path(spec.include)),
+        "beside": {} if spec.include is None else _beside_it(Path(spec.include)),
         "rows": {split: _rows_digest(rows) for split, rows in _rows(task).items()},
     }
     return DataSource(spec.data, place, digest(whole))
@@ -240,6 +240,12 @@ def _definition(spec: LMEval) -> str:
     for root in (spec.include, str(Path(lm_eval.tasks.__file__).parent)):
         text = text if root is None else text.replace(str(Path(root).resolve()), "")
     return text
+
+
+def _beside_it(folder: Path) -> dict[str, str]:
+    """The digests of all files that a definition may read; other definitions, and what Python keeps, are none."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.suffix not in (".yaml", ".pyc")]
+    return {file.relative_to(folder).as_posix(): content_digest(file) for file in files}
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------
