@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from earnest.compression.calibration import check_rows
 from earnest.compression.checks import check_fits
 from earnest.data import NANO, DataSource, read_rows, resolve_data
 from earnest.decoding.ensemble import check_vocabularies
@@ -113,9 +114,7 @@ def check_task(task: AnyTask, path: str) -> None:
 
 
 def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:
-    """The length fits the model's positions, and the data has the column."""
-    from earnest.data import columns
-
+    """The length fits the model's positions, and every row can be calibrated on."""
     positions = getattr(read_config(source), "max_position_embeddings", None)
     if positions is not None and sweep.calibration.length > positions:
         raise UserError(
@@ -124,7 +123,4 @@ def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:
         )
     if sweep.calibration.data == NANO:
         return
-    path = inputs.data[data_key(sweep.calibration)][0]
-    there = columns(path, sweep.calibration.split)
-    if "input_ids" not in there:
-        read_rows(path, sweep.calibration.split, [sweep.calibration.column])
+    check_rows(sweep.calibration, inputs.data[data_key(sweep.calibration)][0])

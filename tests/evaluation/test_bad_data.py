@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from earnest.compression.calibration import check_rows
 from earnest.preflight import check_task
-from earnest.specs import TASKS, UserError, read_task
+from earnest.specs import TASKS, Calibration, UserError, read_task
 
 QUESTION = {"id": "a", "question": "Why?", "answer": "So."}
 CHOICE = {"id": "a", "question": "Why?", "choices": ["x", "y"], "answer": "y"}
@@ -126,3 +127,23 @@ def test_a_file_that_holds_no_rows_or_no_text_is_named(
         pq.write_table(bad, tmp_path / "rows.parquet")
         refused = refusal(settings, name, tmp_path / "rows.parquet")
         assert said in refused or (said == "bytes" and "row 0" in refused)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": None}, "row 1: column 'text' holds nothing"),
+        ({"text": math.nan}, "row 1: column 'text' holds float"),
+        ({"words": "a"}, "row 1: has no column 'text'"),
+    ],
+)
+def test_a_row_that_cannot_be_calibrated_on_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"text": "A row."}, row])
+    with pytest.raises(UserError, match=said):
+        check_rows(Calibration(data=str(file)), str(file))
+
+
+def test_token_ids_that_are_none_are_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"input_ids": [1, 2]}, {"input_ids": [1, -2]}])
+    with pytest.raises(UserError, match="row 1: input_ids holds"):
+        check_rows(Calibration(data=str(file)), str(file))

@@ -9,12 +9,13 @@ import pytest
 from earnest.decoding.ensemble import Ensemble
 from earnest.decoding.generation import Prompt, continue_prompts
 from earnest.evaluation.chat import PLAIN, Manner, direct, read_as, steers
+from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine
 from earnest.evaluation.run import evaluate
 from earnest.evaluation.tasks import gsm8k, toxigen, truthful_qa
 from earnest.models.loading import LoadedModel
 from earnest.plan import Inputs, make_plan
-from earnest.specs import GSM8K, ClosedBook, Sweep, UserError
+from earnest.specs import GSM8K, AlpacaFarm, ClosedBook, Sweep, UserError
 from evaluation.tiny_models import MakeModel
 
 SYSTEM = "You are a helpful, respectful and honest assistant."
@@ -92,6 +93,15 @@ def _first_prompt(task: ClosedBook) -> str:
     from earnest.evaluation.tasks.closed_book import nano_items
 
     return nano_items(task)[0].prompt
+
+
+def test_judged_answers_are_written_in_the_same_forms(make_model: MakeModel) -> None:
+    base, expert, anti = (make_model(seed=seed) for seed in range(3))
+    engine = Engine(Ensemble(base, replace(expert, chat="llama2"), anti))
+    converse(engine, AlpacaFarm(), [["Name a colour."]], (), 3)
+    ((prompt, _),) = engine.written
+    assert prompt.ids == tuple(base.tokenizer("Name a colour.")["input_ids"])
+    assert prompt.forms == (tuple(base.tokenizer("[INST] Name a colour. [/INST]")["input_ids"]), prompt.ids)
 
 
 FIELDS: dict[str, Any] = {

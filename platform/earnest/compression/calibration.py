@@ -41,9 +41,20 @@ def calibration_ids(spec: Calibration, path: str, tokenizer: Any) -> Tensor:
         return _windows(_nano_stream(spec, tokenizer), spec, path)
     if IDS_COLUMN in columns(path, spec.split):
         return _from_ids(read_rows(path, spec.split, [IDS_COLUMN]), spec, path)
+    return _windows(_text_stream(_texts(spec, path), tokenizer), spec, path)
+
+
+def check_rows(spec: Calibration, path: str) -> None:
+    """See that every row can be calibrated on, without a model. Raises UserError as `calibration_ids` does."""
+    if IDS_COLUMN in columns(path, spec.split):
+        _check_ids(read_rows(path, spec.split, [IDS_COLUMN]), path)
+    else:
+        _texts(spec, path)
+
+
+def _texts(spec: Calibration, path: str) -> list[str]:
     rows = read_rows(path, spec.split, [spec.column])
-    texts = [text_of(row, spec.column, f"calibration {path}: row {i}") for i, row in enumerate(rows)]
-    return _windows(_text_stream(texts, tokenizer), spec, path)
+    return [text_of(row, spec.column, f"calibration {path}: row {i}") for i, row in enumerate(rows)]
 
 
 def _from_ids(rows: Sequence[dict[str, Any]], spec: Calibration, path: str) -> Tensor:
