@@ -92,5 +92,17 @@ def test_changes_read_as_people_write_them(relative: float | None, text: str) ->
 
 
 def test_a_judges_score_is_no_share() -> None:
-    shown = [figure_text(*each) for each in ((0.5, "win_rate"), (7.25, "judge_score"), (1.5, "token_perplexity"))]
-    assert shown == ["50.0", "7.25", "1.500"]
+    figures = ((0.5, "win_rate"), (7.25, "judge_score"), (1.5, "token_perplexity"), (27.31, "bleu"))
+    assert [figure_text(*each) for each in figures] == ["50.0", "7.25", "1.500", "27.310"]
+
+
+def test_charts_draw_shares_as_percent_and_a_judges_score_as_it_is() -> None:
+    cells = tuple(sweep_cells())
+    judged = tuple(
+        one.model_copy(
+            update={"scores": {t: s.model_copy(update={"headline": "judge_score"}) for t, s in one.scores.items()}}
+        )
+        for one in cells
+    )
+    assert [Survey(cells).scale(task) for task in ("closed_book", "perplexity")] == [100.0, 1.0]
+    assert Survey(judged).scale("closed_book") == 1.0

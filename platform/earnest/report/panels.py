@@ -28,7 +28,7 @@ def saved_figure(survey: Survey, task: str) -> Figure:
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.add_subplot()
     _score_panel(axes, survey, task, survey.curves, lambda point: point.saved, origin=0.0, room=0.3)
-    _reference_lines(axes, survey.references, task, 100.0 if survey.higher_is_better(task) else 1.0)
+    _reference_lines(axes, survey.references, task, survey.scale(task))
     axes.xaxis.set_major_formatter(PERCENT)
     axes.set_xlabel("share of bytes saved")
     title(axes, spoken(task).capitalize(), f"{survey.headline(task).replace('_', ' ')}{_direction(survey, task)}")
@@ -99,7 +99,7 @@ def _score_panel(
     room: float,
 ) -> None:
     dense = survey.dense_score(task)
-    scale = 100.0 if survey.higher_is_better(task) else 1.0
+    scale = survey.scale(task)
     start = None if dense is None else (origin, dense.value * scale)
     lines = [line for curve in curves if (line := _line(curve, task, along, scale, start))]
     for line in lines:
@@ -157,7 +157,7 @@ def _frame(axes: Axes, survey: Survey, task: str, lines: Sequence[_Line], room: 
     axes.yaxis.set_major_locator(MaxNLocator(6))
     dense = survey.dense_score(task)
     if survey.higher_is_better(task):
-        axes.set_ylim(max(low, -2.0), min(high, 103.0))
+        axes.set_ylim(max(low, -2.0), min(high, 103.0) if survey.scale(task) > 1 else high)
     elif dense is not None:
         tested = [y for line in lines if line.curve.method not in CONTROLS for y in line.y]
         most = max([*tested, dense.value * (1 + 2 * MATCHING)])

@@ -39,7 +39,7 @@ def alpha_figure(gains: Gains, task: str) -> Figure:
     """A task's score over alpha, with its 95% interval; adaptive alpha stands as a diamond at the right."""
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.add_subplot()
-    scale = 100.0 if gains.survey.higher_is_better(task) else 1.0
+    scale = gains.survey.scale(task)
     lines = gains.alpha_lines(task)
     beside = max(alpha for line in lines for alpha, _ in line.points) + 0.35
     for line in lines:
@@ -94,7 +94,7 @@ def recovery_figure(gains: Gains, task: str, strength: str) -> Figure:
     """
     figure = Figure(figsize=(PANEL[0], PANEL[1] * 1.65), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    scale = 100.0 if gains.survey.higher_is_better(task) else 1.0
+    scale = gains.survey.scale(task)
     ends = [_draw_recovery(above, gains, recovery, task, strength, scale) for recovery in gains.recoveries(strength)]
     shares = [_draw_share(below, gains, recovery, task, strength) for recovery in gains.recoveries(strength)]
     left, right = above.get_xlim()

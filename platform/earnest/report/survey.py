@@ -18,6 +18,7 @@ CONTROLS = ("random",)
 MATCHING = 0.05
 FLUENT = 0.5  # below this share of well-formed statements, a score of what they say rests on almost nothing
 MINUS = "−"
+NO_SHARES = frozenset({"judge_score", "bits_per_byte", "bleu", "chrf", "ter"})
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,10 @@ class Survey:
         """The task's direction."""
         return next(cell.scores[task].higher_is_better for cell in self.cells if task in cell.scores)
 
+    def scale(self, task: str) -> float:
+        """What a task's scores are drawn with: shares of which more is better as percent."""
+        return 100.0 if self.higher_is_better(task) and is_share(self.headline(task)) else 1.0
+
     def headline(self, task: str) -> str:
         """The name of the task's headline metric."""
         return next(cell.scores[task].headline for cell in self.cells if task in cell.scores)
@@ -284,10 +289,15 @@ def percent_change(relative: float | None) -> str:
 
 
 def figure_text(value: float, headline: str) -> str:
-    """A score as people write it: shares as percent with one decimal, perplexities with three, a judge's with two."""
+    """A score as people write it: shares as percent with one decimal, others with three, a judge's with two."""
     if headline == "judge_score":
         return f"{value:.2f}"
-    return f"{value:.3f}" if "perplexity" in headline else f"{100 * value:.1f}"
+    return f"{100 * value:.1f}" if is_share(headline) else f"{value:.3f}"
+
+
+def is_share(headline: str) -> bool:
+    """Whether a metric lies in 0..1 and is read as percent; perplexities, judges' and sacrebleu's do not."""
+    return "perplexity" not in headline and headline not in NO_SHARES
 
 
 def score_text(scores: Scores) -> str:
