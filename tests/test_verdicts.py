@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from earnest.cells import collect, read_evaluation
-from earnest.compare.run import compare_cells
+from earnest.compare.run import compare_cells, compare_paths
+from earnest.evaluation.run import evaluate
+from earnest.models.loading import load
+from earnest.models.source import resolve
 from earnest.plan import Cell, Inputs, Plan, make_plan
 from earnest.records import Comparison, Estimate, Scores, Stopped
 from earnest.report.verdicts import explained, hint, mark
-from earnest.samples import match_up, read_samples
-from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, Wanda
+from earnest.samples import match_up, read_samples, write_samples
+from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, Wanda, read_sweep
 from earnest.statistics.versus import judge
 from earnest.steps import run_step
 from earnest.store import Store
@@ -231,6 +234,22 @@ def test_what_stopped_once_it_was_decided_keeps_its_own_verdict(tmp_path: Path) 
         pq.write_table(table, folder / "samples.parquet")
     found = collect(plan, store, {})[1].comparisons["closed_book"]
     assert (found.verdict, found.stopped, found.units, found.relative, found.p) == ("falls", True, 48, 0.0, None)
-    assert (hint(found) + mark(found), explained(found, "exact_match").split(";")[0]) == ("!✗", "falls, decided after 48 samples")
+    assert (hint(found) + mark(found), explained(found, "exact_match").split(";")[0]) == (
+        "!✗",
+        "falls, decided after 48 samples",
+    )
     rows, told = compare_cells(plan, store, "magnitude 50%", "dense")
     assert (rows, told) == ([], {"closed_book": "falls, decided after 48 of 300 samples (error 5%)"})
+
+
+@pytest.mark.slow
+def test_the_samples_that_every_task_of_the_embedded_models_leaves_can_be_compared(tmp_path: Path) -> None:
+    config = Path(__file__).parents[1] / "jobs/configs/llm_kick_nano.toml"
+    subject = load(resolve("nano:small"), dtype="float32")
+    for task in read_sweep(config).tasks:
+        result = evaluate(subject, task.model_copy(update={"limit": 4}), "nano")
+        write_samples(result.samples, result.scores, tmp_path / f"{task.label}.parquet")
+    rows, skipped = compare_paths(tmp_path, tmp_path)
+    assert skipped == {}
+    assert {row.task for row in rows} == {task.label for task in read_sweep(config).tasks}
+    assert {(row.difference.value, row.better, row.worse, row.p) for row in rows} == {(0, 0, 0, 1)}

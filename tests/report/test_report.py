@@ -15,7 +15,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from rich.console import Console
 
-from earnest.records import CellRecord, Estimate
+from earnest.records import CellRecord, Comparison, Estimate
 from earnest.report.html import write_report
 from earnest.report.panels import saved_figure
 from earnest.report.survey import Survey
@@ -37,6 +37,13 @@ def only(one: CellRecord, *tasks: str) -> CellRecord:
     return one.model_copy(update=kept)
 
 
+def unjudged(one: CellRecord) -> CellRecord:
+    """The cell as it was written down before there were verdicts."""
+    before = ("relative", "within_margin", "retention", "flips", "kl")
+    kept = {task: {name: getattr(c, name) for name in before} for task, c in one.comparisons.items()}
+    return one.model_copy(update={"comparisons": {task: Comparison(**fields) for task, fields in kept.items()}})
+
+
 BROKEN = WANDA.model_copy(
     update={"scores": {}, "comparisons": {}, "size": None, "failures": {"compress": "out of <memory>"}}
 )
@@ -49,6 +56,7 @@ SWEEPS = {
     "dense failed": [DENSE.model_copy(update={"scores": {}, "failures": {"closed_book": "lost"}}), WANDA],
     "one cell failed": [DENSE, BROKEN, cell("rtn", "4", (88.0, 100.0, 99.7, 1.946))],
     "a new method": [DENSE, WANDA.model_copy(update={"method": "newcomer"})],
+    "cells without verdicts": [DENSE, unjudged(WANDA)],
     "nothing": [],
 }
 

@@ -12,6 +12,7 @@ LEGEND = (
     f"{SHOWN} shown to be at most {MATCHING:.0%} worse than dense, {FALLS} shown to be more, {OPEN} not decided. "
     f"A wrong {SHOWN} anywhere, or a wrong {FALLS}: at most 5% (two one-sided tests, Holm)."
 )
+TOLD = 5  # tasks that are told of by name
 STOPPED_LEGEND = f"{STOPPED} decided before all samples were asked, with the error rate of each by itself."
 NOISE_LEGEND = f"{NOISE} no larger than seeds or batches alone make it."
 
@@ -87,10 +88,13 @@ def undecided(survey: Survey) -> list[tuple[str, int, int, int, int | None]]:
 
 def undecided_line(survey: Survey) -> str:
     """What is not decided, and the number of samples that would decide half of it."""
+    left = sorted(undecided(survey), key=lambda each: -each[1])
     parts = [
         f"{spoken(task)} {count} of {of} at n = {units:,}" + (f" (n ≈ {rounded_up(need)} for half)" if need else "")
-        for task, count, of, units, need in undecided(survey)
+        for task, count, of, units, need in left[:TOLD]
     ]
+    if others := left[TOLD:]:
+        parts.append(f"{sum(count for _, count, *_ in others)} of {len(others)} other tasks")
     return f"Not decided: {'; '.join(parts)}." if parts else ""
 
 
