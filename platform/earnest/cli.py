@@ -140,7 +140,7 @@ def compress(
 @app.command()
 def evaluate(
     subject: Annotated[str, typer.Argument(help="A model, or a checkpoint that earnest compress made.")],
-    task: Annotated[str, typer.Option(help="perplexity, closed_book, open_book, multiple_choice, mmlu, …")],
+    task: Annotated[str, typer.Option(help="perplexity, closed_book, multiple_choice, mmlu, lm_eval:NAME, …")],
     samples: Annotated[Path | None, typer.Option("--out", help="Write every sample to this Parquet file.")] = None,
     data: Annotated[str | None, typer.Option(help="nano, a file, a folder of splits, or a hub id.")] = None,
     split: Annotated[str | None, typer.Option(help="The data's split.")] = None,
