@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from earnest.cells import NOT_FINISHED, collect
-from earnest.plan import Inputs, Plan, make_plan
+from earnest.plan import Inputs, Plan
+from earnest.planning import make_plan
 from earnest.records import Estimate, Manifest, Scores, Size
 from earnest.specs import ClosedBook, Magnitude, Perplexity, Sweep
 from earnest.store import CorruptOutputError, Store

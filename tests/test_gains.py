@@ -13,7 +13,8 @@ from earnest.cells import collect, headline_of, read_evaluation
 from earnest.evaluation.run import evaluate
 from earnest.models.loading import load
 from earnest.models.source import resolve
-from earnest.plan import Inputs, Plan, make_plan
+from earnest.plan import Inputs, Plan
+from earnest.planning import make_plan
 from earnest.records import CellRecord, Scores
 from earnest.specs import AnyTask, Biography, ClosedBook, MultipleChoice, Perplexity, Summarisation, Sweep
 from earnest.steps import write_evaluation

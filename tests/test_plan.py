@@ -2,7 +2,8 @@
 
 import pytest
 
-from earnest.plan import Cell, Inputs, Plan, make_plan
+from earnest.plan import Cell, Inputs, Plan
+from earnest.planning import make_plan
 from earnest.specs import Sweep, UserError
 
 FIELDS = {

@@ -14,7 +14,8 @@ from earnest.evaluation.rereading import reread
 from earnest.evaluation.tokens import Request
 from earnest.models.loading import load
 from earnest.models.source import resolve
-from earnest.plan import EVALUATE, Inputs, Plan, Step, make_plan
+from earnest.plan import EVALUATE, Inputs, Plan, Step
+from earnest.planning import make_plan
 from earnest.rereads import with_rereads
 from earnest.specs import Sweep, UserError
 from earnest.steps import TEXTS_FILE, run_step

@@ -8,7 +8,8 @@ import pytest
 
 from earnest.cells import collect
 from earnest.models.source import resolve
-from earnest.plan import Inputs, Plan, make_plan
+from earnest.plan import Inputs, Plan
+from earnest.planning import make_plan
 from earnest.specs import Sweep
 from earnest.steps import run_step
 from earnest.store import Store

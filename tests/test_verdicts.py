@@ -16,7 +16,8 @@ from earnest.compare.run import compare_cells, compare_paths
 from earnest.evaluation.run import evaluate
 from earnest.models.loading import load
 from earnest.models.source import resolve
-from earnest.plan import Cell, Inputs, Plan, make_plan
+from earnest.plan import Cell, Inputs, Plan
+from earnest.planning import make_plan
 from earnest.records import Comparison, Estimate, Scores, Stopped
 from earnest.report.verdicts import explained, hint, mark
 from earnest.samples import match_up, read_samples, write_samples

@@ -22,7 +22,8 @@ from earnest.data import resolve_data
 from earnest.domains.run import losses_of
 from earnest.models.loading import read_config
 from earnest.models.source import resolve
-from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key, make_plan
+from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key
+from earnest.planning import make_plan
 from earnest.preflight import check_sweep, find_data
 from earnest.published.figures import Published, read_published
 from earnest.records import CellRecord

@@ -10,7 +10,8 @@ from cluster.plans import Traced
 from earnest.cluster.driver import run_plan
 from earnest.data import resolve_data
 from earnest.models.source import resolve
-from earnest.plan import EVALUATE, Inputs, Plan, data_key, make_plan
+from earnest.plan import EVALUATE, Inputs, Plan, data_key
+from earnest.planning import make_plan
 from earnest.specs import Cluster, Sweep
 from earnest.steps import SCORES_FILE, run_step
 from earnest.store import Store

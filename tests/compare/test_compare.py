@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from earnest.cli import app
 from earnest.compare.run import compare_cells, compare_paths
-from earnest.plan import Inputs, Plan, make_plan
+from earnest.plan import Inputs, Plan
+from earnest.planning import make_plan
 from earnest.records import Estimate, Scores
 from earnest.samples import open_samples, write_samples
 from earnest.specs import ClosedBook, Magnitude, Sweep, UserError, Wanda

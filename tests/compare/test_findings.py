@@ -12,7 +12,8 @@ import pytest
 from earnest.compare.cells import find_cell
 from earnest.compare.claims import Claim, ClaimsFile, Prediction, Ruled, read_claims, rule
 from earnest.compare.findings import page
-from earnest.plan import Inputs, Plan, make_plan
+from earnest.plan import Inputs, Plan
+from earnest.planning import make_plan
 from earnest.records import Estimate, Scores
 from earnest.specs import Biography, ClosedBook, Magnitude, Proxy, Sweep, UserError, read_sweep
 from earnest.store import Store

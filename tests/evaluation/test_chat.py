@@ -14,7 +14,8 @@ from earnest.evaluation.engine import Engine
 from earnest.evaluation.run import evaluate
 from earnest.evaluation.tasks import gsm8k, toxigen, truthful_qa
 from earnest.models.loading import LoadedModel
-from earnest.plan import Inputs, make_plan
+from earnest.plan import Inputs
+from earnest.planning import make_plan
 from earnest.specs import GSM8K, AlpacaFarm, ClosedBook, Sweep, UserError
 from evaluation.tiny_models import MakeModel
 

@@ -14,7 +14,8 @@ from earnest.evaluation.run import evaluate
 from earnest.evaluation.tasks import needed_columns, toxigen
 from earnest.models.classifier import Classifier, load_classifier
 from earnest.models.source import resolve
-from earnest.plan import EVALUATE, make_plan
+from earnest.plan import EVALUATE
+from earnest.planning import make_plan
 from earnest.specs import Sweep, ToxiGen, UserError, read_task
 from earnest.steps import run_step
 from earnest.store import Store
