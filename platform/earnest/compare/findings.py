@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import fill
 
 from earnest.compare.claims import ClaimsFile, Ruled, Ruling, Tested
 from earnest.records import Estimate
@@ -19,6 +20,7 @@ of a kind anywhere on the page happens at most 5 % of the time (Holm). p is of n
 for right and wrong, sign flips elsewhere; Holm). Intervals are BCa, 95 %. A claim is **held** where all of its tests
 are shown, **not held** where one is refuted, and otherwise **not decided**: then n says about how many samples would
 decide."""
+WIDTH = 118
 PAPERS = "[{0}](https://arxiv.org/abs/{1})"
 EXPECTED = {"worse": "falls", "better": "rises", "kept": "matches or no worse"}
 
@@ -31,7 +33,9 @@ def page(claims: ClaimsFile, ruled: Sequence[Ruled], name: str) -> str:
 def _lines(claims: ClaimsFile, ruled: Sequence[Ruled], name: str) -> Iterator[str]:
     tests = sum(tested.versus is not None for one in ruled for tested in one.tested)
     sweeps = " and ".join(f"`{one.rpartition('/')[2]}`" for one in claims.sweeps)
-    yield ABOUT.format(family=claims.family, claims=name, sweeps=sweeps, tests=tests)
+    title, _, about = ABOUT.partition("\n\n")
+    yield title.format(family=claims.family) + "\n"
+    yield fill(about.format(claims=name, sweeps=sweeps, tests=tests), WIDTH, break_on_hyphens=False)
     yield "\n| claim | on these models | tests shown, refuted, open |"
     yield "|---|---|---|"
     for one in ruled:
