@@ -101,7 +101,8 @@ def read_rows(path: str, split: str, columns: Sequence[str]) -> list[dict[str, A
     for number, row in enumerate(rows):
         missing = [column for column in columns if column not in row]
         if missing:
-            raise _missing_column(f"{path}: row {number}" if number else path, missing[0], row)
+            file = file_of(path, split)
+            raise _missing_column(f"{file}: row {number}" if number else file, missing[0], row)
     return rows
 
 
@@ -119,7 +120,7 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def _empty(path: str, split: str) -> UserError:
-    return UserError(f"data {path}: split {split!r} is empty; give a dataset with at least one row")
+    return UserError(f"data {file_of(path, split)}: split {split!r} is empty; give a dataset with at least one row")
 
 
 def _missing_column(path: str, column: str, there: Iterable[str]) -> UserError:
@@ -154,6 +155,11 @@ def _object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f'{where}: {type(row).__name__}, not an object; write one like {{"text": "..."}} per line')
     return row
+
+
+def file_of(path: str, split: str) -> str:
+    """What errors call the place of a split's rows: its file, or the whole dataset where it has no file of its own."""
+    return str(_file_of(path, split) or path)
 
 
 def _file_of(path: str, split: str) -> Path | None:

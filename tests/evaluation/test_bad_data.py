@@ -129,6 +129,16 @@ def test_a_file_that_holds_no_rows_or_no_text_is_named(
         assert said in refused or (said == "bytes" and "row 0" in refused)
 
 
+@families
+def test_of_a_folder_of_splits_the_file_is_named(
+    name: str, settings: dict[str, Any], row: dict[str, Any], asked: str, gold: str | None, tmp_path: Path
+) -> None:
+    split = read_task({"task": name, "data": str(tmp_path), **settings}).split
+    file = write(tmp_path / f"{split}.jsonl", rows_with(row, **{asked: None}))
+    with pytest.raises(UserError, match=f"{file}: row 1"):
+        check_task(read_task({"task": name, "data": str(tmp_path), **settings}), str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

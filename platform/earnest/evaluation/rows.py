@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from earnest.data import columns, read_rows, text_of
+from earnest.data import columns, file_of, read_rows, text_of
 from earnest.specs import UserError
 
 Row = TypeVar("Row")
@@ -44,12 +44,12 @@ def question_rows(path: str, split: str, wanted: Sequence[str], beside: Sequence
     found = {group: name for group, name in groups.items() if name is not None and name not in wanted}
     identity = [name for name in ID_COLUMNS if name in there and name not in wanted][:1]
     rows = read_rows(path, split, [*wanted, *beside, *found.values(), *identity])
-    check_rows(rows, wanted, path)
-    check_ids(rows, identity, path)
+    check_rows(rows, wanted, file_of(path, split))
+    check_ids(rows, identity, file_of(path, split))
     return [{**row, **{group: str(row[name] or "") for group, name in found.items()}} for row in rows]
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], path: str) -> None:
+def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], file: str) -> None:
     """See that every row can be asked: questions and passages are text, choices lists of text, answers are there.
 
     Raises:
@@ -57,7 +57,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], path: s
     """
     for number, row in enumerate(rows):
         for column in wanted:
-            _check_cell(row, column, f"data {path}: row {number}")
+            _check_cell(row, column, f"data {file}: row {number}")
 
 
 def filled_text(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -68,7 +68,7 @@ def filled_text(row: Mapping[str, Any], column: str, where: str) -> str:
     return text
 
 
-def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], path: str) -> None:
+def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], file: str) -> None:
     """See that no row's id stands twice, in the column that `identity` names if there is one.
 
     Raises:
@@ -80,7 +80,7 @@ def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], path: 
             before = first.setdefault(row[name], number)
             if before != number:
                 raise UserError(
-                    f"data {path}: rows {before} and {number} have the same {name} {row[name]!r}; keep one of them"
+                    f"data {file}: rows {before} and {number} have the same {name} {row[name]!r}; keep one of them"
                 )
 
 

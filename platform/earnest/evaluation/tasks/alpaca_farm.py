@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from earnest.almanac import questions
-from earnest.data import columns, read_rows
+from earnest.data import columns, file_of, read_rows
 from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import PREFERENCE
@@ -83,10 +83,11 @@ def user_duels(spec: AlpacaFarm, data: str) -> list[Duel]:
     identity = [name for name in ID_COLUMNS if name in there]
     beside = [GROUP] if GROUP in there else []
     rows = read_rows(data, spec.split, [instruction, reference, *beside, *identity])[: spec.limit]
-    check_ids(rows, identity, data)
+    file = file_of(data, spec.split)
+    check_ids(rows, identity, file)
     found = []
     for number, row in enumerate(rows):
-        asked, given = (filled_text(row, name, f"data {data}: row {number}") for name in (instruction, reference))
+        asked, given = (filled_text(row, name, f"data {file}: row {number}") for name in (instruction, reference))
         group = str(row.get(GROUP) or "")
         found.append(Duel(f"{spec.split}-{number:05d}", PREFERENCE, asked, "", given, given, group))
     return found

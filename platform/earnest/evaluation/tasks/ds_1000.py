@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from earnest.data import columns, read_rows
+from earnest.data import columns, file_of, read_rows
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.programs import Problem, solve
 from earnest.evaluation.rows import ID_COLUMNS, check_ids, filled_text
@@ -34,8 +34,9 @@ def problems(spec: DS1000, data: str) -> list[Problem]:
     beside = [name for name in (GOLD, *LIBRARY) if name in there]
     identity = [name for name in ID_COLUMNS if name in there]
     rows = read_rows(data, spec.split, [*COLUMNS, *beside, *identity])[: spec.limit]
-    check_ids(rows, identity, data)
-    return [_problem(row, f"{spec.split}-{i:05d}", f"data {data}: row {i}") for i, row in enumerate(rows)]
+    file = file_of(data, spec.split)
+    check_ids(rows, identity, file)
+    return [_problem(row, f"{spec.split}-{i:05d}", f"data {file}: row {i}") for i, row in enumerate(rows)]
 
 
 def _problem(row: dict[str, Any], identity: str, where: str) -> Problem:

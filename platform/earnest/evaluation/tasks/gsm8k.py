@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from earnest.data import file_of
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete, share_correct
 from earnest.evaluation.chat import PLAIN, Manner
@@ -88,8 +89,8 @@ def asked_rows(spec: GSM8K, data: str) -> list[Row]:
     for number, row in enumerate(rows):
         if value_of(gold_number(row)) is None:
             raise UserError(
-                f"data {data}: row {number}: the answer ends in {gold_number(row)[:40]!r}, not a number; "
-                "end it with #### and the number"
+                f"data {file_of(data, spec.split)}: row {number}: the answer ends in {gold_number(row)[:40]!r}, "
+                "not a number; end it with #### and the number"
             )
     return rows
 

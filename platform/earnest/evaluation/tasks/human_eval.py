@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from earnest.data import read_rows
+from earnest.data import file_of, read_rows
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.programs import Problem, solve
 from earnest.evaluation.rows import check_ids, filled_text
@@ -23,10 +23,11 @@ def measure(engine: Engine, spec: HumanEval, data: str, progress: Progress | Non
 def problems(spec: HumanEval, data: str) -> list[Problem]:
     """The functions to complete. Raises UserError where a row holds no text, or an id stands twice."""
     rows = read_rows(data, spec.split, COLUMNS)[: spec.limit]
+    file = file_of(data, spec.split)
     for number, row in enumerate(rows):
         for name in COLUMNS:
-            filled_text(row, name, f"data {data}: row {number}")
-    check_ids(rows, ["task_id"], data)
+            filled_text(row, name, f"data {file}: row {number}")
+    check_ids(rows, ["task_id"], file)
     return [_problem(row) for row in rows]
 
 

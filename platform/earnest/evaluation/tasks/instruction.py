@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earnest.almanac import questions
-from earnest.data import columns, read_rows
+from earnest.data import columns, file_of, read_rows
 from earnest.evaluation.conversations import converse, transcript, whole
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import HELPFULNESS, Form, as_published, templates
@@ -83,11 +83,12 @@ def user_rows(spec: Instruction, data: str) -> list[Row]:
     identity = [name for name in IDS if name in there][:1]
     beside = [*identity, *([CATEGORY] if CATEGORY in there else [])]
     rows = read_rows(data, spec.split, [turns, reference, *beside])[: spec.limit]
-    check_ids(rows, identity, data)
+    file = file_of(data, spec.split)
+    check_ids(rows, identity, file)
     return [
         {
             "id": str(row[identity[0]]) if identity else f"{spec.split}-{number:05d}",
-            **_turns(row[turns], row[reference], f"data {data}: row {number}"),
+            **_turns(row[turns], row[reference], f"data {file}: row {number}"),
             "domain": str(row.get(CATEGORY) or ""),
         }
         for number, row in enumerate(rows)

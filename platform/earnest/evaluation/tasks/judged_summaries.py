@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from earnest.data import columns, read_rows
+from earnest.data import columns, file_of, read_rows
 from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import SUMMARIES
@@ -84,11 +84,12 @@ def user_rows(spec: JudgedSummaries, data: str) -> list[dict[str, Any]]:
     beside = [name for name in (SIZE, REFERENCE) if name in there]
     identity = [name for name in ID_COLUMNS if name in there]
     rows = read_rows(data, spec.split, [passage, highlights, *beside, *identity])[: spec.limit]
-    check_rows(rows, [highlights], data)
-    check_ids(rows, identity, data)
+    file = file_of(data, spec.split)
+    check_rows(rows, [highlights], file)
+    check_ids(rows, identity, file)
     found = []
     for number, row in enumerate(rows):
-        text = filled_text(row, passage, f"data {data}: row {number}").strip()
+        text = filled_text(row, passage, f"data {file}: row {number}").strip()
         said = aliases_of(row[highlights])
         size = str(row.get(SIZE) or "")
         found.append({

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from earnest.data import columns, read_rows, splits
+from earnest.data import columns, file_of, read_rows, splits
 from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
 from earnest.evaluation.disciplines import discipline_of
@@ -59,26 +59,26 @@ def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
     """The questions of the wanted subjects in file order; a limit takes them evenly from all over."""
     identity = [name for name in ID_COLUMNS if name in columns(data, split)]
     rows = read_rows(data, split, [*COLUMNS, *identity])
-    check_ids(rows, identity, data)
-    rows = _numbered(rows, data)
+    check_ids(rows, identity, file_of(data, split))
+    rows = _numbered(rows, file_of(data, split))
     shots = _shots(spec, data) if spec.shots else {}
     chosen = [row for row in rows if not spec.subjects or row["subject"] in spec.subjects]
     _check_subjects(spec, rows, data)
     return [_item(row, shots.get(row["subject"], [])) for row in spread(chosen, spec.limit)]
 
 
-def _numbered(rows: Sequence[Row], data: str) -> list[Row]:
+def _numbered(rows: Sequence[Row], file: str) -> list[Row]:
     """Rows with their answer's index and an id: the subject and the row's number within it."""
     seen: dict[str, int] = defaultdict(int)
     numbered = []
-    check_rows(rows, COLUMNS, data)
+    check_rows(rows, COLUMNS, file)
     for i, row in enumerate(rows):
         subject = row["subject"]
         if len(row["choices"]) > len(LETTERS):
             raise UserError(
-                f"data {data}: row {i}: {len(row['choices'])} choices; there are letters for {len(LETTERS)}"
+                f"data {file}: row {i}: {len(row['choices'])} choices; there are letters for {len(LETTERS)}"
             )
-        answer = choice_index(row["answer"], row["choices"], f"data {data}: row {i}")
+        answer = choice_index(row["answer"], row["choices"], f"data {file}: row {i}")
         numbered.append({**row, "answer": answer, "id": f"{subject}-{seen[subject]:04d}"})
         seen[subject] += 1
     return numbered

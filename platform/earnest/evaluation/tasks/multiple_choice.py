@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from earnest.almanac import questions
+from earnest.data import file_of
 from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, Lengths, best, choice_sample, score_options
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
@@ -38,9 +39,9 @@ def nano_items(spec: MultipleChoice) -> list[ChoiceItem]:
 
 def user_items(spec: MultipleChoice, data: str) -> list[ChoiceItem]:
     """A user's questions; the first `shots` rows are the demonstrations and are not asked."""
-    rows = question_rows(data, spec.split, COLUMNS)
+    rows, file = question_rows(data, spec.split, COLUMNS), file_of(data, spec.split)
     for i, row in enumerate(rows):
-        row["answer"] = choice_index(row["answer"], row["choices"], f"data {data}: row {i}")
+        row["answer"] = choice_index(row["answer"], row["choices"], f"data {file}: row {i}")
     shown, asked = demonstrations(rows, spec.shots, spec.limit, data)
     return [
         ChoiceItem(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earnest.almanac.corpus import corpus_text
-from earnest.data import read_rows, text_of
+from earnest.data import file_of, read_rows, text_of
 from earnest.evaluation.engine import Engine, Predicted, Progress
 from earnest.evaluation.nano import CORPUS_SEED, DOCUMENTS, NANO, shipped_world
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
@@ -76,8 +76,8 @@ def documents(spec: Perplexity, data: str) -> list[str]:
     """The texts to score, each on its own."""
     if data == NANO:
         return corpus_text(shipped_world(), spec.limit or DOCUMENTS, CORPUS_SEED + spec.seed)
-    rows = read_rows(data, spec.split, [spec.column])[: spec.limit]
-    return ["\n\n".join(text_of(row, spec.column, f"data {data}: row {i}") for i, row in enumerate(rows))]
+    rows, file = read_rows(data, spec.split, [spec.column])[: spec.limit], file_of(data, spec.split)
+    return ["\n\n".join(text_of(row, spec.column, f"data {file}: row {i}") for i, row in enumerate(rows))]
 
 
 def rolling(engine: Engine, text: str, length: int) -> list[Request]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earnest.almanac import questions
-from earnest.data import columns
+from earnest.data import columns, file_of
 from earnest.evaluation.answers import CONTAINMENT, LINE_END, Item, ask, by_first_line, items_of
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import lm_eval_match, proxy_tuning_match
@@ -71,10 +71,11 @@ def user_items(spec: TriviaQA, data: str) -> list[Item]:
     """Questions of TriviaQA or a user, as the style asks them."""
     (split, wanted), *shown = needed(spec, data)
     rows = question_rows(data, split, wanted[:2], wanted[2:])[: spec.limit]
+    file = file_of(data, split)
     blocks = _blocks(spec, data, shown, len(rows))
     return [
         Item(
-            f"{split}-{i:05d}", block + _prompt(spec, row, wanted[2:], f"data {data}: row {i}"),
+            f"{split}-{i:05d}", block + _prompt(spec, row, wanted[2:], f"data {file}: row {i}"),
             aliases(row[wanted[1]]), row.get("domain", ""), row.get("stratum", ""),
         )
         for i, (row, block) in enumerate(zip(rows, blocks, strict=True))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from earnest.almanac import questions
-from earnest.data import columns
+from earnest.data import columns, file_of
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete, share_correct
 from earnest.evaluation.chat import Manner
@@ -100,8 +100,9 @@ def _rows(spec: TruthfulQA, data: str) -> list[Row]:
 
 def user_items(spec: TruthfulQA, data: str) -> list[TruthItem]:
     """TruthfulQA's rows with the labels of its multiple choice, or with its lists of true and false answers."""
+    file = file_of(data, spec.split)
     return [
-        _truth_item(f"{spec.split}-{i:05d}", row, *_targets(row, f"data {data}: row {i}"))
+        _truth_item(f"{spec.split}-{i:05d}", row, *_targets(row, f"data {file}: row {i}"))
         for i, row in enumerate(_rows(spec, data))
     ]
 
@@ -198,10 +199,10 @@ def _measure_letters(engine: Engine, spec: TruthfulQA, data: str, progress: Prog
 
 def letter_items(spec: TruthfulQA, data: str) -> list[ChoiceItem]:
     """Questions with lettered options: those of the data, or the best answer among up to three false ones."""
-    draw = random.Random(spec.seed)
+    draw, file = random.Random(spec.seed), file_of(data, spec.split)
     items = []
     for i, row in enumerate(_rows(spec, data)):
-        choices, answer = _lettered(row, draw, f"data {data}: row {i}")
+        choices, answer = _lettered(row, draw, f"data {file}: row {i}")
         options = "".join(f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
         items.append(
             ChoiceItem(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from earnest.almanac import questions
+from earnest.data import file_of
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import LINE_END, complete, share_correct
 from earnest.evaluation.chat import Manner
@@ -86,12 +87,12 @@ def trimmed(text: str) -> str:
 def user_items(spec: TruthfulQAOpen, data: str) -> list[OpenItem]:
     """TruthfulQA's rows with their lists of true and false answers."""
     rows = question_rows(data, spec.split, COLUMNS[:1], COLUMNS[1:])[: spec.limit]
-    items = []
+    items, file = list[OpenItem](), file_of(data, spec.split)
     for i, row in enumerate(rows):
-        true, false = (answers_of(row[name], f"data {data}: row {i}") for name in COLUMNS[1:])
+        true, false = (answers_of(row[name], f"data {file}: row {i}") for name in COLUMNS[1:])
         if not true or not false:
             raise UserError(
-                f"data {data}: row {i}: needs an answer that is true and one that is false; mend or drop it"
+                f"data {file}: row {i}: needs an answer that is true and one that is false; mend or drop it"
             )
         items.append(
             OpenItem(
