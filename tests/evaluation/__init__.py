@@ -1,0 +1,1 @@
+"""A package by name, because `benchmarks/` has an `evaluation` too."""
