@@ -73,7 +73,7 @@ doc_to_text: !function helpers.asked
 doc_to_choice: "{{choices}}"
 doc_to_target: label
 process_results: !function helpers.judged
-metric_list: [{metric: margin, aggregation: mean, higher_is_better: true}]
+metric_list: [{metric: score, aggregation: mean, higher_is_better: true}]
 """
 HELPERS = """
 def only_short(rows):
@@ -86,7 +86,7 @@ def asked(row):
 
 def judged(row, results):
     values = [value for value, _ in results]
-    return {"margin": values[row["label"]] - max(v for i, v in enumerate(values) if i != row["label"])}
+    return {"score": values[row["label"]] - max(v for i, v in enumerate(values) if i != row["label"])}
 """
 CODE = CHOICE.replace("nano_choice", "nano_code") + "unsafe_code: true\n"
 ZERO = CHOICE.replace("nano_choice", "nano_zero").replace("num_fewshot: 2", "num_fewshot: 0")

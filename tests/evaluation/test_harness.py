@@ -365,6 +365,13 @@ def test_a_corpus_metrics_scores_average_to_it_and_spread_as_the_delta_method_sa
     assert not found.is_mean
 
 
-def test_a_metrics_name_has_no_sign_that_others_cannot_write() -> None:
-    names = [("acc", "none"), ("exact_match", "strict-match"), ("pass@1", "create_test"), ("chrf++", "none")]
-    assert [metric_name(*one) for one in names] == ["acc", "exact_match_strict_match", "pass_at_1_create_test", "chrf"]
+def test_a_metrics_name_has_no_sign_that_others_cannot_write_and_is_no_column_of_all_tasks() -> None:
+    names = [
+        ("acc", "none"),
+        ("exact_match", "strict-match"),
+        ("pass@1", "create_test"),
+        ("chrf++", "none"),
+        ("score", "none"),
+    ]
+    made = ["acc", "exact_match_strict_match", "pass_at_1_create_test", "chrf", "lm_eval_score"]
+    assert [metric_name(*one) for one in names] == made

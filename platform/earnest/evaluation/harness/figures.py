@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from earnest.evaluation.samples import COUNTS, SCHEMA
 from earnest.records import Estimate
 from earnest.statistics.intervals import bootstrap_mean, mean_estimate, wilson
 
+TAKEN = frozenset({*SCHEMA.names, *COUNTS, "text"})
 BLOCKS = 200  # of samples that are left out together, where there are more
 
 
@@ -32,9 +34,13 @@ class Figure:
 
 
 def metric_name(metric: str, filtered: str) -> str:
-    """A metric and the filter of what it looks at as one name: "acc", "exact_match_strict_match", "pass_at_1"."""
+    """A metric and the filter of what it looks at as one name: "acc", "exact_match_strict_match", "pass_at_1".
+
+    One that is called as a column of all samples is, such as "score", gets lm-eval's name before its own.
+    """
     whole = metric if filtered == "none" else f"{metric}_{filtered}"
-    return re.sub(r"[^A-Za-z0-9.]+", "_", whole.replace("@", "_at_")).strip("_")
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", whole.replace("@", "_at_")).strip("_")
+    return f"lm_eval_{name}" if name in TAKEN else name
 
 
 def figure(values: Sequence[Any], aggregate: Callable[[list[Any]], Any]) -> Figure:
