@@ -1,5 +1,6 @@
 """The page of findings says held, not held or not decided as the samples show it, and every number is theirs."""
 
+import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -196,3 +197,14 @@ def test_the_job_writes_the_page_of_a_finished_sweep_and_refuses_another(
         publish(done.store, done.plan, cell, "closed_book", "exact_match", right(n))
     assert job() == 0
     assert "## Half is too much: held" in (tmp_path / "f.md").read_text(encoding="utf-8")
+
+
+def test_the_written_page_rules_on_every_claim_by_all_of_its_tests() -> None:
+    text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    for claim in read_claims(ROOT / "jobs" / "claims" / "nano.toml").claims:
+        row = re.search(rf"^\| {re.escape(claim.title)} \| \*\*(.+)\*\* \| (\d+), (\d+), (\d+) \|$", text, re.MULTILINE)
+        assert row is not None
+        ruling, held, refuted, still_open = row[1], *map(int, row.groups()[1:])
+        assert held + refuted + still_open == len(claim.predictions)
+        assert ruling == ("not held" if refuted else "not decided" if still_open else "held")
+        assert f"## {claim.title}: {ruling}\n\n{claim.says}" in text
