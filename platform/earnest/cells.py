@@ -7,7 +7,7 @@ that failed or did not run stands in `failures` with the reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -159,24 +159,30 @@ def _dataset(step: Step) -> str:
 
 def _judged(plan: Plan, evaluated: Mapping[str, Evaluated]) -> dict[tuple[str, str], Versus]:
     """(cell, task) -> its row against dense; nothing where the two cannot be paired."""
-    dense, matchups = plan.cells[0], dict[tuple[str, str], Matchup]()
-    theirs = _finished(dense, evaluated)
-    cells = {cell.key: cell for cell in plan.cells}
-    scores = {digest: found.scores for digest, found in evaluated.items()}
+    matchups = dict(_matchups(plan, evaluated))
+    # A task that stopped when it was decided was judged then; its row is no part of the family.
+    families = [
+        {key: matchup for key, (matchup, stopped) in matchups.items() if stopped is apart} for apart in (False, True)
+    ]
+    return {key: row for family in families for key, row in zip(family, judge(family.values()), strict=True)}
+
+
+def _matchups(plan: Plan, evaluated: Mapping[str, Evaluated]) -> Iterator[tuple[tuple[str, str], tuple[Matchup, bool]]]:
+    """(cell, task), what is to be judged of it, and whether that was decided already."""
+    dense, scores = plan.cells[0], {digest: found.scores for digest, found in evaluated.items()}
+    theirs = {task: found.samples for task, found in _finished(dense, evaluated).items()}
     again = {task: evaluated[digest].samples for task, digest in dense.rebatched.items() if digest in evaluated}
-    jitter = jitter_floors({task: found.samples for task, found in theirs.items()}, again)
+    jitter = jitter_floors(theirs, again)
     for cell in plan.cells[1:]:
         floors = larger(noise_floors(plan, cell, scores), jitter)
         for task, mine in _finished(cell, evaluated).items():
-            if task in theirs:
-                with suppress(UserError):  # `compare` says why they cannot be paired; a report stands without
-                    matchups[cell.key, task] = match_up(
-                        mine.samples, theirs[task].samples, cell.label, floors.get(task)
-                    )
-    # A task that stopped when it was decided was judged then; its row is no part of the family.
-    stopped = {key for key in matchups if evaluated[cells[key[0]].evaluate[key[1]]].scores.stopped}
-    families = [{key: matchups[key] for key in matchups if (key in stopped) == alone} for alone in (False, True)]
-    return {key: row for family in families for key, row in zip(family, judge(family.values()), strict=True)}
+            if task not in theirs:
+                continue
+            try:
+                matchup = match_up(mine.samples, theirs[task], cell.label, floors.get(task))
+            except UserError:  # `earnest compare` says why they cannot be paired; a report stands without
+                continue
+            yield (cell.key, task), (matchup, mine.scores.stopped is not None)
 
 
 def noise_floors(plan: Plan, cell: Cell, scores: Mapping[str, Scores]) -> dict[str, float]:
@@ -194,7 +200,7 @@ def jitter_floors(once: Mapping[str, Samples], again: Mapping[str, Samples]) -> 
     """Task -> how far one model's score moves when its batches have another size."""
     floors = {}
     for task in once.keys() & again.keys():
-        with suppress(UserError):  # as in `_judged`
+        with suppress(UserError):  # as in `_matchups`
             floors[task] = noise_floor_of_replicate(match_up(again[task], once[task]).samples)
     return floors
 
