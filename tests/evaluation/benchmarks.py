@@ -88,10 +88,18 @@ def judged(row, results):
     values = [value for value, _ in results]
     return {"score": values[row["label"]] - max(v for i, v in enumerate(values) if i != row["label"])}
 """
+PAIRS = """
+task: nano_pairs
+output_type: multiple_choice
+doc_to_text: ""
+doc_to_choice: "{{[text, question]}}"
+doc_to_target: 0
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
 CODE = CHOICE.replace("nano_choice", "nano_code") + "unsafe_code: true\n"
 ZERO = CHOICE.replace("nano_choice", "nano_zero").replace("num_fewshot: 2", "num_fewshot: 0")
 DRAWN = WRITE.replace("nano_write", "nano_drawn").replace("do_sample: false", "do_sample: true, temperature: 1.0")
-BENCHMARKS = ("nano_choice", "nano_write", "nano_text", "nano_last", "nano_correlation", "nano_coded")
+BENCHMARKS = ("nano_choice", "nano_write", "nano_text", "nano_last", "nano_correlation", "nano_coded", "nano_pairs")
 
 
 def write_benchmarks(place: Path) -> Path:
@@ -105,7 +113,7 @@ def write_benchmarks(place: Path) -> Path:
     ]  # fmt: skip
     for split, some in (("train", rows[:8]), ("test", rows[8:])):
         write_rows(place / f"{split}.jsonl", some)
-    for text in (CHOICE, WRITE, TEXT, LAST, CORRELATION, CODED, CODE, ZERO, DRAWN):
+    for text in (CHOICE, WRITE, TEXT, LAST, CORRELATION, CODED, PAIRS, CODE, ZERO, DRAWN):
         (place / f"{text.split()[1]}.yaml").write_text(text + ROWS, encoding="utf-8")
     (place / "helpers.py").write_text(HELPERS, encoding="utf-8")
     (place / "group.yaml").write_text("group: nano_group\ntask: [nano_choice, nano_text]\n", encoding="utf-8")

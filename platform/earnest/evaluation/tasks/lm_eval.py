@@ -16,8 +16,9 @@ from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from earnest.decoding.generation import Generation
 from earnest.evaluation.chat import PLAIN, read_alike, read_as
-from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.harness.benchmarks import explained, open_benchmark
 from earnest.evaluation.harness.figures import Figure, figure, mean_of, metric_name
 from earnest.evaluation.rows import DOMAIN_COLUMNS, STRATUM_COLUMNS
@@ -37,12 +38,25 @@ Key = tuple[str, str]  # a metric, and the filter of what it looks at
 
 @dataclass(frozen=True)
 class _Document:
-    """A document as it was asked and answered: lm-eval's instances, and its value of each metric; none if it failed."""
+    """A document as it was asked (lm-eval's instances) and answered, and its value of each metric if it has any."""
 
     number: int
     instances: Sequence[Any]
+    likelihoods: Sequence[LogLikelihood]
+    generations: Sequence[Generation]
     values: Mapping[Key, Any]
-    finite: bool
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of the model's logits were."""
+        return all(one.finite for one in self.likelihoods) and all(
+            one.finish != "not_finite" for one in self.generations
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything that was asked has an answer."""
+        return self.finite and all(one.value is not None for one in self.likelihoods)
 
 
 def measure(engine: Engine, spec: LMEval, data: str, progress: Progress | None = None) -> Measured:
@@ -63,10 +77,10 @@ def measure(engine: Engine, spec: LMEval, data: str, progress: Progress | None =
     with explained(spec.benchmark, "its metrics cannot be computed"):
         figures = _figures(task, documents)
     if not figures:
-        scored([_sample(task, model, one, None, {}) for one in documents])
+        scored([_sample(task, one, None, {}) for one in documents])
         raise UserError(f"lm_eval:{spec.benchmark}: has no metric that is a number; nothing can be reported of it")
-    samples = [_sample(task, model, one, next(iter(figures)), figures) for one in documents]
     headline, main = next(iter(figures.items()))
+    samples = [_sample(task, one, headline, figures) for one in documents]
     return Measured(
         samples,
         {metric_name(*key): found.estimate for key, (found, _) in figures.items()},
@@ -115,14 +129,14 @@ def _documents(task: Any, model: EngineLM) -> list[_Document]:
 def _document(task: Any, model: EngineLM, number: int, instances: list[Any]) -> _Document:
     likelihoods = [one for instance in instances for one in model.likelihoods[id(instance)]]
     generations = [one for instance in instances for one in model.generations[id(instance)]]
-    finite = all(one.finite for one in likelihoods) and all(one.finish != "not_finite" for one in generations)
-    if not finite or any(one.value is None for one in likelihoods):
-        return _Document(number, instances, {}, finite)
     values: dict[Key, Any] = {}
+    document = _Document(number, instances, likelihoods, generations, values)
+    if not document.whole:
+        return document
     for name in instances[0].filtered_resps:
         found = task.process_results(instances[0].doc, [one.filtered_resps[name] for one in instances])
         values |= {(metric, name): value for metric, value in found.items() if metric != NOT_A_METRIC}
-    return _Document(number, instances, values, finite)
+    return document
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------
@@ -162,56 +176,48 @@ def _of_influences(samples: Sequence[Sample]) -> Estimate:
 
 
 def _sample(
-    task: Any,
-    model: EngineLM,
-    document: _Document,
-    headline: Key | None,
-    figures: Mapping[Key, tuple[Figure, Mapping[int, float]]],
+    task: Any, document: _Document, headline: Key | None, figures: Mapping[Key, tuple[Figure, Mapping[int, float]]]
 ) -> Sample:
-    first = document.instances[0]
-    likelihoods = [one for instance in document.instances for one in model.likelihoods[id(instance)]]
-    generations = [one for instance in document.instances for one in model.generations[id(instance)]]
+    asked, written = document.instances[0].doc, document.generations
     score = figures[headline][1].get(document.number) if headline is not None else None
     more: dict[str, bool | int | float | str | None] = {
         metric_name(*key): scores.get(document.number) for key, (_, scores) in figures.items()
     }
-    if generations:
-        more |= {
-            "text": generations[0].text,
-            "tokens": sum(len(one.ids) for one in generations),
-            "finish": generations[0].finish,
-        }
+    if written:
+        tokens = sum(len(one.ids) for one in written)
+        more |= {"text": written[0].text, "tokens": tokens, "finish": written[0].finish}
     sample = Sample(
         id=f"{document.number:05d}",
         prompt="\n".join(dict.fromkeys(str(instance.args[0]) for instance in document.instances)),
-        prediction=_prediction(document, likelihoods, headline),
-        gold=_gold(task, first.doc),
+        prediction=_prediction(document, headline) if document.whole else "",
+        gold=_gold(task, asked),
         correct=bool(score) if score is not None and headline and headline[0] in RIGHT_OR_WRONG else None,
         score=score,
-        log_likelihoods=tuple(one.value for one in likelihoods),
-        truncated=any(one.cut for one in likelihoods) or any(one.cut for one in generations),
-        domain=_group(first.doc, DOMAIN_COLUMNS),
-        stratum=_group(first.doc, STRATUM_COLUMNS),
+        log_likelihoods=tuple(one.value for one in document.likelihoods),
+        truncated=any(one.cut for one in document.likelihoods) or any(one.cut for one in written),
+        domain=_group(asked, DOMAIN_COLUMNS),
+        stratum=_group(asked, STRATUM_COLUMNS),
         more=more,
         finite=document.finite,
     )
     return unscored(sample) if not document.finite else sample
 
 
-def _prediction(document: _Document, likelihoods: Sequence[Any], headline: Key | None) -> str:
+def _prediction(document: _Document, headline: Key | None) -> str:
     """What the model said: the filtered text, the likeliest option, or the continuation if it is the greedy one."""
     first = document.instances[0]
     if first.request_type == "generate_until":
         said = first.filtered_resps[headline[1] if headline else next(iter(first.filtered_resps))]
         return said if isinstance(said, str) else " | ".join(map(str, said))
-    if first.request_type == "loglikelihood_rolling" or any(one.value is None for one in likelihoods):
+    if first.request_type == "loglikelihood_rolling":
         return ""
     if len(document.instances) == 1:
-        return str(first.args[1]) if likelihoods[0].greedy else ""
-    asked = [one for one in document.instances if one.args[0]]  # without those for mutual information
-    place = max(range(len(asked)), key=lambda i: likelihoods[i].value)
-    distinct = len({one.args[1] for one in asked}) > 1
-    return str(asked[place].args[1]).strip() if distinct else f"option {place}"
+        return str(first.args[1]) if document.likelihoods[0].greedy else ""
+    # What is asked without its context, for mutual information, stands behind the options.
+    options = [one for one in document.instances if one.args[0]] or document.instances
+    likeliest = max(range(len(options)), key=lambda i: document.likelihoods[i].value or 0.0)
+    distinct = len({one.args[1] for one in options}) > 1
+    return str(options[likeliest].args[1]).strip() if distinct else f"option {likeliest}"
 
 
 def _gold(task: Any, document: Any) -> str:
