@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, ttest_1samp
 
+from earnest.records import NO_WORSE
 from earnest.statistics.bounded import p_above_zero
 from earnest.statistics.equivalence import Claims, holm_claims, samples_needed, tost
 from earnest.statistics.paired import Sums
@@ -130,6 +131,26 @@ def test_holm_makes_claims_of_a_family_no_easier() -> None:
     adjusted = holm_claims(family)
     assert [claims.verdict() for claims in adjusted] == ["matches", "falls", "matches"]
     assert [claims.verdict() for claims in holm_claims([Claims(0.03, 0.03, 1, 1)] * 2)] == ["not decided"] * 2
+
+
+@pytest.mark.slow
+def test_a_sweep_of_cells_on_the_margin_makes_a_wrong_claim_of_a_kind_as_rarely_as_a_single_one() -> None:
+    """20 cells against one dense model, all truly 5 % worse: the claims of 100 such sweeps, each kind wrong in 5 %."""
+    generator = np.random.default_rng(1)
+    gain, sweeps = 0.05, 100
+    lose = (0.8 * 0.05 + 0.2 * gain) / 0.8  # of right answers, so that 80 % become 76 %
+    no_worse = falls = 0
+    for _ in range(sweeps):
+        dense = generator.random(300) < 0.8
+        draws = generator.random((20, 300))
+        cells = [np.where(dense, draw >= lose, draw < gain) for draw in draws]
+        family = [Pairs.of_scores(dense.astype(float), cell.astype(float)) for cell in cells]
+        verdicts = [claims.verdict() for claims in holm_claims([tost(pairs) for pairs in family])]
+        no_worse += any(verdict in NO_WORSE for verdict in verdicts)
+        falls += "falls" in verdicts
+    most = binom.ppf(0.99, sweeps, 0.05)
+    assert no_worse <= most
+    assert falls <= most
 
 
 def test_the_samples_needed_decide_as_often_as_asked() -> None:
