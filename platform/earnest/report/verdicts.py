@@ -94,7 +94,7 @@ def undecided_line(survey: Survey) -> str:
         for task, count, of, units, need in left[:TOLD]
     ]
     if others := left[TOLD:]:
-        parts.append(f"{sum(count for _, count, *_ in others)} of {len(others)} other tasks")
+        parts.append(f"{sum(count for _, count, *_ in others)} scores of {len(others)} other tasks")
     return f"Not decided: {'; '.join(parts)}." if parts else ""
 
 
