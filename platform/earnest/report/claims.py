@@ -20,6 +20,7 @@ from earnest.report.survey import Claim, Curve, Survey, spoken
 
 BAR, PITCH, GAP = 0.62, 1.0, 0.9
 ROW_INCHES = 0.2
+LETTERS = 48  # more beside a bar would leave no room for it
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ class Bar:
     @property
     def words(self) -> str:
         """What stands at the bar's end: "40%  perplexity", "20% (40%?)  closed book"."""
-        return f"{self.claim.ratios}  {', '.join(map(spoken, self.metrics))}"
+        return f"{self.claim.ratios}  {_listed([spoken(metric) for metric in self.metrics])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """As many of the names as there is room for: "closed book, trivia qa and 5 more"; at least one."""
+    fits = max(1, sum(len(", ".join(names[: n + 1])) <= LETTERS for n in range(len(names))))
+    return ", ".join(names[:fits]) + (f" and {len(names) - fits} more" if fits < len(names) else "")
 
 
 def claims_figure(survey: Survey, curves: Sequence[Curve]) -> Figure:
