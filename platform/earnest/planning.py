@@ -71,7 +71,7 @@ class _Planner:
         return (self._cell(model, Dense(), 0) for model in (*self.sweep.references, *targets))
 
     def steered(self, proxy: Proxy, cells: Sequence[Cell]) -> Iterator[Cell]:
-        """A cell per base and alpha of one `[[proxy]]` entry; those of `cells` that are steered already are no bases."""
+        """A cell per base and alpha of one `[[proxy]]` entry; what is steered already among `cells` is no base."""
         plain = [cell for cell in cells if cell.steering is None]
         target = next((cell.key for cell in plain if cell.label == proxy.target), None)
         for base in self._bases(proxy, plain):
