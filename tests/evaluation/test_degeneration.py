@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from earnest.decoding.ensemble import Ensemble
 from earnest.decoding.generation import Generation
 from earnest.decoding.sampling import Likeliest, TokenLogprobs
 from earnest.evaluation.choices import ChoiceItem, choice_sample
@@ -20,12 +21,13 @@ from earnest.evaluation.degeneration import (
     with_texts,
 )
 from earnest.evaluation.engine import Engine, LogLikelihood
+from earnest.evaluation.run import evaluate
 from earnest.evaluation.samples import Sample, unscored
 from earnest.evaluation.tasks import closed_book
 from earnest.evaluation.tokens import Request
 from earnest.models.loading import load
 from earnest.models.source import resolve
-from earnest.specs import ClosedBook
+from earnest.specs import ClosedBook, Instruction, RuleJudge
 
 
 def made(text: str, ids: str, finish: str = "stop", nats: tuple[float, ...] = ()) -> Generation:
@@ -121,6 +123,17 @@ def test_generated_answers_are_calibrated_by_right_and_wrong() -> None:
     assert found["brier"].value == pytest.approx((0.1**2 + 0.9**2 + 0.2**2) / 3)
     assert found["ece_10"].value == pytest.approx((2 * abs(0.5 - 0.9) + 0.2) / 3)
     assert calibration([Sample("1", "", score=0.5)]) == {}
+
+
+def test_an_ensemble_may_write_several_texts_for_one_sample(make_model, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"turns": ["Write.", "Again."], "reference": ["One.", "Two."]}) + "\n")
+    task = Instruction(data=str(path), judges=(RuleJudge(),), max_tokens=4)
+    models = [make_model(seed=seed, max_position_embeddings=512) for seed in range(3)]
+    result = evaluate(Ensemble(*models, alpha=0.5), task, str(path))
+    assert result.scores.token_shift is not None
+    assert (result.scores.asked, result.scores.metrics["unfinished"].n) == (1, 2)
+    assert "rep_2" not in result.samples.column_names
 
 
 @pytest.mark.slow
