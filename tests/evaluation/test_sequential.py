@@ -165,5 +165,5 @@ def test_every_other_task_is_asked_whole() -> None:
     whole = {spec.model_fields["task"].default for spec in TASKS if not spec.bounded}
     assert whole == {
         "perplexity", "biography", "toxigen", "truthful_qa_open", "human_eval", "ds_1000", "instruction",
-        "judged_summaries", "alpaca_farm",
+        "judged_summaries", "alpaca_farm", "lm_eval",
     }  # fmt: skip

@@ -35,6 +35,7 @@ from earnest.specs import (
     HumanEval,
     Instruction,
     JudgedSummaries,
+    LMEval,
     MultipleChoice,
     OpenBook,
     Perplexity,
@@ -64,7 +65,7 @@ NANO_TASKS: list[Any] = [
 ]
 
 # What the almanac has no questions for; each has a file of tests of its own.
-WITHOUT_NANO = {MMLU, GSM8K, HumanEval, DS1000, ToxiGen}
+WITHOUT_NANO = {MMLU, GSM8K, HumanEval, DS1000, ToxiGen, LMEval}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -254,6 +254,7 @@ TASKS: tuple[type[Task], ...] = (
     Instruction,
     JudgedSummaries,
     AlpacaFarm,
+    LMEval,
 )
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 
