@@ -46,6 +46,23 @@ def test_results_do_not_depend_on_the_batch(make_model, family: str, budget: int
         assert likelihood.greedy == greedy
 
 
+@pytest.mark.parametrize("family", ["Llama", "Qwen3", "GPT2"])
+def test_what_a_large_family_shares_does_not_show_either(make_model, family: str) -> None:
+    loaded = make_model(family)
+    rng = random.Random(2)
+    block = tuple(rng.randrange(3, 700) for _ in range(70))
+    contexts = [block + tuple(rng.randrange(3, 700) for _ in range(20 + i)) for i in range(12)]
+    requests = [Request(context, option) for context in contexts for option in [(5,), (7, 8, 9)]]
+    engine = Engine(loaded)
+    found = engine.log_likelihoods(requests)
+    for request, likelihood in zip(requests, found, strict=True):
+        value, greedy = alone(loaded, request)
+        assert likelihood.value == pytest.approx(value, abs=2e-4)
+        assert likelihood.greedy == greedy
+    assert engine.tokens_forwarded == 70 + sum(len(context) - 70 + 2 for context in contexts)
+    assert Engine(loaded).log_likelihoods(requests) == found, "two runs are equal, bit for bit"
+
+
 def test_the_likeliest_continuation_is_greedy(make_model) -> None:
     loaded = make_model()
     context = (1, 50, 60, 70)

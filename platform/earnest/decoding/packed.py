@@ -19,7 +19,7 @@ from earnest.decoding.blocks import fits
 from earnest.decoding.forward import CausalForward, Forward
 from earnest.decoding.lean_pass import TOLERANCE, LeanPass, Place
 
-LEAST_TRUNK = 64
+LEAST_TRUNK = 16
 """So long at least is what rows share, before attending to it apart is cheaper than a copy of it for each."""
 ROOM = 64
 _PROBE = 24

@@ -24,7 +24,7 @@ from earnest.evaluation.tokens import Request
 from earnest.models.loading import LoadedModel
 
 HEAD_ELEMENTS = 2**25
-CPU_SCORING = 4_096
+CPU_SCORING = 2_048
 LARGE_FAMILY = 256
 
 Progress = Callable[[int, int], None]
