@@ -29,9 +29,10 @@ import torch
 
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.evaluation.tokenised import forget
-from earnest.models.loading import LoadedModel
+from earnest.models.loading import LoadedModel, load
+from earnest.models.source import resolve
 from earnest.specs import read_task
-from exams import Exam, agree, exams, stretched_model
+from exams import Exam, agree, exams
 from gpu_evaluation import on_gpu
 from rows import Row, parser, report, row
 
@@ -45,8 +46,9 @@ TUNED_ON = 4
 class Peer:
     """lm-eval in a process of its own."""
 
-    def __init__(self, folder: Path, model: Path, asked: Sequence[Exam]) -> None:
-        work = {"model": str(model), "threads": 1, "tasks": {exam.name: list(exam.peer) for exam in asked}}
+    def __init__(self, folder: Path, asked: Sequence[Exam]) -> None:
+        named = {exam.name: {"model": exam.model, "tasks": list(exam.peer)} for exam in asked}
+        work = {"threads": 1, "exams": named}
         (folder / "work.json").write_text(json.dumps(work), encoding="utf-8")
         self._log = (folder / "lm_eval.log").open("w", encoding="utf-8")
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -99,11 +101,10 @@ def main() -> None:
 
 def against_lm_eval(folder: Path, names: Sequence[str], repeat: int, clock: str) -> Iterator[Row]:
     """Each exam, ours and the peer's in turn."""
-    loaded = stretched_model(folder / "model")
     asked = [exam for exam in exams(folder) if exam.task["task"] in names]
-    with Peer(folder, folder / "model", asked) as peer:
+    with Peer(folder, asked) as peer:
         for exam in asked:
-            yield from _measured(exam, loaded, peer, repeat, clock)
+            yield from _measured(exam, load(resolve(exam.model)), peer, repeat, clock)
 
 
 def _measured(exam: Exam, loaded: LoadedModel, peer: Peer, repeat: int, clock: str) -> Iterator[Row]:

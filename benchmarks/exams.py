@@ -1,14 +1,17 @@
 """The same questions for two examiners: files that both read, our task and lm-eval's own, and whether answers agree.
 
-Every exam is asked of one model: nano:large in float32, its context stretched, because five shots of MMLU are long in
-its small vocabulary. What it answers there is nonsense, which takes as long and must be the same nonsense in both.
+The model is nano:large in float32, its context stretched, because five shots of MMLU are long in its small vocabulary.
+What it answers there is nonsense, which takes as long and must be the same nonsense in both. In its vocabulary one of
+the four letters is two tokens, and lm-eval then reads each question twice; so MMLU is asked once more of the same
+weights under a vocabulary trained on these questions, in which every letter is one token, as in large models'.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from earnest.almanac import questions
+from earnest.almanac.tokenizer import save_tokenizer, train_tokenizer
 from earnest.almanac.world import World
-from earnest.models.loading import LoadedModel, load
+from earnest.evaluation.tasks.mmlu import mmlu_items
+from earnest.models.loading import load, load_tokenizer
 from earnest.models.source import resolve
+from earnest.specs import MMLU
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CONTEXT = 4096
-SUBJECTS = (
-    "elementary_mathematics", "high_school_geography", "high_school_microeconomics", "marketing", "miscellaneous",
-    "philosophy",
-)  # fmt: skip
+SUBJECTS = ("high_school_psychology", "miscellaneous", "philosophy")
+"""Large ones: 34 to 86 questions in MMLU's validation split, where a subject of the test split has 246."""
 SHOTS = 5
 CLOSED_BOOK, GSM8K = 200, 24
 LIKELIHOOD_TOLERANCE = 1e-3
@@ -35,9 +39,13 @@ LIKELIHOOD_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Exam:
-    """Questions as our task reads them from `data`, and as lm-eval's configs do; `batches` are the peer's to try."""
+    """Questions as our task reads them from `data`, and as lm-eval's configs do; `batches` are the peer's to try.
+
+    `model` is the folder of the model that is asked.
+    """
 
     name: str
+    model: str
     task: Mapping[str, Any]
     data: str
     peer: Sequence[Mapping[str, Any]]
@@ -45,27 +53,43 @@ class Exam:
     column: str
 
 
-def stretched_model(folder: Path) -> LoadedModel:
-    """nano:large with room for `CONTEXT` tokens, saved in float32 to `folder` and loaded from there."""
-    loaded = load(resolve("nano:large"), dtype="float32")
-    loaded.model.config.max_position_embeddings = CONTEXT
-    loaded.tokenizer.model_max_length = CONTEXT
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
-    return load(resolve(str(folder)))
-
-
 def exams(folder: Path) -> Iterator[Exam]:
     """All for which there are questions; their files lie in `folder`."""
     there = (SHARED / "mmlu").is_dir()
     if not there:
         print(f"{SHARED}/mmlu is absent: the almanac's questions are asked in MMLU's form")
-    yield _mmlu(folder / "mmlu", _real_mmlu() if there else _almanac_mmlu())
-    yield _closed_book(folder / "closed_book")
+    own = _stretched_model(folder / "model")
+    mmlu = _mmlu(folder / "mmlu", own, _real_mmlu() if there else _almanac_mmlu())
+    yield mmlu
+    yield replace(mmlu, name=f"{mmlu.name}, letters of one token", model=_with_letters(own, mmlu))
+    yield _closed_book(folder / "closed_book", own)
     if (SHARED / "gsm8k_test.parquet").is_file():
-        yield _gsm8k(folder / "gsm8k")
+        yield _gsm8k(folder / "gsm8k", own)
     else:
         print(f"{SHARED}/gsm8k_test.parquet is absent: gsm8k is left out")
+
+
+def _stretched_model(folder: Path) -> str:
+    """nano:large with room for `CONTEXT` tokens, saved in float32."""
+    loaded = load(resolve("nano:large"), dtype="float32")
+    loaded.model.config.max_position_embeddings = CONTEXT
+    loaded.tokenizer.model_max_length = CONTEXT
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def _with_letters(model: str, exam: Exam) -> str:
+    """The same weights under a vocabulary in which every letter is one token."""
+    folder = Path(f"{model}-letters")
+    shutil.copytree(model, folder)
+    items = mmlu_items(MMLU.model_validate(exam.task), exam.data, "validation")
+    blocks = [f"{item.prompt}{item.options[item.answer]}" for item in items]
+    texts = sorted({block for text in blocks for block in text.split("\n\n")})  # each question once, as each shot
+    save_tokenizer(train_tokenizer(texts, load_tokenizer(folder, "").vocab_size), folder, CONTEXT)
+    tokenizer = load_tokenizer(folder, "")
+    assert all(len(tokenizer.tokenize(f" {letter}")) == 1 for letter in "ABCD")
+    return str(folder)
 
 
 def _real_mmlu() -> dict[str, pa.Table]:
@@ -86,7 +110,7 @@ def _almanac_mmlu() -> dict[str, pa.Table]:
     return {split: pa.Table.from_pylist(of) for split, of in rows.items()}
 
 
-def _mmlu(folder: Path, tables: Mapping[str, pa.Table]) -> Exam:
+def _mmlu(folder: Path, model: str, tables: Mapping[str, pa.Table]) -> Exam:
     """Ours reads one folder; lm-eval has a task per subject, with files of its own."""
     peer = []
     for split, table in tables.items():
@@ -102,10 +126,10 @@ def _mmlu(folder: Path, tables: Mapping[str, pa.Table]) -> Exam:
         changes = {"task": subject, "description": description, "num_fewshot": SHOTS, **_local(files)}
         peer.append({"shipped": "mmlu/default/_default_template_yaml", "changes": changes})
     task = {"task": "mmlu", "split": "validation", "data": str(folder)}
-    return Exam(f"mmlu, {SHOTS} shots", task, str(folder), peer, (1, 4, 16), "log_likelihoods")
+    return Exam(f"mmlu, {SHOTS} shots", model, task, str(folder), peer, (1, 4, 16), "log_likelihoods")
 
 
-def _closed_book(folder: Path) -> Exam:
+def _closed_book(folder: Path, model: str) -> Exam:
     """Short answers; the first rows are shown before every question."""
     made = questions.zero_shot(World.shipped(), CLOSED_BOOK + SHOTS, 0)
     rows = [
@@ -124,10 +148,12 @@ def _closed_book(folder: Path) -> Exam:
         "doc_to_text": "Q: {{question}}\nA:", "doc_to_target": "{{answer}}", "metric_list": [{"metric": "exact_match"}],
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 24, "do_sample": False}, **_local(files),
     }  # fmt: skip
-    return Exam(f"closed book, {SHOTS} shots", task, str(folder), [{"changes": changes}], (8, 32, 128), "prediction")
+    return Exam(
+        f"closed book, {SHOTS} shots", model, task, str(folder), [{"changes": changes}], (8, 32, 128), "prediction"
+    )
 
 
-def _gsm8k(folder: Path) -> Exam:
+def _gsm8k(folder: Path, model: str) -> Exam:
     """Up to 256 tokens after shots of its own for every question, by lm-eval's own file."""
     table = pq.read_table(SHARED / "gsm8k_test.parquet", columns=["question", "answer"])
     worked = [f"The result is {number}.\n#### {number}" for number in table["answer"].to_pylist()]
@@ -137,7 +163,7 @@ def _gsm8k(folder: Path) -> Exam:
     _write(table.slice(0, GSM8K), Path(files["test"]))
     peer = {"shipped": "gsm8k/gsm8k.yaml", "changes": {"num_fewshot": SHOTS, **_local(files)}}
     task = {"task": "gsm8k", "split": "test", "shots": SHOTS, "data": str(folder)}
-    return Exam(f"gsm8k, {SHOTS} shots", task, str(folder), [peer], (8, 24), "text")
+    return Exam(f"gsm8k, {SHOTS} shots", model, task, str(folder), [peer], (8, 24), "text")
 
 
 def _local(files: Mapping[str, str]) -> dict[str, Any]:

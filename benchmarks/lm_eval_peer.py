@@ -2,9 +2,10 @@
 
     .venv-lm-eval/bin/python benchmarks/lm_eval_peer.py WORK.json
 
-WORK.json names the model's folder, its threads, and tasks as lm-eval's own configs: `shipped` is a file of lm-eval's
-that `changes` are laid over (local data). Each line on standard input asks for a task with a batch size and perhaps a
-limit; the answer holds prompts, what was answered, seconds on the wall and on the processor, and the tokens forwarded.
+WORK.json says how many threads, and names exams: a model's folder and tasks as lm-eval's own configs, where `shipped`
+is a file of lm-eval's that `changes` are laid over (local data). Each line on standard input asks for an exam with a
+batch size and perhaps a limit; the answer holds prompts, what was answered, seconds on the wall and on the processor,
+and the tokens forwarded.
 """
 
 from __future__ import annotations
@@ -29,26 +30,36 @@ FEWSHOT_SEED = 1234
 
 
 class Peer:
-    """A model under lm-eval's own hands."""
+    """Models under lm-eval's own hands."""
 
     def __init__(self, work: dict[str, Any]) -> None:
         torch.set_num_threads(work["threads"])
-        self.tasks = {name: [ConfigurableTask(config=config(one)) for one in of] for name, of in work["tasks"].items()}
-        self.lm = HFLM(pretrained=work["model"], device="cpu", dtype="float32", batch_size=1)
+        self.tasks = {
+            name: [ConfigurableTask(config=config(one)) for one in exam["tasks"]]
+            for name, exam in work["exams"].items()
+        }
+        folders = {name: exam["model"] for name, exam in work["exams"].items()}
+        loaded = {folder: self._load(folder) for folder in set(folders.values())}
+        self.lms = {name: loaded[folder] for name, folder in folders.items()}
         self.forwarded = 0
-        self.lm.model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _load(self, folder: str) -> HFLM:
+        lm = HFLM(pretrained=folder, device="cpu", dtype="float32", batch_size=1)
+        lm.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        return lm
 
     def _count(self, _module: torch.nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         self.forwarded += (inputs[0] if inputs else named["input_ids"]).numel()
 
     def run(self, task: str, batch: int, limit: int | None) -> dict[str, Any]:
         """One evaluation, from the questions in memory to its scores."""
-        self.lm.batch_size_per_gpu, self.forwarded = batch, 0
+        lm = self.lms[task]
+        lm.batch_size_per_gpu, self.forwarded = batch, 0
         tasks = {one.config.task: one for one in self.tasks[task]}
         for one in tasks.values():
             one.set_fewshot_seed(seed=FEWSHOT_SEED)  # as its own command line does before every run
         wall, cpu = time.perf_counter(), time.process_time()
-        found = evaluate(self.lm, tasks, limit=limit, bootstrap_iters=0, log_samples=True, verbosity="ERROR")
+        found = evaluate(lm, tasks, limit=limit, bootstrap_iters=0, log_samples=True, verbosity="ERROR")
         seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         # A task with several filters lists every question once for each.
         once = {(name, sample["doc_id"]): sample for name in tasks for sample in found["samples"][name]}
