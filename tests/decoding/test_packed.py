@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from decoding.test_lean import FLOAT32_ROUNDING, SHAPES, UNKNOWN, random_model, texts, whole
+from earnest.decoding import packed
 from earnest.decoding.forward import CausalForward
 from earnest.decoding.lean_pass import TOLERANCE
 from earnest.decoding.packed import LEAST_TRUNK, Branch, PackedForward, forward_for
@@ -102,3 +103,14 @@ def test_a_model_that_is_listened_to_is_read_by_transformers() -> None:
     assert isinstance(forward_for(model, 256), CausalForward)
     hook.remove()
     assert isinstance(forward_for(model, 256), PackedForward)
+
+
+@pytest.mark.parametrize("shared", [7, 100])
+def test_rows_that_are_read_some_at_a_time_get_the_models_logits(shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "CPU_READING", 6)  # the third row by itself
+    model = random_model("Llama", {})
+    assert largest_error(PackedForward(model, 256), model, shared, first=2) < FLOAT32_ROUNDING
+    rows = [text[:40] for text in three_texts(40)]
+    hidden, past = PackedForward(model, 256).extend(rows, None, keep=False)
+    assert past is None
+    assert hidden.shape[:2] == (3, 40)

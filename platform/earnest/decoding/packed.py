@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from earnest.decoding.blocks import fits
@@ -21,6 +22,8 @@ from earnest.decoding.lean_pass import TOLERANCE, LeanPass, Place
 
 LEAST_TRUNK = 16
 """So long at least is what rows share, before attending to it apart is cheaper than a copy of it for each."""
+CPU_READING = 1_024
+"""So many tokens are read at once on a CPU."""
 ROOM = 64
 _PROBE = 24
 
@@ -52,6 +55,10 @@ class Branch:
             return self.as_trunk(index[0], len(index))
         chosen = torch.tensor(list(index), device=self.store.device)
         return Branch(self.trunk, self.store[:, :, :, : max(lengths)].index_select(1, chosen), lengths)
+
+    def part(self, rows: slice, store: Tensor | None) -> Branch:
+        """A stretch of rows, which keep what they read in their stretch of a store for all."""
+        return Branch(self.trunk, None if store is None else store[:, rows], self.lengths[rows])
 
     def _may_be_trunk(self, length: int) -> bool:
         return self.store is not None and self.store.device.type == "cpu" and self.shared + length >= LEAST_TRUNK
@@ -85,14 +92,35 @@ class PackedForward:
         """Read `tokens`, one sequence per row, after `past`; see `CausalForward.extend`."""
         lengths = [len(row) for row in tokens]
         self.tokens_forwarded += sum(lengths)
-        ids = torch.tensor(list(chain.from_iterable(tokens)), device=self.device)
         before = past or Branch(None, None, (0,) * len(lengths))
-        place, after = self._placed(ids, lengths, before, keep)
+        pieces = self._pieces(lengths)
+        if len(pieces) == 1:
+            hidden, after = self._read(tokens, before, keep)
+            return hidden, after if keep else None
+        ends = tuple(start + length for start, length in zip(before.lengths, lengths, strict=True))
+        store = self._store(before, len(lengths), max(ends), max(lengths)) if keep or before.slots else None
+        read = [self._read(tokens[rows], before.part(rows, store), keep)[0] for rows in pieces]
+        padded = [F.pad(part, (0, 0, 0, max(lengths) - part.shape[1])) for part in read]
+        return torch.cat(padded), Branch(before.trunk, store, ends) if keep else None
+
+    def _pieces(self, lengths: list[int]) -> list[slice]:
+        """Stretches of rows that are read at once: on a CPU what fits its caches is faster, elsewhere all."""
+        cuts, read = [0], 0
+        for row, length in enumerate(lengths):
+            if read and read + length > CPU_READING and self.shares:
+                cuts, read = [*cuts, row], 0
+            read += length
+        return [slice(begin, end) for begin, end in pairwise([*cuts, len(lengths)])]
+
+    def _read(self, tokens: Sequence[Sequence[int]], before: Branch, keep: bool) -> tuple[Tensor, Branch]:
+        """Hidden states [rows, longest, width] of some rows, and what these have read."""
+        ids = torch.tensor(list(chain.from_iterable(tokens)), device=self.device)
+        place, after = self._placed(ids, [len(row) for row in tokens], before, keep)
         hidden = self._pass.hidden(place)
         if place.padded is not None:
             whole = hidden.new_zeros((place.rows * place.width, hidden.shape[-1]))
             hidden = whole.index_copy_(0, place.padded, hidden)
-        return hidden.view(place.rows, place.width, -1), after if keep else None
+        return hidden.view(place.rows, place.width, -1), after
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
