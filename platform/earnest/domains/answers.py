@@ -68,8 +68,12 @@ class Answers:
         return [*whole, *(name for name in self.parts if all(name in other.parts for other in others))]
 
     def could_lose(self, subject: Answers) -> list[str]:
-        """The shared samples that this one, the dense model, did not have wrong already."""
-        return [name for name in self.shared(subject) if self.samples[name].correct is not False]
+        """The shared samples that this one, the dense model, did not have wrong already.
+
+        All of them where its scores are not right or wrong: a summary in other words has a score to lose.
+        """
+        graded = any(sample.above not in (0.0, 1.0) for sample in self.samples.values())
+        return [name for name in self.shared(subject) if graded or self.samples[name].correct is not False]
 
     def lost(self, subject: Answers, ids: Sequence[str]) -> Floats:
         """How much of its score each sample lost [ids]; 1 is a right answer that is wrong now."""

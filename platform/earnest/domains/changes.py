@@ -8,15 +8,14 @@ from earnest.domains.answers import GROUPINGS, Answers
 from earnest.losses import GroupChange
 from earnest.statistics import gaps
 from earnest.statistics.association import uneven
-from earnest.statistics.paired import mcnemar
 from earnest.statistics.pairs import Pairs
-from earnest.statistics.permutation import sign_flip
+from earnest.statistics.versus import p_of_no_change
 
 
 def changes(dense: Answers, subject: Answers) -> list[GroupChange]:
     """The headline's difference in each group, with a paired bootstrap and a paired test; those that lost most first.
 
-    Right and wrong answers are tested by McNemar's exact test, other scores by flipping signs. `adjusted` is still `p`.
+    Scores that are right or wrong are tested by McNemar's exact test, others by flipping signs. `adjusted` is still `p`.
     """
     ids = dense.shared_with_parts(subject)
     found = [
@@ -52,9 +51,6 @@ def _change(grouping: str, name: str, ids: Sequence[str], dense: Answers, subjec
 
 
 def _p(ids: Sequence[str], dense: Answers, subject: Answers) -> float:
-    right = [[answers[name].correct for name in ids] for answers in (dense, subject)]
-    if None not in right[0] and None not in right[1]:
-        return mcnemar(*([bool(one) for one in side] for side in right)).exact
     scale = "log" if dense.headline(ids).exponential else "linear"
     pairs = Pairs(dense.headline(ids).sums, subject.headline(ids).sums, scale=scale)  # type: ignore[arg-type]
-    return sign_flip(pairs.contrast(1.0))
+    return p_of_no_change([pairs])[0]

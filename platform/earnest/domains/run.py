@@ -49,7 +49,8 @@ def losses_of(plan: Plan, store: Store) -> Losses:
     """The losses of a sweep, found when they are asked for."""
     finished = store.digests(EVALUATE) & plan.steps.keys()
     folder = Path(__file__).parents[1]
-    files = [*sorted((folder / "domains").glob("*.py")), folder / "evaluation/traits.py", folder / "losses.py"]
+    rooms = [file for room in ("domains", "statistics") for file in sorted((folder / room).glob("*.py"))]
+    files = [*rooms, folder / "samples.py", folder / "evaluation/traits.py", folder / "losses.py"]
     code = [sha256(file.read_bytes()).hexdigest() for file in files]
     return Losses(digest([code, sorted(finished)]), partial(find_losses, plan, store))
 
