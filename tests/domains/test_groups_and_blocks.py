@@ -1,9 +1,13 @@
 """Domains stand in the order of their losses with true tests, and a block's share is what came back."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from domains.made import answers
+from earnest.domains.answers import Answers
 from earnest.domains.blocks import block_share
 from earnest.domains.changes import changes, unevenness
 
@@ -28,6 +32,22 @@ def test_only_where_groups_lose_unequally_is_it_said_of_them() -> None:
     found = unevenness(DENSE, SUBJECT)
     assert found["domain"] < 1e-6
     assert found["stratum"] == pytest.approx(1.0), "head and tail lose 15 of 50 each"
+
+
+def graded(scores: Sequence[float]) -> Answers:
+    """Summaries: none is the reference word for word, and each has a score."""
+    found = answers([False] * len(scores), ["kept"] * 20 + ["lost"] * 20)
+    samples = {name: replace(found.samples[name], above=x) for name, x in zip(found.samples, scores, strict=True)}
+    return replace(found, samples=samples)
+
+
+def test_a_domain_whose_scores_are_neither_right_nor_wrong_is_tested_by_them() -> None:
+    dense = [0.5 + i / 1000 for i in range(40)]
+    subject = graded([*dense[:20], *[0.2] * 20])
+    lost, kept = changes(graded(dense), subject)
+    assert (lost.name, kept.name, kept.p) == ("lost", "kept", 1.0)
+    assert lost.p == pytest.approx(2 * 0.5**20), "all twenty differences have one sign"
+    assert unevenness(graded(dense), subject)["domain"] < 1e-6
 
 
 def test_samples_that_were_asked_otherwise_are_no_pairs() -> None:

@@ -15,7 +15,7 @@ from earnest.statistics.versus import p_of_no_change
 def changes(dense: Answers, subject: Answers) -> list[GroupChange]:
     """The headline's difference in each group, with a paired bootstrap and a paired test; those that lost most first.
 
-    Scores that are right or wrong are tested by McNemar's exact test, others by flipping signs. `adjusted` is still `p`.
+    Right or wrong scores are tested by McNemar's exact test, others by flipping signs. `adjusted` is still `p`.
     """
     ids = dense.shared_with_parts(subject)
     found = [
