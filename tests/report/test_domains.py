@@ -40,6 +40,20 @@ def test_the_table_tells_of_the_cell_that_perplexity_hides_and_of_the_worst_doma
     assert all((row["verdict"] == "falls") == (float(row["p"]) <= 0.05) for row in part["groups"])
 
 
+def test_a_judges_points_are_no_percent() -> None:
+    cells = sweep_cells()
+    for one in cells:
+        scores = one.scores["closed_book"]
+        judged = scores.model_copy(update={"headline": "judge_score", "metrics": {"judge_score": scores.main}})
+        one.scores["closed_book"] = judged
+    (part,) = domain_sections(Domains(Survey(tuple(cells)), tuple(losses(cells).find())))
+    row = part["groups"][0]
+    lost = float(row["subject"]) - float(row["dense"])
+    value, _, interval = row["difference"].partition(" ")
+    assert float(value.replace("−", "-")) == pytest.approx(lost, abs=0.011)
+    assert interval == "[−0.30, +0.10]"
+
+
 def test_a_reason_that_no_cell_measured_is_named_apart(domains: Domains) -> None:
     (part,) = domain_sections(domains)
     samples, over_domains = part["reasons"]
