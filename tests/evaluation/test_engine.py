@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from earnest.decoding.forward import Past
 from earnest.evaluation.engine import Engine, batches
 from earnest.evaluation.prefixes import Segment, forest
 from earnest.evaluation.tokens import Request
@@ -79,6 +80,18 @@ def test_what_requests_share_is_read_once(make_model) -> None:
     engine = Engine(loaded)
     engine.log_likelihoods([Request((*block, 100 + i), (5, 6)) for i in range(10)])
     assert engine.tokens_forwarded == 60 + 10 * 2
+
+
+def test_a_past_that_must_be_copied_is_copied_for_one_batch_at_a_time(make_model, monkeypatch) -> None:
+    copied: list[int] = []
+    rows = Past.rows
+    monkeypatch.setattr(Past, "rows", lambda past, index: copied.append(len(index) * past.slots) or rows(past, index))
+    block = tuple(range(10, 70))
+    engine = Engine(make_model("GPT2"), budget=400)
+    assert not engine.readers.shares
+    engine.log_likelihoods([Request((*block, 100 + i), (5, 6)) for i in range(30)])
+    assert sum(copied) == 30 * len(block)
+    assert max(copied) <= 400
 
 
 def test_one_token_continuations_share_one_row(make_model) -> None:

@@ -186,7 +186,7 @@ class Engine:
             yield from self._predict(hidden, lengths[batch[-1]], wanted)
             if after is not None:
                 for children, rows in self._families(chosen):
-                    own = len(set(rows)) == 1
+                    own = self.readers.shares and len(set(rows)) == 1
                     shared = after.rows(rows) if own else after
                     yield from self._visit(children, needs, shared, range(len(rows)) if own else rows)
 
