@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from earnest.cells import collect, read_evaluation
+from earnest.compare.measures import stored_measure
 from earnest.compare.run import compare_cells, compare_paths
 from earnest.evaluation.run import evaluate
 from earnest.models.loading import load
@@ -21,7 +22,7 @@ from earnest.planning import make_plan
 from earnest.records import Comparison, Estimate, Scores, Stopped
 from earnest.report.verdicts import explained, hint, mark
 from earnest.samples import match_up, read_samples, write_samples
-from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, Wanda, read_sweep
+from earnest.specs import TASKS, ClosedBook, Magnitude, Noise, Sweep, Task, UserError, Wanda, read_sweep
 from earnest.statistics.versus import judge
 from earnest.steps import run_step
 from earnest.store import Store
@@ -240,7 +241,11 @@ def test_what_stopped_once_it_was_decided_keeps_its_own_verdict(tmp_path: Path) 
         "falls, decided after 48 samples",
     )
     rows, told = compare_cells(plan, store, "magnitude 50%", "dense")
-    assert (rows, told) == ([], {"closed_book": "falls, decided after 48 of 300 samples (error 5%)"})
+    said = "against dense: falls, decided after 48 of 300 samples (error 5%)"
+    assert (rows, told) == ([], {"closed_book": f"A {said}"})
+    assert compare_cells(plan, store, "dense", "magnitude 50%") == ([], {"closed_book": f"B {said}"})
+    with pytest.raises(UserError, match="magnitude 50%: closed_book: falls, decided after 48 of 300 samples"):
+        stored_measure(plan, store, cell, "closed_book")
 
 
 @pytest.mark.slow

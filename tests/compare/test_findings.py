@@ -97,6 +97,7 @@ HALF = {"a": STEERED, "target": "goal", "expect": "gap closed"}
         ([{**HALF, "least": 0.95}], "not held"),
         ([{**HALF, "least": 0.75}], "not decided"),
         ([{**HALF, "a": "dense", "target": "small"}], "not decided"),  # no gap is shown
+        ([{**HALF, "a": "magnitude 50%", "target": "magnitude 30%"}], "not decided"),  # the way down is no gap
     ],
 )
 def test_a_claim_is_ruled_as_its_samples_show(

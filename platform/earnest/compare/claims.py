@@ -82,7 +82,7 @@ class ClaimsFile(Spec):
 
 @dataclass(frozen=True)
 class Tested:
-    """A prediction with what was found: a comparison, or the share of a gap (None where no gap is shown)."""
+    """A prediction with what was found: a comparison, or the share of a gap (None where no better target is shown)."""
 
     prediction: Prediction
     versus: Versus | None = None
@@ -145,5 +145,6 @@ def _closed(one: Prediction, sweeps: Mapping[str, tuple[Plan, Store]]) -> Tested
     if not base.prompts == reached.prompts == goal.prompts:
         raise UserError(f"{one.sweep}: {one.task}: {one.a}, {one.b} and {one.target} were asked different questions")
     known = ~np.isnan(base.above + reached.above + goal.above)
-    sides = (Headline(Sums(s.above[known], s.below[known]), s.exponential) for s in (base, reached, goal))
-    return Tested(one, closed=share_closed(*sides))
+    start, end, aim = (Headline(Sums(s.above[known], s.below[known]), s.exponential) for s in (base, reached, goal))
+    better = aim.value > start.value if base.higher_is_better else aim.value < start.value
+    return Tested(one, closed=share_closed(start, end, aim) if better else None)

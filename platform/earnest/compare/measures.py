@@ -20,10 +20,13 @@ SHARES = {"fluent": ("well_formed", "statements"), "fitting": ("fitting", "state
 
 
 def stored_measure(plan: Plan, store: Store, cell: Cell, task: str, metric: str | None = None) -> Samples:
-    """A finished cell's samples of a task, scored by `metric` (by default the headline); higher is better in both.
+    """A finished cell's samples of a task, scored by `metric` (by default the headline).
+
+    Of another metric than the headline more is taken to be better.
 
     Raises:
-        UserError: the cell has no such task or has not finished it, or its samples lack the metric.
+        UserError: the cell has no such task or has not finished it, its samples lack the metric, or it stopped once it
+            was decided against dense: then no other test holds.
     """
     where = f"{plan.sweep}: {name_of(cell)}: {task}"
     if task not in cell.evaluate:
@@ -32,7 +35,9 @@ def stored_measure(plan: Plan, store: Store, cell: Cell, task: str, metric: str 
     if not store.has(EVALUATE, digest):
         raise UserError(f"{where}: not finished in {store.root}; run the sweep into this store first")
     scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
-    samples = read_samples(content, where, scores, task)
+    samples = read_samples(content, where, scores, task, kind=plan.steps[digest].spec["task"]["task"])
+    if samples.stopped:
+        raise UserError(f"{where}: {samples.stopped}; ask all of its questions: run the sweep without [sequential]")
     if metric in (None, samples.headline):
         return samples
     above, below = _sums(pq.read_table(io.BytesIO(content)), str(metric), where)

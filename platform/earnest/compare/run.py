@@ -41,8 +41,9 @@ class _Found:
             if task not in a or task not in b:
                 self.skipped[place] = f"not there for {'A' if task not in a else 'B'}"
                 continue
-            if a[task].stopped:
-                self.decided[place] = a[task].stopped
+            stopped = {side: of[task].stopped for side, of in (("A", a), ("B", b)) if of[task].stopped}
+            if stopped:
+                self.decided[place] = "; ".join(f"{side} against dense: {said}" for side, said in stopped.items())
                 continue
             try:
                 self.matchups.append(match_up(a[task], b[task], name, (noise or {}).get(task)))
