@@ -261,6 +261,16 @@ def test_the_users_rows_take_the_place_of_a_benchmarks_own(model: LoadedModel, t
 
 
 @pytest.mark.slow
+def test_a_folder_that_is_called_lm_eval_is_not_taken_for_a_benchmarks_data(
+    benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = find_benchmark(asked("nano_choice", benchmarks))
+    (tmp_path / "lm_eval").mkdir()
+    monkeypatch.chdir(tmp_path)  # as in a checkout of lm-eval itself
+    assert find_benchmark(asked("nano_choice", benchmarks)) == elsewhere
+
+
+@pytest.mark.slow
 def test_a_step_is_named_by_what_a_benchmark_consists_of_and_not_by_where_it_lies(
     benchmarks: Path, tmp_path: Path
 ) -> None:

@@ -34,7 +34,8 @@ def find_benchmark(spec: LMEval) -> DataSource:
         UserError: lm-eval is not there, or the benchmark cannot be opened.
     """
     version = need_lm_eval(spec.benchmark)
-    place = str(Path(spec.data).expanduser().resolve()) if Path(spec.data).expanduser().exists() else spec.data
+    mine = Path(spec.data).expanduser()
+    place = str(mine.resolve()) if spec.data != LM_EVAL and mine.exists() else spec.data
     task = open_benchmark(spec, place)
     whole = {
         "lm_eval": version,
