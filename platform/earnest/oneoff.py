@@ -17,8 +17,8 @@ from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import generate
 from earnest.evaluation.rereading import reread
 from earnest.evaluation.run import Evaluation, evaluate
-from earnest.models.loading import LoadedModel, load
-from earnest.models.source import resolve
+from earnest.models.loading import LoadedModel, load, load_tokenizer
+from earnest.models.source import folder_of, resolve
 from earnest.preflight import check_methods, check_task, find_data
 from earnest.records import Manifest
 from earnest.specs import Alpha, AnyTask, Calibration, Method, Perplexity, UserError, validated
@@ -120,12 +120,14 @@ def evaluate_once(
     perplexity.
 
     Raises:
-        UserError: data or models do not fit the task, or there is nothing for `dense` to read.
+        UserError: data or models do not fit the task, or there is nothing for `dense` to read, or not in its tokens.
     """
     if dense is not None and not (task.writes or isinstance(task, Perplexity)):
         raise UserError(
             f"dense {dense}: has nothing to read in {task.label}; name it for perplexity or written answers"
         )
+    if dense is not None and task.writes:
+        _check_same_tokens(subject, dense)
     data = find_data(task)
     check_task(task, data.path)
     with tempfile.TemporaryDirectory(prefix="earnest-dense-") as name:
@@ -141,6 +143,19 @@ def evaluate_once(
         again, _ = reread(open_subject(dense, dtype=dtype, device=device), texts, on_step)
     metrics = {**result.scores.metrics, **again.metrics}
     return replace(result, scores=result.scores.model_copy(update={"metrics": metrics}))
+
+
+def _check_same_tokens(subject: str, dense: str) -> None:
+    """See that what a subject writes means the same to a dense model, by their tokenizers alone."""
+    mine, theirs = (
+        load_tokenizer(Path(name) if (Path(name) / "manifest.json").is_file() else folder_of(name), name).get_vocab()
+        for name in (subject, dense)
+    )
+    if mine != theirs:
+        raise UserError(
+            f"dense {dense}: has other tokens than {subject} and cannot read what it writes; "
+            "name the model that it was compressed from"
+        )
 
 
 def _written(result: Evaluation, folder: Path) -> Path:

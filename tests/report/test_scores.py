@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
+from earnest.models.source import folder_of
 from earnest.oneoff import evaluate_once
 from earnest.records import Estimate, Part, Scores
 from earnest.report.scores import score_lines
@@ -49,3 +54,14 @@ def test_beside_a_dense_model_perplexity_comes_with_kl_and_answers_with_their_pe
 def test_a_dense_model_with_nothing_to_read_is_refused() -> None:
     with pytest.raises(UserError, match="nothing to read in multiple_choice"):
         once("nano:small", MultipleChoice(limit=10), "nano:medium")
+
+
+def test_a_dense_model_with_other_tokens_does_not_read_what_was_written(tmp_path: Path) -> None:
+    other = shutil.copytree(folder_of("nano:small"), tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, two = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match=r"dense nano:small: has other tokens than .*other and cannot read"):
+        once(str(other), ClosedBook(limit=2), "nano:small")
