@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from earnest.compression.calibration import check_rows
+from earnest.evaluation.rows import question_rows
 from earnest.preflight import check_task
 from earnest.specs import TASKS, Calibration, UserError, read_task
 
@@ -157,3 +158,10 @@ def test_token_ids_that_are_none_are_named(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.jsonl", [{"input_ids": [1, 2]}, {"input_ids": [1, -2]}])
     with pytest.raises(UserError, match="row 1: input_ids holds"):
         check_rows(Calibration(data=str(file)), str(file))
+
+
+def test_groups_may_be_numbered_from_0_and_missing(tmp_path: Path) -> None:
+    rows = [{"question": "Why?", "answer": "So.", "stratum": stratum} for stratum in (0, 1, None)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test.parquet")
+    found = question_rows(str(tmp_path), "test", ["question", "answer"])
+    assert [row["stratum"] for row in found] == ["0", "1", ""]

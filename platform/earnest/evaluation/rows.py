@@ -46,7 +46,12 @@ def question_rows(path: str, split: str, wanted: Sequence[str], beside: Sequence
     rows = read_rows(path, split, [*wanted, *beside, *found.values(), *identity])
     check_rows(rows, wanted, file_of(path, split))
     check_ids(rows, identity, file_of(path, split))
-    return [{**row, **{group: str(row[name] or "") for group, name in found.items()}} for row in rows]
+    return [{**row, **{group: _name(row[name]) for group, name in found.items()}} for row in rows]
+
+
+def _name(value: Any) -> str:
+    """A group by its name; groups may be numbered from 0."""
+    return "" if value is None else str(value)
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], file: str) -> None:
@@ -72,12 +77,14 @@ def check_ids(rows: Sequence[Mapping[str, Any]], identity: Sequence[str], file: 
     """See that no row's id stands twice, in the column that `identity` names if there is one.
 
     Raises:
-        UserError: one does; a question asked twice would weigh double.
+        UserError: one does; a question asked twice would weigh double. Or a row has none.
     """
     for name in identity:
-        first: dict[Any, int] = {}
+        first: dict[str, int] = {}
         for number, row in enumerate(rows):
-            before = first.setdefault(row[name], number)
+            if row[name] is None or row[name] != row[name]:  # NaN, which tables hold for a missing number
+                raise UserError(f"data {file}: row {number} has no {name}; give every row one, or leave the column out")
+            before = first.setdefault(str(row[name]), number)
             if before != number:
                 raise UserError(
                     f"data {file}: rows {before} and {number} have the same {name} {row[name]!r}; keep one of them"
