@@ -74,6 +74,10 @@ def bad_rows(row: dict[str, Any], asked: str, gold: str | None) -> Iterator[tupl
         yield "row 1", rows_with(row, incorrect_answers=value)
     if asked != "text":
         yield "rows 0 and 1 have the same", [row, row]
+    for value in (None, math.nan) if "id" in row else ():
+        yield "row 1 has no id", rows_with(row, id=value)
+    if "id" in row:
+        yield "rows 0 and 1 have the same id [1]", [{**row, "id": [1]}] * 2
 
 
 def bad_bytes(row: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
