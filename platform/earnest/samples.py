@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from earnest.records import Scores
 from earnest.specs import UserError
@@ -124,7 +125,7 @@ def read_samples(
     samples are clustered as tasks of their `kind` are, by default that of the task's name.
 
     Raises:
-        UserError: a column is missing, or ids repeat.
+        UserError: a column is missing or holds no numbers, ids repeat, or the scores are of another program.
     """
     try:
         file = pq.ParquetFile(io.BytesIO(content))
@@ -135,7 +136,7 @@ def read_samples(
     if cluster is not None and cluster not in names:
         raise UserError(f"{where}: has no column {cluster}; it has {', '.join(file.schema_arrow.names)}")
     scores = scores or (file.schema_arrow.metadata or {}).get(SCORES_KEY)
-    known = Scores.model_validate_json(scores) if scores else None
+    known = _known(scores, where) if scores else None
     headline = known.headline if known else "score"
     ids = tuple(str(name) for name in _column(table, where, "id").to_pylist())
     if len(set(ids)) < len(ids):
@@ -152,9 +153,19 @@ def read_samples(
         below=below,
         clusters=_clusters(table, where, kind or (known.task if known else task), cluster),
         scores=known,
-        correct=_floats(table["correct"]) if "correct" in there else None,
+        correct=floats(table, where, "correct") if "correct" in there else None,
         predictions=tuple(table["prediction"].to_pylist()) if "prediction" in there else (),
     )
+
+
+def _known(scores: bytes, where: str) -> Scores:
+    try:
+        return Scores.model_validate_json(scores)
+    except ValidationError as error:
+        raise UserError(
+            f"{where}: the scores that belong to it are not as this version writes them; evaluate it again, or move "
+            f"{SCORES_FILE} away"
+        ) from error
 
 
 def _column(table: pa.Table, where: str, name: str) -> pa.ChunkedArray:
@@ -165,14 +176,19 @@ def _column(table: pa.Table, where: str, name: str) -> pa.ChunkedArray:
 
 def _sums(table: pa.Table, where: str, headline: str) -> tuple[Floats, Floats]:
     if headline in RATIOS:
-        above, below = (_floats(_column(table, where, name)) for name in RATIOS[headline])
+        above, below = (floats(table, where, name) for name in RATIOS[headline])
         return above, below
-    above = _floats(_column(table, where, "score" if "score" in table.schema.names else "correct"))
+    above = floats(table, where, "score" if "score" in table.schema.names else "correct")
     return above, np.ones_like(above)
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+def floats(table: pa.Table, where: str, name: str) -> Floats:
+    """A column as numbers, NaN where one is missing. Raises UserError where it is not there, or holds no numbers."""
+    column = _column(table, where, name)
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(f"{where}: column {name} holds {column.type} and no numbers; name one that does") from error
 
 
 def _clusters(table: pa.Table, where: str, kind: str, asked: str | None) -> tuple[str, ...]:

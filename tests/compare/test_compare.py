@@ -149,6 +149,16 @@ def test_a_file_without_a_name_needs_an_id_and_a_score(tmp_path: Path) -> None:
         open_samples(tmp_path / "c.parquet")
 
 
+def test_what_is_no_score_is_refused_in_one_line(tmp_path: Path) -> None:
+    rows = pa.table({"id": ["a", "b"], "score": ["good", "bad"]})
+    pq.write_table(rows, tmp_path / "samples.parquet")
+    with pytest.raises(UserError, match="column score holds string and no numbers"):
+        open_samples(tmp_path / "samples.parquet")
+    (tmp_path / "scores.json").write_text('{"accuracy": 1}')
+    with pytest.raises(UserError, match="not as this version writes them; evaluate it again, or move"):
+        open_samples(tmp_path / "samples.parquet")
+
+
 def test_what_cannot_be_paired_is_refused_in_one_line(tmp_path: Path) -> None:
     right = write_answers(tmp_path / "a.parquet", [True, False])
     other = write_answers(tmp_path / "b.parquet", [True, False], task="open_book")

@@ -115,6 +115,8 @@ def test_another_metric_than_the_headline_can_be_predicted(sweeps: dict[str, tup
     ]
     with pytest.raises(UserError, match="biography: its samples hold no novelty; they hold id, prompt_hash, true"):
         ruled(sweeps, {**fluent, "metric": "novelty"})
+    with pytest.raises(UserError, match="biography: column id holds string and no numbers"):
+        ruled(sweeps, {**fluent, "metric": "id"})
 
 
 def test_the_page_holds_the_samples_numbers_and_verdicts(sweeps: dict[str, tuple[Plan, Store]]) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from earnest.compare.cells import name_of
 from earnest.plan import EVALUATE, Cell, Plan
-from earnest.samples import SAMPLES_FILE, SCORES_FILE, Samples, read_samples
+from earnest.samples import SAMPLES_FILE, SCORES_FILE, Samples, floats, read_samples
 from earnest.specs import UserError
 from earnest.store import Store
 
@@ -50,5 +50,5 @@ def _sums(table: pa.Table, metric: str, where: str) -> tuple[np.ndarray, np.ndar
     missing = [name for name in names if name not in table.schema.names]
     if missing:
         raise UserError(f"{where}: its samples hold no {missing[0]}; they hold {', '.join(table.schema.names)}")
-    above, *below = (np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64) for name in names)
+    above, *below = (floats(table, where, name) for name in names)
     return above, below[0] if below else np.ones_like(above)
