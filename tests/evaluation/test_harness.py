@@ -314,6 +314,15 @@ def test_a_document_that_gets_no_number_is_counted_and_left_out(
 
 
 @pytest.mark.slow
+def test_a_definition_whose_own_code_fails_is_named(model: LoadedModel, benchmarks: Path, tmp_path: Path) -> None:
+    mistaken = shutil.copytree(benchmarks, tmp_path / "mistaken")
+    code = (mistaken / "helpers.py").read_text()
+    (mistaken / "helpers.py").write_text(code.replace('values[row["label"]]', 'values[row["labl"]]'))
+    with pytest.raises(UserError, match=r"nano_coded: its metrics cannot be computed \(KeyError: 'labl'\)"):
+        evaluate(model, asked("nano_coded", mistaken, shots=0), "lm_eval")
+
+
+@pytest.mark.slow
 def test_what_a_benchmark_samples_is_decided_by_the_seed(model: LoadedModel, benchmarks: Path) -> None:
     texts = [
         evaluate(model, asked("nano_drawn", benchmarks, seed=seed, shots=0), "lm_eval").samples["text"].to_pylist()

@@ -73,8 +73,8 @@ def measure(engine: Engine, spec: LMEval, data: str, progress: Progress | None =
     with explained(spec.benchmark, "its prompts cannot be written"):
         _build(task, spec, model)
     _answer(task, model)
-    documents = _documents(task, model)
     with explained(spec.benchmark, "its metrics cannot be computed"):
+        documents = _documents(task, model)
         figures = _figures(task, documents)
     if not figures:
         scored([_sample(task, one, None, {}) for one in documents])
