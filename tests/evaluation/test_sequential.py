@@ -113,6 +113,23 @@ def test_nothing_is_read_or_written_twice(make_model: MakeModel) -> None:
     assert growing.tokens_forwarded == read
 
 
+def test_a_question_that_stands_twice_is_read_once_and_keeps_its_text_in_both_places(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    rows = {"question": [f"Is it {n % 30} ?" for n in range(40)], "answer": ["yes"] * 40}
+    pq.write_table(pa.table(rows), tmp_path / "test.parquet")
+    task, model = ClosedBook(shots=0, max_tokens=3), make_model()
+    whole = evaluate(model, task, str(tmp_path / "test.parquet"))
+    rule = Rule(1e-12, 0.05, {row["id"]: row["score"] for row in whole.samples.to_pylist()})
+    grown = evaluate(model, task, str(tmp_path / "test.parquet"), rule=rule)
+    assert grown.scores.tokens_forwarded < whole.scores.tokens_forwarded
+    assert grown.scores.metrics.keys() == whole.scores.metrics.keys()
+    grown_rows, whole_rows = ({row["id"]: row for row in one.samples.to_pylist()} for one in (grown, whole))
+    assert {name: row["confidence"] for name, row in grown_rows.items()} == pytest.approx(
+        {name: row["confidence"] for name, row in whole_rows.items()}, rel=1e-4
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [ClosedBook(limit=120), MultipleChoice(limit=120)], ids=lambda task: task.task)
 def test_asked_to_the_end_it_measures_what_asking_at_once_measures(task: Any) -> None:

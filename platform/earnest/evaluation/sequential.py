@@ -63,10 +63,15 @@ class Growing(Engine):
         return [items[place] for place in order[: self.count]]
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
-        """Greedy continuations of `prompts`, in order; those of before are remembered."""
+        """Greedy continuations of `prompts`, in order; those of before are remembered.
+
+        A task asks for all of its texts at once, so `written` is these: one for every question, asked before or not.
+        """
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._written]
         self._written |= zip(new, super().generate(new, progress), strict=True)
-        return [self._written[prompt] for prompt in prompts]
+        made = [self._written[prompt] for prompt in prompts]
+        self.written = list(zip(prompts, made, strict=True))
+        return made
 
     def log_likelihoods(self, requests: Sequence[Request], progress: Progress | None = None) -> list[LogLikelihood]:
         """The log-likelihood of each request's continuation; those of before are remembered."""
