@@ -4,6 +4,7 @@ import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,6 +136,16 @@ def test_the_page_holds_the_samples_numbers_and_verdicts(sweeps: dict[str, tuple
     assert "| −44% | < 0.001 | falls | falls |" in text
     assert "**not decided**" in text
     assert "gap closed between dense and goal by m + tuned α 1: 75.0 % [" in text
+
+
+def test_the_page_counts_clusters_where_these_are_what_is_tested(sweeps: dict[str, tuple[Plan, Store]]) -> None:
+    found = ruled(sweeps, OPEN)
+    (tested,) = found.tested
+    assert tested.versus is not None
+    clustered = replace(found, tested=(replace(tested, versus=replace(tested.versus, units=57, needed=1200)),))
+    text = page(ClaimsFile(family="toy", sweeps=("s.toml",), claims=(found.claim,)), [clustered], "claims.toml")
+    assert "| closed book | 1,000 in 57 | magnitude 30% 85.5 |" in text
+    assert "needs clusters ≈ 1,200" in text
 
 
 def test_what_is_not_there_is_named(sweeps: dict[str, tuple[Plan, Store]]) -> None:

@@ -66,10 +66,12 @@ def _row(tested: Tested, row: Versus) -> str:
     one = tested.prediction
     task = spoken(one.task) + (f", {spoken(row.headline)}" if one.metric else "")
     p = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
-    found = row.verdict + (f", needs n ≈ {row.needed:,}" if row.needed else "")
+    units = "n" if row.units == row.samples else "clusters"
+    count = f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}"
+    found = row.verdict + (f", needs {units} ≈ {row.needed:,}" if row.needed else "")
     found = found if tested.ruling == "held" else f"**{found}**"
     return (
-        f"| {task} | {row.samples:,} | {one.a} {figure_text(row.a, row.headline)} "
+        f"| {task} | {count} | {one.a} {figure_text(row.a, row.headline)} "
         f"| {one.b} {figure_text(row.b, row.headline)} | {_interval(row.difference, row.headline)} "
         f"| {percent_change(row.relative)} | {p} | {EXPECTED[one.expect]} | {found} |"
     )
