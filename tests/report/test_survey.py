@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from earnest.report.survey import Survey, figure_text, percent_change
+from earnest.report.verdicts import undecided_line
 from report.plausible import cell, sweep_cells
 
 
@@ -29,6 +30,15 @@ def test_what_is_not_decided_is_no_finding() -> None:
     )
     assert "0 of" in Survey(unjudged).finding
     assert {claim.shown for claim in Survey(unjudged).claims(Survey(unjudged).curves[0])} == {None}
+
+
+def test_what_would_decide_is_counted_in_what_is_tested() -> None:
+    cells = (cell("dense", "", (91.3, 100.0, 100.0, 1.939)), cell("rtn", "4", (85.0, 100.0, 100.0, 1.939)))
+    open_one = cells[1].comparisons["closed_book"]
+    assert undecided_line(Survey(cells)) == "Not decided: closed book 1 of 1 at n = 300 (n ≈ 2,700 for half)."
+    clustered = open_one.model_copy(update={"units": 57, "samples": 300})
+    cells[1].comparisons["closed_book"] = clustered
+    assert undecided_line(Survey(cells)).endswith("1 of 1 at clusters = 57 (clusters ≈ 2,700 for half).")
 
 
 def test_a_control_is_not_the_finding() -> None:

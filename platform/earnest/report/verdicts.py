@@ -33,7 +33,7 @@ def explained(comparison: Comparison, headline: str) -> str:
     """As in "not decided at n = 300, needs n ≈ 1,500; difference −4.1 [−7.0, −1.3], p = 0.021"."""
     if comparison.verdict is None:
         return ""
-    units = "n" if comparison.units == comparison.samples else "clusters"
+    units = _units(comparison)
     said: str = comparison.verdict
     if comparison.needed:
         said = f"{said} at {units} = {comparison.units:,}, needs {units} ≈ {rounded_up(comparison.needed)}"
@@ -42,6 +42,10 @@ def explained(comparison: Comparison, headline: str) -> str:
     elif not (comparison.no_worse or comparison.falls):
         said = f"{said} at {units} = {comparison.units:,}"
     return "; ".join(filter(None, (said, _difference(comparison, headline), _noise(comparison, headline))))
+
+
+def _units(comparison: Comparison) -> str:
+    return "n" if comparison.units == comparison.samples else "clusters"
 
 
 def _difference(comparison: Comparison, headline: str) -> str:
@@ -68,8 +72,9 @@ def legend(survey: Survey) -> str:
     return " ".join([LEGEND, *stopped, *noise])
 
 
-def undecided(survey: Survey) -> list[tuple[str, int, int, int, int | None]]:
-    """Per task with scores that are not decided: (task, how many, of, units now, units that would decide half of them).
+def undecided(survey: Survey) -> list[tuple[str, int, int, str, int, int | None]]:
+    """Per task with scores that are not decided: (task, how many, of, what its units are, units now, units that would
+    decide half of them).
 
     None where no number of units would decide half of them.
     """
@@ -82,7 +87,8 @@ def undecided(survey: Survey) -> list[tuple[str, int, int, int, int | None]]:
             needs = sorted(comparison.needed or float("inf") for comparison in left)
             half = median(needs)
             enough = None if half == float("inf") else round(half)
-            found.append((task, len(left), len(judged), max(comparison.units for comparison in left), enough))
+            most = max(left, key=lambda comparison: comparison.units)
+            found.append((task, len(left), len(judged), _units(most), most.units, enough))
     return found
 
 
@@ -90,8 +96,9 @@ def undecided_line(survey: Survey) -> str:
     """What is not decided, and the number of samples that would decide half of it."""
     left = sorted(undecided(survey), key=lambda each: -each[1])
     parts = [
-        f"{spoken(task)} {count} of {of} at n = {units:,}" + (f" (n ≈ {rounded_up(need)} for half)" if need else "")
-        for task, count, of, units, need in left[:TOLD]
+        f"{spoken(task)} {count} of {of} at {units} = {now:,}"
+        + (f" ({units} ≈ {rounded_up(need)} for half)" if need else "")
+        for task, count, of, units, now, need in left[:TOLD]
     ]
     if others := left[TOLD:]:
         parts.append(f"{sum(count for _, count, *_ in others)} scores of {len(others)} other tasks")
