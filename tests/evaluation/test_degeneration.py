@@ -94,6 +94,8 @@ def test_a_sample_says_what_was_asked_and_not_what_was_shown_before() -> None:
     shown = "Q: Who?\nA: Ada\nQ: Where was Ada born?\nA:"
     (sample,) = with_texts([Sample("1", shown, correct=True)], [made("Ulm", "ab")])
     assert sample.more["asked"] == "Q: Where was Ada born?\nA:"
+    (blank,) = with_texts([Sample("1", "Answer.\n\nWhere was Ada born?\n\nAnswer:", correct=True)], [made("Ulm", "ab")])
+    assert blank.more["asked"] == "Where was Ada born?\nAnswer:"
     (long,) = with_texts([Sample("1", "x" * 900 + "?", correct=True)], [made("Ulm", "ab")])
     assert long.more["asked"] == "x" * 299 + "?"
 

@@ -83,8 +83,9 @@ def text_columns(made: Generation, correct: bool | None) -> dict[str, Cell]:
 
 
 def asked_in(prompt: str) -> str:
-    """The last lines of a prompt, where the question stands, and no more than its last characters."""
-    return "\n".join(prompt.rstrip().split("\n")[-ASKED_LINES:])[-ASKED_CHARACTERS:]
+    """The last lines of a prompt that say something: there the question stands; no more than its last characters."""
+    lines = [line for line in prompt.split("\n") if line.strip()]
+    return "\n".join(lines[-ASKED_LINES:]).rstrip()[-ASKED_CHARACTERS:]
 
 
 def with_texts(samples: Sequence[Sample], texts: Sequence[Generation]) -> list[Sample]:
