@@ -204,8 +204,8 @@ def match_up(a: Samples, b: Samples, name: str = "", noise: float | None = None)
     """Pair two subjects' samples of one task: the same id, the same prompt, a score on both sides.
 
     Raises:
-        UserError: the two headlines are not the same, samples do not add up to the score published beside them, or no
-            sample pairs up.
+        UserError: the two headlines are not the same, samples do not add up to the score published beside them, no
+            sample pairs up, or a score is infinite.
     """
     if (a.headline, a.higher_is_better) != (b.headline, b.higher_is_better):
         raise UserError(f"{a.task}: A was scored by {a.headline} and B by {b.headline}; evaluate both the same way")
@@ -220,6 +220,8 @@ def match_up(a: Samples, b: Samples, name: str = "", noise: float | None = None)
             f"{a.task}: no sample of A has a scored partner in B with the same id and prompt; "
             "compare subjects that were asked the same questions"
         )
+    if np.isinf(a.above[of_a]).any() or np.isinf(b.above[of_b]).any():
+        raise UserError(f"{a.task}: a sample's score is infinite, so that no mean can be compared; leave it empty")
     pairs = Pairs(
         dense=Sums(b.above[of_b], b.below[of_b]),
         subject=Sums(a.above[of_a], a.below[of_a]),

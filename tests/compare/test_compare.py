@@ -159,6 +159,12 @@ def test_what_is_no_score_is_refused_in_one_line(tmp_path: Path) -> None:
         open_samples(tmp_path / "samples.parquet")
 
 
+def test_an_infinite_score_is_refused_in_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a", "b"], "score": [0.5, math.inf]}), tmp_path / "samples.parquet")
+    with pytest.raises(UserError, match="a sample's score is infinite"):
+        compare_paths(tmp_path, tmp_path)
+
+
 def test_what_cannot_be_paired_is_refused_in_one_line(tmp_path: Path) -> None:
     right = write_answers(tmp_path / "a.parquet", [True, False])
     other = write_answers(tmp_path / "b.parquet", [True, False], task="open_book")
