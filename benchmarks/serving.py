@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -193,7 +192,7 @@ def process(command: Sequence[str], says: str) -> Iterator[re.Match[str]]:
             yield _said(running, says, errors)
         finally:
             end.cancel()
-            running.send_signal(signal.SIGINT)
+            running.terminate()  # an interrupt is ignored where whoever started this program ignores it
             running.wait(60)
 
 
