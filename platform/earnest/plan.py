@@ -115,6 +115,11 @@ class Cell:
         method = str(self.method.model_dump()["method"])
         return self.model if isinstance(self.method, Dense) else f"{method} {self.method.nominal}"
 
+    @property
+    def name(self) -> str:
+        """All that names it but its seed: "wanda 50% + tuned α 1"."""
+        return self.label + (f" + {self.steering}" if self.steering else "")
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -15,8 +15,7 @@ from earnest.compression.checks import check_fits
 from earnest.data import NANO, DataSource, read_rows, resolve_data
 from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.harness.benchmarks import find_benchmark
-from earnest.evaluation.tasks import needed_columns
-from earnest.evaluation.tasks.rehearsal import rehearse
+from earnest.evaluation.tasks import needed_columns, rehearse
 from earnest.evaluation.traits import read_frequencies
 from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
 from earnest.models.restoring import check_restorable

@@ -37,6 +37,6 @@ def _reread_step(plan: Plan, cell: Cell, label: str) -> Step:
         needs=(written.digest,),
         reference=written.digest,
         location={name: written.location[name] for name in ("model", "model_name")},
-        label=f"read {label} by {cell.label}" + (f" + {cell.steering}" if cell.steering else ""),
+        label=f"read {label} by {cell.name}",
         cost=COST,
     )

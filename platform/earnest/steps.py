@@ -27,11 +27,10 @@ from earnest.models.restoring import restored
 from earnest.models.source import Source, resolve
 from earnest.plan import COMPRESS, EVALUATE, Member, Steering, Step
 from earnest.records import Manifest
+from earnest.samples import SAMPLES_FILE, SCORES_FILE
 from earnest.specs import Calibration, UserError, read_method, read_task
 from earnest.store import Store
 
-SCORES_FILE = "scores.json"
-SAMPLES_FILE = "samples.parquet"
 REFERENCE_FILE = "reference.safetensors"
 TEXTS_FILE = "texts.parquet"
 

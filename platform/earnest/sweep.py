@@ -30,11 +30,12 @@ from earnest.records import CellRecord
 from earnest.report.html import write_report
 from earnest.report.table import print_table
 from earnest.rereads import with_rereads
+from earnest.samples import SAMPLES_FILE
 from earnest.specs import Sweep, UserError, read_sweep
 from earnest.store import Store
 from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
 
-ARTIFACTS: dict[Kind, str] = {COMPRESS: "manifest.json", EVALUATE: "samples.parquet"}
+ARTIFACTS: dict[Kind, str] = {COMPRESS: "manifest.json", EVALUATE: SAMPLES_FILE}
 DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 

@@ -22,13 +22,17 @@ def rebatched_samples(plan: Plan, store: Store, cell: Cell) -> dict[str, Samples
 
 
 def _read(plan: Plan, store: Store, cell: Cell, steps: Mapping[str, str], cluster: str | None) -> dict[str, Samples]:
-    found = {}
-    for task, digest in steps.items():
-        if store.has(EVALUATE, digest):
-            scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
-            where, kind = f"{plan.sweep}: {name_of(cell)}: {task}", plan.steps[digest].spec["task"]["task"]
-            found[task] = read_samples(content, where, scores, task, cluster, kind)
-    return found
+    there = {task: digest for task, digest in steps.items() if store.has(EVALUATE, digest)}
+    return {task: read_stored(plan, store, cell, task, digest, cluster)[0] for task, digest in there.items()}
+
+
+def read_stored(
+    plan: Plan, store: Store, cell: Cell, task: str, digest: str, cluster: str | None = None
+) -> tuple[Samples, bytes]:
+    """A finished evaluation's samples, and the file that they were read from."""
+    scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
+    where, kind = f"{plan.sweep}: {cell.name}: {task}", plan.steps[digest].spec["task"]["task"]
+    return read_samples(content, where, scores, task, cluster, kind), content
 
 
 def stored_scores(plan: Plan, store: Store) -> dict[str, Scores]:
@@ -48,17 +52,12 @@ def find_cell(plan: Plan, name: str) -> Cell:
     """
     if name == "dense":
         return plan.cells[0]
-    found = [cell for cell in plan.cells if name in (name_of(cell), f"{name_of(cell)} seed {cell.seed}")]
+    found = [cell for cell in plan.cells if name in (cell.name, f"{cell.name} seed {cell.seed}")]
     found = found or [cell for cell in plan.cells if len(name) >= 6 and cell.key.startswith(name)]
     if not found:
-        names = ", ".join(f'"{known}"' for known in dict.fromkeys(map(name_of, plan.cells)))
+        names = ", ".join(f'"{known}"' for known in dict.fromkeys(cell.name for cell in plan.cells))
         raise UserError(f"{name!r}: not a cell of {plan.sweep}; it has dense, {names}")
     if len({cell.method for cell in found}) > 1:
         keys = ", ".join(cell.key[:8] for cell in found)
         raise UserError(f"{name!r}: {len(found)} cells of {plan.sweep} have this name; name one by its key: {keys}")
     return found[0]
-
-
-def name_of(cell: Cell) -> str:
-    """What names a cell but for its seed."""
-    return cell.label + (f" + {cell.steering}" if cell.steering else "")

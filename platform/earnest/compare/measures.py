@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from earnest.compare.cells import name_of
+from earnest.compare.cells import read_stored
 from earnest.plan import EVALUATE, Cell, Plan
-from earnest.samples import SAMPLES_FILE, SCORES_FILE, Samples, floats, read_samples
+from earnest.samples import Samples, floats
 from earnest.specs import UserError
 from earnest.store import Store
 
@@ -28,14 +28,13 @@ def stored_measure(plan: Plan, store: Store, cell: Cell, task: str, metric: str 
         UserError: the cell has no such task or has not finished it, its samples lack the metric, or it stopped once it
             was decided against dense: then no other test holds.
     """
-    where = f"{plan.sweep}: {name_of(cell)}: {task}"
+    where = f"{plan.sweep}: {cell.name}: {task}"
     if task not in cell.evaluate:
         raise UserError(f"{where}: no such task in this sweep; it has {', '.join(cell.evaluate)}")
     digest = cell.evaluate[task]
     if not store.has(EVALUATE, digest):
         raise UserError(f"{where}: not finished in {store.root}; run the sweep into this store first")
-    scores, content = (store.read_file(EVALUATE, digest, name) for name in (SCORES_FILE, SAMPLES_FILE))
-    samples = read_samples(content, where, scores, task, kind=plan.steps[digest].spec["task"]["task"])
+    samples, content = read_stored(plan, store, cell, task, digest)
     if samples.stopped:
         raise UserError(f"{where}: {samples.stopped}; ask all of its questions: run the sweep without [sequential]")
     if metric in (None, samples.headline):

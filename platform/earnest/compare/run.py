@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from earnest.cells import jitter_floors, larger, noise_floors
-from earnest.compare.cells import find_cell, name_of, rebatched_samples, stored_samples, stored_scores
+from earnest.compare.cells import find_cell, rebatched_samples, stored_samples, stored_scores
 from earnest.plan import Cell, Plan
 from earnest.samples import Samples, match_up, open_samples
 from earnest.specs import UserError
@@ -104,7 +104,7 @@ def _cells(plan: Plan, name: str, against: Cell) -> Iterator[Cell]:
 
 def _label(plan: Plan, cell: Cell) -> str:
     """A cell's name, with its seed or key where others share the name."""
-    same: Iterable[Cell] = [other for other in plan.cells if name_of(other) == name_of(cell)]
+    same: Iterable[Cell] = [other for other in plan.cells if other.name == cell.name]
     if len({other.method for other in same}) > 1:
-        return f"{name_of(cell)} {cell.key[:8]}"
-    return f"{name_of(cell)} seed {cell.seed}" if any(other.seed != cell.seed for other in same) else name_of(cell)
+        return f"{cell.name} {cell.key[:8]}"
+    return f"{cell.name} seed {cell.seed}" if any(other.seed != cell.seed for other in same) else cell.name

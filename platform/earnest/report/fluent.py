@@ -23,6 +23,7 @@ from earnest.almanac.world import ATTRIBUTES, World
 from earnest.plan import EVALUATE
 from earnest.records import CellRecord, Scores
 from earnest.report.survey import CONTROLS, Survey, percent_change, score_text
+from earnest.samples import SAMPLES_FILE
 from earnest.store import Store
 
 HEADLINES = ("exact_match", "true")  # of tasks whose written answers are right or wrong
@@ -150,7 +151,7 @@ def _is_written(scores: Scores | None) -> bool:
 
 def _rows(store: Store, digest: str) -> dict[str, Row]:
     """A step's samples by id; none where nothing is told of their form, and none of a model without finite logits."""
-    file = pq.ParquetFile(io.BytesIO(store.read_file(EVALUATE, digest, "samples.parquet")))
+    file = pq.ParquetFile(io.BytesIO(store.read_file(EVALUATE, digest, SAMPLES_FILE)))
     columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
     if not {"empty", "finish"} <= set(columns):
         return {}

@@ -16,7 +16,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from earnest.palette import ink
 from earnest.records import CellRecord
 from earnest.report.ink import BAND, MUTED, PAPER, TEXT, title
-from earnest.report.survey import CONTROLS, MATCHING, Curve, Point, Survey, is_fluent, spoken
+from earnest.report.survey import CONTROLS, Curve, Point, Survey, is_fluent, spoken
+from earnest.statistics.paired import MATCHING
 
 PANEL = (5.2, 3.7)
 CEILING = 3.0  # perplexities beyond this multiple of dense leave the frame, and are named at its edge

@@ -13,9 +13,9 @@ from itertools import takewhile
 from statistics import fmean
 
 from earnest.records import CellRecord, Estimate, Scores, digest
+from earnest.statistics.paired import MATCHING
 
 CONTROLS = ("random",)
-MATCHING = 0.05
 FLUENT = 0.5  # below this share of well-formed statements, a score of what they say rests on almost nothing
 MINUS = "−"
 NO_SHARES = frozenset({"judge_score", "bits_per_byte", "bleu", "chrf", "ter"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from earnest.records import Comparison
-from earnest.report.survey import MATCHING, MINUS, Survey, figure_text, spoken
+from earnest.report.survey import MINUS, Survey, figure_text, spoken
+from earnest.statistics.paired import MATCHING
 
 SHOWN, FALLS, OPEN, NOISE, STOPPED = "✓", "✗", "?", "~", "!"
 LEGEND = (
