@@ -82,7 +82,7 @@ def test_a_copied_prefix_is_read_on_from_as_if_it_had_been_read_there(make_model
 def test_a_greedy_draft_is_what_the_model_itself_would_write(make_model: MakeModel, family: str) -> None:
     loaded = make_model(family)
     member = LocalMember("m", loaded, rows=4, slots=64)
-    prompts, counts = texts(3, 9), [4, 0, 2]
+    prompts, counts = texts(3, 9), [4, 0, 4]
     member.read([3, 1, 0], [0] * 3, [prompt[:-1] for prompt in prompts])
     wanted = [Wanted(n, GREEDY, (), (prompt[-1],)) for n, prompt in zip(counts, prompts, strict=True)]
     drafted = member.draft([3, 1, 0], [8] * 3, wanted).result()

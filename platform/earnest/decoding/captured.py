@@ -38,12 +38,12 @@ class FixedStep:
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [rows, width, vocabulary] of these rows; the caller's own."""
+        """Logits [rows, longest, vocabulary] of these rows; the caller's own."""
         lines = [self._line(*row) for row in zip(rows, starts, tokens, strict=True)]
         # Rows that fill the bucket write to nobody's slot, so whose they are does not matter.
         lines += [self._line(row, 0, ()) for row in range(len(rows), self.rows)]
         self._inputs.copy_(torch.tensor(lines))
-        return self._run()[: len(rows)].clone()
+        return self._run()[: len(rows), : max(map(len, tokens))].clone()
 
     def _line(self, row: int, start: int, tokens: Sequence[int]) -> list[int]:
         empty = self.width - len(tokens)
@@ -121,7 +121,12 @@ class CapturedDecoder:
 
     def _step(self, rows: int, width: int, span: int, together: bool) -> FixedStep:
         plain = self.plain
-        key = (_bucket(rows, 1, plain.rows), width, _bucket(span, LEAST_SPAN, plain.slots), together)
+        key = (
+            _bucket(rows, 1, plain.rows),
+            _bucket(width, 1, MOST_TOKENS),
+            _bucket(span, LEAST_SPAN, plain.slots),
+            together,
+        )
         if key not in self._steps:
             captured = plain.device.type == "cuda"
             self._steps[key] = CapturedStep(plain, *key, self._pool) if captured else FixedStep(plain, *key)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.captured import CapturedDecoder
+from earnest.decoding.drafting import Drafter
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder, stores
 from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.lean_pass import TOLERANCE
 from earnest.decoding.members import Drafted, Wanted
-from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
 from earnest.models.loading import LoadedModel
 
 T = TypeVar("T")
@@ -84,6 +83,7 @@ class LocalMember:
             )
         self.name, self.rows, self.slots = name, rows, slots
         self._decoder = decoder_for(loaded.model, rows, slots)
+        self._drafter = Drafter(self._decoder, rows)
 
     @property
     def vocabulary(self) -> int:
@@ -109,27 +109,18 @@ class LocalMember:
             ValueError: a row is not there or named twice, has nothing to read, or has no room for it.
         """
         self._check(rows, starts, [len(row) for row in tokens])
+        for place in zip(rows, starts, tokens, strict=True):
+            self._drafter.saw(*place)
         return Done(self._mended(rows, starts, self._decoder.read(rows, starts, tokens, last)))
 
     def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Done[Drafted]:
         """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
 
-        A row whose logits are not finite gets no further proposals.
+        Raises:
+            ValueError: a row is not there or named twice, or has no room for what it may propose.
         """
         self._check(rows, starts, [want.count + 1 for want in wanted])
-        drafts = [
-            _Draft(number, row, start, want, _silent(want.sampling), want.written[-1])
-            for number, (row, start, want) in enumerate(zip(rows, starts, wanted, strict=True))
-        ]
-        steps: list[Tensor] = []
-        active = drafts
-        while active:
-            places = [draft.row for draft in active], [draft.position for draft in active]
-            logits = self._decoder.read(*places, [(draft.unread,) for draft in active], last=True)[:, 0]
-            steps.append(_spread(logits, active, len(rows)))
-            active = _extended(active, logits)
-        found = self._mended(rows, starts, torch.stack(steps, 1))
-        return Done(Drafted(tuple(tuple(draft.tokens) for draft in drafts), found))
+        return Done(self._drafter.draft(rows, starts, wanted))
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`'s past.
@@ -141,6 +132,7 @@ class LocalMember:
         self._check([target], [0], [count])
         if source != target:
             self._decoder.copy(source, target, count)
+            self._drafter.copied(source, target, count)
 
     def _mended(self, rows: Sequence[int], starts: Sequence[int], logits: Tensor) -> Tensor:
         """The logits [rows, positions, vocabulary]; a row is wiped from the first position on whose are not finite.
@@ -165,52 +157,6 @@ class LocalMember:
                     f"member {self.name}: {length} tokens from position {start} on do not fit row {row}; "
                     f"read at least one, within its {self.slots} slots"
                 )
-
-
-@lru_cache(maxsize=256)
-def _silent(sampling: Sampling) -> Sampling:
-    """The same choices, with nothing to report of them."""
-    return Sampling.model_validate(sampling.model_dump(exclude={"logprobs"}))
-
-
-@dataclass
-class _Draft:
-    """One row being drafted: its number in the call, its next position and the token to be read there."""
-
-    number: int
-    row: int
-    position: int
-    wanted: Wanted
-    sampling: Sampling
-    unread: int
-    tokens: list[int] = field(default_factory=list)
-
-
-def _extended(drafts: list[_Draft], logits: Tensor) -> list[_Draft]:
-    """Propose one more token for each draft by its logits [drafts, vocabulary]; those that go on."""
-    going = [n for n, draft in enumerate(drafts) if len(draft.tokens) < draft.wanted.count]
-    if len(going) < len(drafts):
-        drafts, logits = [drafts[n] for n in going], logits[going]
-    for draft, token in zip(drafts, _chosen(drafts, logits), strict=True):
-        draft.tokens += [token] if token != NO_TOKEN else []
-        draft.position, draft.unread = draft.position + 1, token
-    return [draft for draft in drafts if draft.unread != NO_TOKEN]
-
-
-def _chosen(drafts: Sequence[_Draft], logits: Tensor) -> list[int]:
-    if all(draft.sampling.plain for draft in drafts):
-        return list(likeliest(logits).tolist())
-    draws = [Draw(one.sampling, one.wanted.prompt, (*one.wanted.written, *one.tokens)) for one in drafts]
-    return choose(logits, draws)[0]
-
-
-def _spread(logits: Tensor, active: Sequence[_Draft], rows: int) -> Tensor:
-    """Logits [active, vocabulary] of some rows as those of all [rows, vocabulary]."""
-    if len(active) == rows:
-        return logits
-    whole = logits.new_zeros((rows, logits.shape[-1]))
-    whole[[draft.number for draft in active]] = logits
-    return whole
 
 
 def decoder_for(model: Any, rows: int, slots: int) -> Decoder:

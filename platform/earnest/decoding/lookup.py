@@ -1,7 +1,7 @@
-"""Prompt look-up: what followed the last earlier occurrence of a text's last tokens may follow again.
+"""Looking up what may follow: what followed a text's last tokens before may follow them again.
 
-The drafter of texts that no expert speaks in. It costs nothing but the width of the verification, and what it
-proposes decides only how soon the right token is found.
+It costs nothing but the width of a reading, and what it proposes decides only how soon the right token is found. It
+proposes for texts that no expert speaks in (`Lookup`), and to an expert what that may propose (`Phrases`, `drafting`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LENGTH = 3
+LENGTHS = (3, 2, 1)
+MOST_RUNS = 1 << 16
 
 
 class Lookup:
@@ -35,3 +37,47 @@ class Lookup:
         """
         begin = self._after.get(tuple(self._text[-LENGTH:]))
         return () if begin is None or count < 1 else tuple(self._text[begin : begin + count])
+
+
+class Phrases:
+    """What came last after runs of `LENGTHS` tokens, in one text or in many.
+
+    The `most` runs learnt last are known, and no more than twice as many.
+    """
+
+    def __init__(self, most: int = MOST_RUNS) -> None:
+        self._most = most
+        self._after: dict[tuple[int, ...], int] = {}
+        self._older: dict[tuple[int, ...], int] = {}
+
+    def learn(self, text: Sequence[int], begin: int) -> None:
+        """Learn what each token of a text from `begin` on came after."""
+        for end in range(max(1, begin), len(text)):
+            for length in LENGTHS:
+                if length <= end:
+                    self._after[tuple(text[end - length : end])] = text[end]
+        if len(self._after) > self._most:
+            self._after, self._older = {}, self._after
+
+    def after(self, run: tuple[int, ...]) -> int | None:
+        """What came after a run of tokens, where that is known."""
+        found = self._after.get(run)
+        return self._older.get(run) if found is None else found
+
+
+def follow(text: Sequence[int], books: Sequence[Phrases], count: int) -> tuple[int, ...]:
+    """At most `count` tokens to follow a text, by the first book that knows its last tokens, the longest run first.
+
+    >>> book = Phrases()
+    >>> book.learn([1, 2, 3, 4, 5], 0)
+    >>> follow([9, 1, 2], [book], 2), follow([5], [book], 2)
+    ((3, 4), ())
+    """
+    tail, begin = list(text[-max(LENGTHS) :]), len(text[-max(LENGTHS) :])
+    while len(tail) < begin + count:
+        runs = [tuple(tail[-length:]) for length in LENGTHS if length <= len(tail)]
+        known = next((token for book in books for run in runs if (token := book.after(run)) is not None), None)
+        if known is None:
+            break
+        tail.append(known)
+    return tuple(tail[begin:])

@@ -1,0 +1,206 @@
+"""A member proposes what the mixture may write: its own next tokens, several in a step where it can guess them.
+
+What was read before often tells what a member will write next (`lookup`). Such guesses are read behind the last token,
+and are proposed as far as the member itself would have written them: its proposals are the same as without, in fewer
+steps. It is prompt look-up as the drafter's own drafter, with a memory of other texts as in SuffixDecoding (Oliaro et
+al. 2024, arXiv 2411.04975).
+
+How far a row is drafted follows from what came of earlier proposals. One that was guessed, too, is nearly always right;
+one that was not is where an expert and its mixture part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import compress
+from math import log
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from earnest.decoding.lookup import LENGTHS, Phrases, follow
+from earnest.decoding.members import Drafted, Wanted
+from earnest.decoding.pace import Acceptance
+from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
+from earnest.decoding.seats import shared
+
+Kind = Literal["own", "drawn", "guessed"]
+"""How a proposal came about: as the member's likeliest token, as a sample, or as its likeliest and a guess, too."""
+
+MOST_GUESSED = 12
+LEAST_CHANCE = 0.25
+"""What is less likely than this to be right, with all before it, is neither guessed nor proposed."""
+
+
+class Readable(Protocol):
+    """What holds the texts: a decoder."""
+
+    def read(
+        self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
+    ) -> Tensor:
+        """As `members.Member.read`."""
+
+    def clear(self, row: int, start: int) -> None:
+        """Wipe a row from position `start` on."""
+
+
+@dataclass
+class Past:
+    """What one row holds, how much of it was learnt, and which kinds of proposals went where, from `begin` on."""
+
+    text: list[int] = field(default_factory=list)
+    phrases: Phrases = field(default_factory=Phrases)
+    learnt: int = 0
+    begin: int = 0
+    proposed: list[Kind] = field(default_factory=list)
+
+
+@dataclass
+class Draft:
+    """One row being drafted.
+
+    `text` is the end of what it has, its last token unread; `guesses` are to be read behind that, `tokens` are proposed
+    so far, `kinds` is how they came about, and `chance` that all of them and the unread one are right. `found` tells
+    where the logits after each token lie among all that were read.
+    """
+
+    row: int
+    position: int
+    wanted: Wanted
+    sampling: Sampling
+    text: list[int]
+    guesses: tuple[int, ...] = ()
+    tokens: list[int] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    chance: float = 1.0
+    found: list[int] = field(default_factory=list)
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """The token to be read next where it is a proposal; the first one is not."""
+        return (self.text[-1],) if self.found else ()
+
+    @property
+    def room(self) -> int:
+        """How many guesses may be read."""
+        return self.wanted.count - len(self.tokens) - len(self.unread) if self.sampling.plain else 0
+
+    @property
+    def draw(self) -> Draw:
+        """The place behind the unread token."""
+        return Draw(self.sampling, self.wanted.prompt, (*self.wanted.written, *self.tokens, *self.unread))
+
+    def take(self, chosen: Sequence[int], at: int, rates: Mapping[Kind, float]) -> bool:
+        """Take what was chosen after each token that was read, with its logits `at` and behind; whether to go on."""
+        own: Kind = "own" if self.sampling.plain else "drawn"
+        right = shared(self.guesses, chosen)
+        self.kinds += [own] * len(self.unread) + ["guessed"] * right
+        self.tokens += [*self.unread, *self.guesses[:right]]
+        self.found += range(at, at + 1 + right)
+        self.position += 1 + right
+        self.text += chosen[: 1 + right]
+        self.chance *= rates["guessed"] ** right * rates[own]
+        return self.text[-1] != NO_TOKEN and len(self.tokens) < self.wanted.count and self.chance >= LEAST_CHANCE
+
+
+class Drafter:
+    """Proposes for the rows of a decoder, and remembers what was read in them."""
+
+    def __init__(self, decoder: Readable, rows: int) -> None:
+        self._decoder = decoder
+        self._pasts = [Past() for _ in range(rows)]
+        self._phrases = Phrases()
+        self._guessed = Acceptance()
+        self._right: dict[Kind, Acceptance] = {"own": Acceptance(), "drawn": Acceptance(), "guessed": Acceptance()}
+
+    def saw(self, row: int, start: int, tokens: Sequence[int]) -> None:
+        """Remember that a row holds `tokens` from position `start` on, and nothing behind."""
+        past = self._pasts[row]
+        if start < past.learnt:  # another text
+            past.phrases, past.learnt = Phrases(), 0
+        past.text[start:] = tokens
+        past.proposed = []
+
+    def copied(self, source: int, target: int, count: int) -> None:
+        """Remember that row `target` begins with the first `count` tokens of row `source`."""
+        self._pasts[target] = Past(self._pasts[source].text[:count])
+
+    def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Drafted:
+        """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
+
+        A row whose logits are not finite gets no further proposals, and is wiped from there on. When most rows are
+        done, the others are: a step for one of them takes nearly as long as one for all.
+        """
+        drafts = [self._begun(*row) for row in zip(rows, starts, wanted, strict=True)]
+        rates = {kind: acceptance.rate for kind, acceptance in self._right.items()}
+        steps: list[Tensor] = []
+        active, read = drafts, 0
+        while active and 2 * len(active) >= len(drafts):
+            self._guess(active)
+            places = [draft.row for draft in active], [draft.position for draft in active]
+            logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
+            chosen = _chosen(active, logits)
+            self._checked(active, chosen)
+            width = logits.shape[1]
+            ends = [draft.take(chosen[i], read + i * width, rates) for i, draft in enumerate(active)]
+            active = list(compress(active, ends))
+            steps.append(logits.flatten(0, 1))
+            read += len(steps[-1])
+        for draft, start in zip(drafts, starts, strict=True):
+            past = self._pasts[draft.row]
+            past.text[start + 1 :] = draft.tokens
+            past.begin, past.proposed = start + 1, draft.kinds
+        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), _gathered(steps, [one.found for one in drafts]))
+
+    def _begun(self, row: int, start: int, wanted: Wanted) -> Draft:
+        """A row's draft; what has come of its last one, and how its text went on, is learnt."""
+        past = self._pasts[row]
+        right = max(0, start - past.begin)
+        tried = past.proposed[: right + 1]
+        for kind, acceptance in self._right.items():
+            acceptance.saw(tried.count(kind), past.proposed[:right].count(kind))
+        past.text[start:] = wanted.written[-1:]
+        for phrases in (past.phrases, self._phrases):
+            phrases.learn(past.text, past.learnt)
+        past.learnt = len(past.text)
+        return Draft(row, start, wanted, _silent(wanted.sampling), past.text[-max(LENGTHS) :])
+
+    def _guess(self, drafts: Sequence[Draft]) -> None:
+        reach = min(MOST_GUESSED, int(log(LEAST_CHANCE) / log(min(self._guessed.rate, 0.999))))
+        for draft in drafts:
+            books = self._pasts[draft.row].phrases, self._phrases
+            draft.guesses = follow(draft.text, books, min(reach, draft.room))
+
+    def _checked(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> None:
+        """See how the guesses fared, and wipe what is no number: it would spoil texts that come after it."""
+        for draft, tokens in zip(drafts, chosen, strict=True):
+            self._guessed.saw(len(draft.guesses), shared(draft.guesses, tokens))
+            if NO_TOKEN in tokens:
+                self._decoder.clear(draft.row, draft.position + tokens.index(NO_TOKEN))
+
+
+@lru_cache(maxsize=256)
+def _silent(sampling: Sampling) -> Sampling:
+    """The same choices, with nothing to report of them."""
+    return Sampling.model_validate(sampling.model_dump(exclude={"logprobs"}))
+
+
+def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
+    """What each row's settings choose after the tokens that were read, from logits [drafts, width, vocabulary]."""
+    chosen: list[list[int]] = likeliest(logits).tolist()
+    drawn = [number for number, draft in enumerate(drafts) if not draft.sampling.plain]
+    if drawn:
+        tokens, _ = choose(logits[drawn, 0], [drafts[number].draw for number in drawn])
+        for number, token in zip(drawn, tokens, strict=True):
+            chosen[number] = [token]
+    return [tokens[: 1 + len(draft.guesses)] for draft, tokens in zip(drafts, chosen, strict=True)]
+
+
+def _gathered(steps: Sequence[Tensor], found: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [rows, longest, vocabulary] of what was found [rows][of each] in steps [any, vocabulary] one by one."""
+    longest = max(map(len, found))
+    index = torch.tensor([[*mine, *[0] * (longest - len(mine))] for mine in found], device=steps[0].device)
+    return torch.cat(list(steps)).index_select(0, index.flatten()).view(*index.shape, -1)

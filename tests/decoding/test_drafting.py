@@ -1,0 +1,146 @@
+"""Guesses make drafts shorter work and nothing else, and what came of proposals decides how far the next ones go."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from earnest.decoding.drafting import LEAST_CHANCE, Drafter
+from earnest.decoding.lookup import Phrases, follow
+from earnest.decoding.members import Drafted, Wanted
+from earnest.decoding.sampling import GREEDY, Sampling
+
+VOCABULARY = 50
+CIRCLE = 10
+
+
+class Circles:
+    """A decoder that says 0, 1, 2, ... 9, 0, 1, ... whatever it read before, and knows what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[tuple[int, ...]]] = []
+        self.cleared: list[tuple[int, int]] = []
+        self.mad: int | None = None
+
+    def read(
+        self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
+    ) -> torch.Tensor:
+        assert not last
+        self.asked.append([tuple(row) for row in tokens])
+        logits = torch.zeros(len(rows), max(map(len, tokens)), VOCABULARY)
+        for number, row in enumerate(tokens):
+            for at, token in enumerate(row):
+                logits[number, at, (token + 1) % CIRCLE] = 1.0 + token
+                if token == self.mad:
+                    logits[number, at] = torch.nan
+        return logits
+
+    def clear(self, row: int, start: int) -> None:
+        self.cleared.append((row, start))
+
+
+def drafted(drafter: Drafter, written: Sequence[int], start: int, count: int, sampling: Sampling = GREEDY) -> Drafted:
+    return drafter.draft([0], [start], [Wanted(count, sampling, (), tuple(written))])
+
+
+def test_what_was_read_before_is_guessed_and_proposed_in_one_step() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 2)
+    drafter.saw(0, 0, [3, 4, 5, 6, 7, 20, 3])
+    found = drafted(drafter, [4], 7, 3)
+    assert found.tokens == ((5, 6, 7),)
+    assert decoder.asked == [[(4, 5, 6, 7)]]
+    assert found.logits[0].argmax(-1).tolist() == [5, 6, 7, 8]
+
+
+def test_a_wrong_guess_costs_a_step_and_is_not_proposed() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 1)
+    drafter.saw(0, 0, [3, 4, 30, 31, 9])
+    found = drafted(drafter, [3, 4], 5, 3)
+    assert found.tokens == ((5, 6, 7),)
+    assert decoder.asked[0] == [(4, 30, 31, 9)]
+    assert found.logits[0].argmax(-1).tolist() == [5, 6, 7, 8]
+
+
+def test_rows_are_guessed_from_their_own_text_first_and_then_from_others() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 2)
+    drafter.saw(0, 0, [1, 2, 3])
+    drafter.saw(1, 0, [1, 2, 9])
+    for row in (0, 1):
+        drafter.draft([row], [3], [Wanted(0, GREEDY, (), (7,))])
+    decoder.asked.clear()
+    drafter.draft([0, 1], [4, 4], [Wanted(1, GREEDY, (), (2,)), Wanted(1, GREEDY, (), (2,))])
+    assert decoder.asked[0] == [(2, 3), (2, 9)]
+    decoder.asked.clear()
+    drafter.saw(1, 0, [40, 41])  # another text, which knows nothing of what follows 2
+    drafter.draft([1], [2], [Wanted(1, GREEDY, (), (2,))])
+    assert decoder.asked[0] in ([(2, 3)], [(2, 9)])
+
+
+def test_a_copied_row_is_guessed_from_what_it_took_over() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 2)
+    drafter.saw(0, 0, [5, 6, 7, 40])
+    drafter.copied(0, 1, 3)
+    drafter.draft([1], [3], [Wanted(2, GREEDY, (), (5,))])
+    assert decoder.asked[0] == [(5, 6, 7)]
+
+
+def test_texts_that_are_sampled_are_not_guessed() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 1)
+    drafter.saw(0, 0, [3, 4, 5, 6, 7])
+    found = drafted(drafter, [3], 5, 2, Sampling(temperature=0.01))
+    assert found.tokens == ((4, 5),)
+    assert {len(row) for step in decoder.asked for row in step} == {1}
+
+
+def test_proposals_go_less_far_when_they_are_refused_and_further_when_they_are_right() -> None:
+    refused, right = Drafter(Circles(), 1), Drafter(Circles(), 1)
+    start, found = 0, drafted(right, [20], 0, 9)
+    for turn in range(30):
+        drafted(refused, [20 + turn], turn, 9)  # only the token that it did not propose was written
+        start += 1 + len(found.tokens[0])
+        found = drafted(right, [20 + turn], start, 9)
+    assert len(drafted(refused, [20], 30, 9).tokens[0]) < 2
+    assert len(found.tokens[0]) == 9
+
+
+def test_a_drafter_whose_every_proposal_is_refused_tries_again_now_and_then() -> None:
+    decoder = Circles()
+    drafter, lengths = Drafter(decoder, 1), []
+    for written in range(200):
+        lengths.append(len(drafted(drafter, [20 + written % 25], written, 5).tokens[0]))
+    assert 0 in lengths[20:]
+    assert max(lengths[100:]) > 0
+
+
+def test_a_row_whose_logits_are_no_numbers_is_wiped_from_there_on() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 1)
+    drafter.saw(0, 0, [3, 4, 5, 6, 7, 8])
+    decoder.mad = 5
+    found = drafted(drafter, [3], 6, 4)
+    assert found.tokens == ((4, 5),)
+    assert decoder.cleared == [(0, 8)]
+
+
+def test_a_few_rows_are_not_waited_for() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 3)
+    wanted = [Wanted(count, GREEDY, (), (20 + count,)) for count in (0, 0, 9)]
+    assert drafter.draft([0, 1, 2], [0, 0, 0], wanted).tokens == ((), (), ())
+    assert len(decoder.asked) == 1
+    assert LEAST_CHANCE < 0.75
+
+
+@pytest.mark.parametrize("most", [4, 40])
+def test_a_book_of_phrases_forgets_what_it_learnt_long_ago(most: int) -> None:
+    book = Phrases(most)
+    for begin in range(100, 400, 3):
+        book.learn([begin, begin + 1, begin + 2], 0)
+        assert len(book._after) + len(book._older) <= 2 * most + 6
+        assert follow([begin, begin + 1], [book], 5) == (begin + 2,)
+    assert follow([100, 101], [book], 5) == ()
