@@ -164,17 +164,18 @@ def _logits(_: list[Any], tensor: Tensor) -> Tensor:
 
 
 def _drafted(fields: list[Any], tensor: Tensor) -> Drafted:
-    return Drafted(tuple(tuple(row) for row in fields), tensor)
+    steps, *rows = fields
+    return Drafted(tuple(tuple(row) for row in rows), tensor, steps)
 
 
 def _packed(wanted: Wanted) -> list[Any]:
     prompt = list(wanted.prompt) if wanted.sampling.penalises else []
-    return [wanted.count, _spelled(wanted.sampling), prompt, list(wanted.written)]
+    return [wanted.count, _spelled(wanted.sampling), prompt, list(wanted.written), wanted.least_chance]
 
 
 def _unpacked(fields: list[Any]) -> Wanted:
-    count, sampling, prompt, written = fields
-    return Wanted(count, _understood(sampling), tuple(prompt), tuple(written))
+    count, sampling, prompt, written, least_chance = fields
+    return Wanted(count, _understood(sampling), tuple(prompt), tuple(written), least_chance)
 
 
 # The same few settings come with every round of a text.
@@ -243,6 +244,6 @@ def _answered(member: Member, question: list[Any]) -> tuple[list[Any], Tensor]:
             return [], member.read(rows, starts, tokens, last).result()
         case ["draft", rows, starts, wanted]:
             drafted = member.draft(rows, starts, [_unpacked(row) for row in wanted]).result()
-            return list(drafted.tokens), drafted.logits
+            return [drafted.steps, *drafted.tokens], drafted.logits
         case _:
             raise ValueError(f"a member answers read, draft and copy, not {question[0]!r}")

@@ -4,14 +4,13 @@ import pytest
 
 from earnest.decoding.fair_queue import FairQueue
 from earnest.decoding.lookup import Lookup
-from earnest.decoding.pace import Acceptance, Line, Pace
+from earnest.decoding.pace import MOST_PROPOSED, Acceptance, Line, Pace
 
 
-def paced(draft: float, fixed: float, each: float) -> Pace:
-    """A pace that has measured a drafting step, and verifications of 1 to 8 tokens."""
+def paced(fixed: float, each: float) -> Pace:
+    """A pace that has measured verifications of 1 to 8 tokens."""
     pace = Pace()
     for n in range(1, 9):
-        pace.draft.saw(1, draft)
         pace.verify.saw(n, fixed + each * n)
     return pace
 
@@ -24,16 +23,35 @@ def test_a_line_finds_what_is_fixed_and_what_each_costs() -> None:
 
 
 @pytest.mark.parametrize(("a", "c"), [(0.9, 0.1), (0.7, 0.2), (0.5, 0.05)])
-def test_a_single_text_gets_the_number_of_the_paper(a: float, c: float) -> None:
-    """Theorem 3.8 of arXiv 2211.17192 with a drafting step at c of a verification; ours drafts one step more."""
-    speed = {n: (1 - a ** (n + 1)) / (1 - a) / (1 + (n + 1) * c) for n in range(13)}
-    assert paced(c, 1.0, 0.0).proposals([a], drafted=True) == max(speed, key=speed.__getitem__)
+def test_a_single_text_looks_up_as_many_as_make_it_fastest(a: float, c: float) -> None:
+    speed = {n: (1 - a ** (n + 1)) / (1 - a) / (1 + (n + 1) * c) for n in range(MOST_PROPOSED + 1)}
+    assert paced(1.0, c).looked_up([a]) == max(speed, key=speed.__getitem__)
 
 
-def test_nothing_is_proposed_where_it_does_not_pay() -> None:
-    assert paced(draft=1.0, fixed=1.0, each=0.0).proposals([0.5], drafted=True) == 0
-    assert paced(draft=0.1, fixed=0.0, each=1.0).proposals([0.8] * 8, drafted=True) == 0
-    assert paced(draft=0.1, fixed=1.0, each=0.0).proposals([0.02], drafted=True) == 0
+def test_nothing_is_looked_up_where_it_does_not_pay() -> None:
+    assert paced(fixed=0.0, each=1.0).looked_up([0.8] * 8) == 0
+    assert paced(fixed=1.0, each=0.5).looked_up([0.02]) == 0
+
+
+def test_a_draft_goes_on_as_long_as_its_next_token_is_worth_its_time() -> None:
+    """A step of 0.2 s for a text, a token verified in 0.05 s; the time brings 2 tokens a second otherwise."""
+    pace = paced(fixed=1.0, each=0.05)
+    assert pace.least_chance(1) == 0.0  # nothing measured
+    for _ in range(9):
+        pace.drafted(rows=1, read=4, steps=4, seconds=0.8)
+        pace.wrote(tokens=3, seconds=1.5)
+    assert pace.least_chance(1) == pytest.approx((0.2 + 0.05) * 2)
+    for _ in range(200):
+        pace.drafted(rows=1, read=8, steps=4, seconds=0.8)  # every second token was guessed
+    assert pace.least_chance(1) == pytest.approx((0.1 + 0.05) * 2, rel=0.01)
+
+
+def test_a_step_for_many_rows_is_shared_by_them() -> None:
+    pace = paced(fixed=1.0, each=0.05)
+    for rows in (1, 8) * 9:
+        pace.drafted(rows, read=rows, steps=1, seconds=0.2)
+        pace.wrote(tokens=2, seconds=1.0)
+    assert pace.least_chance(8) == pytest.approx((0.2 / 8 + 0.05) * 2)
 
 
 def test_a_text_whose_drafts_failed_is_given_another_chance() -> None:

@@ -31,8 +31,8 @@ Kind = Literal["own", "drawn", "guessed"]
 """How a proposal came about: as the member's likeliest token, as a sample, or as its likeliest and a guess, too."""
 
 MOST_GUESSED = 12
-LEAST_CHANCE = 0.25
-"""What is less likely than this to be right, with all before it, is neither guessed nor proposed."""
+LIKELY = 0.25
+"""Guesses are read as long as all of them are right with this chance."""
 
 
 class Readable(Protocol):
@@ -103,7 +103,8 @@ class Draft:
         self.position += 1 + right
         self.text += chosen[: 1 + right]
         self.chance *= rates["guessed"] ** right * rates[own]
-        return self.text[-1] != NO_TOKEN and len(self.tokens) < self.wanted.count and self.chance >= LEAST_CHANCE
+        likely = self.chance >= self.wanted.least_chance
+        return likely and self.text[-1] != NO_TOKEN and len(self.tokens) < self.wanted.count
 
 
 class Drafter:
@@ -153,7 +154,8 @@ class Drafter:
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
             past.begin, past.proposed = start + 1, draft.kinds
-        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), _gathered(steps, [one.found for one in drafts]))
+        logits = _gathered(steps, [draft.found for draft in drafts])
+        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, len(steps))
 
     def _begun(self, row: int, start: int, wanted: Wanted) -> Draft:
         """A row's draft; what has come of its last one, and how its text went on, is learnt."""
@@ -169,7 +171,7 @@ class Drafter:
         return Draft(row, start, wanted, _silent(wanted.sampling), past.text[-max(LENGTHS) :])
 
     def _guess(self, drafts: Sequence[Draft]) -> None:
-        reach = min(MOST_GUESSED, int(log(LEAST_CHANCE) / log(min(self._guessed.rate, 0.999))))
+        reach = min(MOST_GUESSED, int(log(LIKELY) / log(min(self._guessed.rate, 0.999))))
         for draft in drafts:
             books = self._pasts[draft.row].phrases, self._phrases
             draft.guesses = follow(draft.text, books, min(reach, draft.room))

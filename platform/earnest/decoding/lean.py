@@ -6,7 +6,6 @@ The arithmetic is `lean_pass`; whether the logits are truly those of transformer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -31,6 +30,7 @@ class LeanDecoder:
         self.device, self.dtype = self._pass.device, self._pass.dtype
         self.hidden, self.logits = self._pass.hidden, self._pass.logits
         self.store = self._pass.store(rows, slots + 1)
+        self._written = self.store.transpose(2, 3).unbind(0)
 
     @property
     def row_bytes(self) -> int:
@@ -81,16 +81,22 @@ class LeanDecoder:
 
     def many(self, rows: Sequence[int], starts: Sequence[int], ids: Tensor, lengths: Sequence[int]) -> Place:
         """A step of several rows of any lengths; `ids` [tokens] row after row."""
-        width, span = max(lengths), max(start + length for start, length in zip(starts, lengths, strict=True))
-        row, start, length = torch.tensor([rows, starts, lengths], device=self.device).unbind(0)
-        steps = self._pass.steps[:width]
-        positions = start[:, None] + steps  # [rows, width]
-        place = self.fixed(ids, row, positions, span, block_of(rows))
+        width, span = max(lengths), max(map(sum, zip(starts, lengths, strict=True)))
+        lines = [range(start, start + width) for start in starts]
+        owner, positions = torch.tensor(rows, device=self.device), torch.tensor(lines, device=self.device)
         if min(lengths) == width:
-            return place
-        padded = (steps < length[:, None]).view(-1).nonzero()[:, 0]
-        owners, slots = row.repeat_interleave(width)[padded], positions.view(-1)[padded]
-        return replace(place, turn=self._turn(slots), slots=slots, owners=owners, padded=padded)
+            return self.fixed(ids, owner, positions, span, block_of(rows))
+        real = [
+            (number * width + step, row, start + step)
+            for number, (row, start, length) in enumerate(zip(rows, starts, lengths, strict=True))
+            for step in range(length)
+        ]
+        padded, owners, slots = torch.tensor(real, device=self.device).t().contiguous().unbind(0)
+        keys, values, chosen = self._seen(owner, span, block_of(rows))
+        return Place(
+            ids, self._turn(slots), len(rows), width, padded=padded, written=self._written, owners=owners, slots=slots,
+            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
+        )  # fmt: skip
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
         """A step that no value in a tensor changes the shape of, as CUDA graphs need it.
@@ -98,16 +104,24 @@ class LeanDecoder:
         `ids` [rows * width] go to `positions` [rows, width] of `rows` [rows], which are the `block` of the store or lie
         anywhere in it; tokens that mean nothing go to position `slots`. All positions to be seen lie before `span`.
         """
-        (count, width), flat = positions.shape, positions.flatten()
-        keys, values = self._pass.seen((self.store if block is None else self.store[:, block])[:, :, :, :span])
+        (count, width), slots = positions.shape, positions.flatten()
+        keys, values, chosen = self._seen(rows, span, block)
         return Place(
-            ids, self._turn(flat), count, width,
-            written=self.store.transpose(2, 3).unbind(0), owners=rows.repeat_interleave(width), slots=flat,
-            keys=keys, values=values, chosen=rows if block is None else None, mask=self._pass.mask(positions, span),
+            ids, self._turn(slots), count, width,
+            written=self._written, owners=rows.repeat_interleave(width), slots=slots,
+            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
         )  # fmt: skip
 
+    def _seen(
+        self, rows: Tensor, span: int, block: slice | None
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
+        """Keys and values of each layer that hold those of `rows`, and which of them are theirs, None where all are."""
+        if block is None:
+            return *self._pass.seen(self.store[:, :, :, :span]), rows
+        return *self._pass.seen(self.store[:, block, :, :span]), None
+
     def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self._pass.cos[positions], self._pass.sin[positions]
+        return self._pass.cos.index_select(0, positions), self._pass.sin.index_select(0, positions)
 
 
 def block_of(rows: Sequence[int]) -> slice | None:

@@ -174,7 +174,7 @@ class LeanPass:
     def _by_token(self, rows: Tensor, place: Place) -> Tensor:
         """[rows, heads, longest, width] or folded, as [tokens, heads, width]."""
         tokens = rows.reshape(place.rows, self.heads, place.width, -1).transpose(1, 2).flatten(0, 1)
-        return tokens if place.padded is None else tokens[place.padded]
+        return tokens if place.padded is None else tokens.index_select(0, place.padded)
 
     def _rotary(self, rotary: Any) -> tuple[Tensor, Tensor]:
         """Cosines and sines [longest, 1, width] of all positions; the sines carry the sign of rotating by halves."""

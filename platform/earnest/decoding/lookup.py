@@ -59,25 +59,34 @@ class Phrases:
         if len(self._after) > self._most:
             self._after, self._older = {}, self._after
 
-    def after(self, run: tuple[int, ...]) -> int | None:
-        """What came after a run of tokens, where that is known."""
-        found = self._after.get(run)
-        return self._older.get(run) if found is None else found
+    def after(self, text: Sequence[int]) -> int | None:
+        """What came after a text's last tokens, by the longest run of them that is known."""
+        for length in LENGTHS:
+            run = tuple(text[-length:])
+            found = self._after.get(run)
+            if found is None:
+                found = self._older.get(run)
+            if found is not None:
+                return found
+        return None
 
 
 def follow(text: Sequence[int], books: Sequence[Phrases], count: int) -> tuple[int, ...]:
-    """At most `count` tokens to follow a text, by the first book that knows its last tokens, the longest run first.
+    """At most `count` tokens to follow a text; the first book that knows how it goes on says so.
 
     >>> book = Phrases()
     >>> book.learn([1, 2, 3, 4, 5], 0)
     >>> follow([9, 1, 2], [book], 2), follow([5], [book], 2)
     ((3, 4), ())
     """
-    tail, begin = list(text[-max(LENGTHS) :]), len(text[-max(LENGTHS) :])
-    while len(tail) < begin + count:
-        runs = [tuple(tail[-length:]) for length in LENGTHS if length <= len(tail)]
-        known = next((token for book in books for run in runs if (token := book.after(run)) is not None), None)
-        if known is None:
+    tail = list(text[-max(LENGTHS) :])
+    begin = len(tail)
+    for _ in range(count):
+        for book in books:
+            token = book.after(tail)
+            if token is not None:
+                tail.append(token)
+                break
+        else:
             break
-        tail.append(known)
     return tuple(tail[begin:])

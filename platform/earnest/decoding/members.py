@@ -34,24 +34,28 @@ class MemberLostError(RuntimeError):
 class Wanted:
     """How one row's tokens are proposed: at most `count`, under the row's own settings.
 
-    `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties.
+    `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties. What is less
+    likely than `least_chance` to be right, with all before it, is not proposed.
     """
 
     count: int
     sampling: Sampling
     prompt: tuple[int, ...]
     written: tuple[int, ...]
+    least_chance: float = 0.0
 
 
 @dataclass(frozen=True)
 class Drafted:
     """Proposed tokens per row, and the drafting member's logits after the last unread token and after each proposal.
 
-    `logits` [rows, most proposals + 1, vocabulary], float32; behind a shorter row's end they mean nothing.
+    `logits` [rows, most proposals + 1, vocabulary], float32; behind a shorter row's end they mean nothing. `steps` is
+    how often the member was run.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     logits: Tensor
+    steps: int
 
 
 class Member(Protocol):

@@ -67,7 +67,7 @@ class Mixer:
     @staticmethod
     def _steered(lead: Tensor, pair: tuple[Tensor, Tensor], alpha: Tensor) -> Tensor:
         expert, antiexpert = pair
-        return lead + alpha[..., None] * (expert - antiexpert)
+        return torch.addcmul(lead, expert - antiexpert, alpha[..., None])
 
     def _masked(self, logits: Tensor) -> Tensor:
         return (

@@ -1,9 +1,11 @@
-"""How many tokens to propose at once: as many as make most tokens per second, by what is measured as decoding goes on.
+"""How far to propose: as far as it makes most tokens per second, by what is measured as decoding goes on.
 
-If each proposal is accepted with probability a, g of them yield (1 - a^(g+1)) / (1 - a) tokens in expectation
-(Leviathan et al. 2023, arXiv 2211.17192, equation 1). What they cost is not taken from a table but from the clock: the
-seconds of a drafting step, and of a verification as a line over the tokens that it reads. The number changes nothing
-but the speed, so it may depend on the clock.
+Looking up costs nothing but the width of the verification. If each proposal is accepted with probability a, g of them
+yield (1 - a^(g+1)) / (1 - a) tokens in expectation (Leviathan et al. 2023, arXiv 2211.17192, equation 1), and the best
+g is found by trying them all. A member that drafts goes on as long as what a further step may bring is worth more than
+its time would bring otherwise. What things cost is not taken from a table but from the clock: the seconds of a drafting
+step, and of a verification as a line over the tokens that it reads. How far is proposed changes nothing but the speed,
+so it may depend on the clock.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-MOST_PROPOSED = 12
+MOST_PROPOSED = 15
 MEMORY = 0.95
 PRIOR_ACCEPTED, PRIOR_TRIED = 1.5, 2.0
 SURPRISE = 1.5
@@ -80,26 +82,39 @@ class Pace:
     """The clock of a running batch."""
 
     def __init__(self, most: int = MOST_PROPOSED) -> None:
-        self._most = most
+        self.most = most
         self.draft = Line()
         self.verify = Line()
+        self._read, self._steps = 0.0, 0.0
+        self._tokens, self._seconds = 0.0, 0.0
 
-    def proposals(self, rates: Sequence[float], drafted: bool) -> int:
-        """How many tokens to propose for each of some texts; 0 where drafting does not pay.
+    def drafted(self, rows: int, read: int, steps: int, seconds: float) -> None:
+        """Learn from a draft: the tokens that were read of all rows, and the steps it took."""
+        self.draft.saw(rows, seconds / steps)
+        self._read, self._steps = MEMORY * self._read + read / rows, MEMORY * self._steps + steps
 
-        Args:
-            rates: each text's acceptance.
-            drafted: whether a member proposes, which takes one step more than there are proposals; looking up is free.
-        """
+    def wrote(self, tokens: int, seconds: float) -> None:
+        """Learn from a round what the time is worth."""
+        self._tokens, self._seconds = MEMORY * self._tokens + tokens, MEMORY * self._seconds + seconds
+
+    def least_chance(self, rows: int) -> float:
+        """How likely a row's next token must be to be worth its drafting and its verification, with what follows."""
+        if not self._steps or not self._seconds:
+            return 0.0
+        step, row = self.draft.fit
+        read = self._read / self._steps  # tokens of a row in one step: its own, and what is guessed behind
+        seconds = (step / rows + row) / read + self.verify.fit[1]
+        return seconds * self._tokens / self._seconds
+
+    def looked_up(self, rates: Sequence[float]) -> int:
+        """How many tokens to look up for each of some texts, by their acceptances; 0 where it does not pay."""
         fixed, each = self.verify.fit
         if not rates or not fixed + each:
-            return min(4, self._most) if rates else 0  # nothing measured yet
-        step, row = self.draft.fit if drafted else (0.0, 0.0)
-        more = step + (each + row) * len(rates)
+            return min(4, self.most) if rates else 0  # nothing measured yet
         best, fastest, tokens, chances = 0, 0.0, 0.0, [1.0] * len(rates)
-        for count in range(self._most + 1):
+        for count in range(self.most + 1):
             tokens += sum(chances)
-            speed = tokens / (fixed + more * (count + 1))
+            speed = tokens / (fixed + each * len(rates) * (count + 1))
             if speed <= fastest:
                 break  # tokens grow ever slower and seconds do not: it gets no faster
             best, fastest = count, speed

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from earnest.decoding.members import Member, Wanted
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Pace
 from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
-from earnest.decoding.seats import Seats
+from earnest.decoding.seats import Seats, shared
 from earnest.decoding.texts import Text
 
 
@@ -49,11 +49,13 @@ Answers = dict[str, Thoughts]
 class Verdict:
     """What the mixture writes in one text behind each proposal; from the first that differs on it means nothing.
 
-    `apart` are the logits [proposals + 1, head] of lead, first expert, first antiexpert, ... and of the mixture, and
-    `alphas` [proposals + 1, pairs], where the text asks for an account.
+    The first `right` proposals are what it writes itself. `apart` are the logits [proposals + 1, head] of lead, first
+    expert, first antiexpert, ... and of the mixture, and `alphas` [proposals + 1, pairs], where the text asks for an
+    account.
     """
 
     proposed: tuple[int, ...]
+    right: int
     tokens: Sequence[int]
     logprobs: Sequence[TokenLogprobs | None]
     apart: tuple[Tensor, ...] = ()
@@ -76,36 +78,47 @@ class Rounds:
         """
         proposals: dict[Text, tuple[int, ...]] = dict.fromkeys(texts, ())
         drafted: Answers = {}
-        for drafter, group in grouped((text.drafter, text) for text in texts).items():
-            wanted = self._wanted(drafter, group)
-            if drafter is None:
-                proposals |= {text: text.lookup.propose(n) for text, n in wanted.items() if text.lookup is not None}
-            elif any(wanted.values()):
-                drafted[drafter] = self._draft(drafter, wanted, proposals)
         began = time.perf_counter()
+        for drafter, group in grouped((text.drafter, text) for text in texts).items():
+            if drafter is None:
+                wanted = self._looked_up(group)
+                proposals |= {text: text.lookup.propose(n) for text, n in wanted.items() if text.lookup is not None}
+            elif any((wanted := self._wanted(group)).values()):
+                drafted[drafter] = self._draft(drafter, wanted, proposals)
+        proposed = time.perf_counter()
         verdicts = self.judge(self._verify(texts, proposals, drafted), proposals)
-        self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
+        done = time.perf_counter()
+        self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), done - proposed)
+        self._pace.wrote(sum(verdict.right + 1 for verdict in verdicts.values()), done - began)
         return verdicts
 
-    def _wanted(self, drafter: str | None, texts: Sequence[Text]) -> dict[Text, int]:
-        """How many tokens to propose for each text; the last token that may be written is never proposed."""
+    def _looked_up(self, texts: Sequence[Text]) -> dict[Text, int]:
+        """How many tokens to look up for each text that wants any."""
         able = [text for text in texts if text.request.draft]
         most = self._proposals
         if most is None:
-            most = self._pace.proposals([text.acceptance.rate for text in able], drafted=drafter is not None)
-        return {text: max(0, min(most, text.left - 1)) if text.request.draft else 0 for text in texts}
+            most = self._pace.looked_up([text.acceptance.rate for text in able])
+        return {text: min(most, text.left - 1) if text in able else 0 for text in texts}
+
+    def _wanted(self, texts: Sequence[Text]) -> dict[Text, int]:
+        """How many tokens a member may propose for each text; none where proposals are not worth it."""
+        if self._proposals is not None:
+            return {text: min(self._proposals, text.left - 1) for text in texts}
+        least, most = self._pace.least_chance(len(texts)), self._pace.most
+        return {text: min(most, text.left - 1) if text.acceptance.rate >= least else 0 for text in texts}
 
     def _draft(self, name: str, wanted: Mapping[Text, int], proposals: dict[Text, tuple[int, ...]]) -> Thoughts:
         """Let a member propose; it reads what it proposes, so its logits there are known too."""
         began = time.perf_counter()
         rows, starts = self._seats.places(name, [text.seat for text in wanted])
+        least = self._pace.least_chance(len(wanted)) if self._proposals is None else 0.0
         asked = [
-            Wanted(n, text.request.sampling, text.row.start, tuple(text.row.ids)) for text, n in wanted.items()
+            Wanted(n, text.request.sampling, text.row.start, tuple(text.row.ids), least) for text, n in wanted.items()
         ]  # fmt: skip
         drafted = self._members[name].draft(rows, starts, asked).result()
         proposals |= zip(wanted, drafted.tokens, strict=True)
-        steps = max(map(len, drafted.tokens)) + 1
-        self._pace.draft.saw(len(rows), (time.perf_counter() - began) / steps)
+        read = sum(len(tokens) + 1 for tokens in drafted.tokens)
+        self._pace.drafted(len(rows), read, drafted.steps, time.perf_counter() - began)
         return Thoughts(drafted.logits, {text: i for i, text in enumerate(wanted)})
 
     def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> Answers:
@@ -138,12 +151,13 @@ class Rounds:
             mixed, alphas = self._mixer.mix(lead, pairs, asked)  # [texts, positions, vocabulary]
             for number, (text, chosen) in enumerate(zip(group, _chosen(mixed, group, proposals), strict=True)):
                 proposed = proposals[text]
+                verdict = Verdict(proposed, shared(proposed, chosen[0]), *chosen)
                 if text.request.account is None:
-                    verdicts[text] = Verdict(proposed, *chosen)
+                    verdicts[text] = verdict
                     continue
                 apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
                 mine = tuple(logits[number, : len(proposed) + 1] for logits in apart)
-                verdicts[text] = Verdict(proposed, *chosen, mine, alphas[number])
+                verdicts[text] = replace(verdict, apart=mine, alphas=alphas[number])
         return verdicts
 
     def _apart(

@@ -84,4 +84,9 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
     >>> shared([1, 2, 3], [1, 2, 4, 5])
     2
     """
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
