@@ -34,24 +34,25 @@ def test_nothing_is_looked_up_where_it_does_not_pay() -> None:
 
 
 def test_a_draft_goes_on_as_long_as_its_next_token_is_worth_its_time() -> None:
-    """A step of 0.2 s for a text, a token verified in 0.05 s; the time brings 2 tokens a second otherwise."""
+    """Rounds of one text: 4 steps of 0.2 s, and a verification of 1 s and 0.05 s for each token, bring 3 tokens."""
     pace = paced(fixed=1.0, each=0.05)
     assert pace.least_chance(1) == 0.0  # nothing measured
     for _ in range(9):
-        pace.drafted(rows=1, read=4, steps=4, seconds=0.8)
-        pace.wrote(tokens=3, seconds=1.5)
-    assert pace.least_chance(1) == pytest.approx((0.2 + 0.05) * 2)
+        pace.drafted(rows=1, steps=4, read=4, seconds=0.8)
+        pace.wrote(texts=1, tokens=3)
+    assert pace.least_chance(1) == pytest.approx((0.2 + 0.05) / (0.8 + 1.0 + 4 * 0.05) * 3)
     for _ in range(200):
-        pace.drafted(rows=1, read=8, steps=4, seconds=0.8)  # every second token was guessed
-    assert pace.least_chance(1) == pytest.approx((0.1 + 0.05) * 2, rel=0.01)
+        pace.drafted(rows=1, steps=4, read=8, seconds=0.8)  # every second token was guessed
+    assert pace.least_chance(1) == pytest.approx((0.1 + 0.05) / (0.8 + 1.0 + 8 * 0.05) * 3, rel=0.01)
 
 
-def test_a_step_for_many_rows_is_shared_by_them() -> None:
-    pace = paced(fixed=1.0, each=0.05)
+def test_what_rows_share_is_weighed_against_the_rounds_that_they_share() -> None:
+    pace = paced(fixed=1.0, each=0.0)
     for rows in (1, 8) * 9:
-        pace.drafted(rows, read=rows, steps=1, seconds=0.2)
-        pace.wrote(tokens=2, seconds=1.0)
-    assert pace.least_chance(8) == pytest.approx((0.2 / 8 + 0.05) * 2)
+        pace.drafted(rows, steps=2, read=4 * rows, seconds=0.4)
+        pace.wrote(rows, tokens=3 * rows)
+    assert pace.least_chance(8) == pytest.approx(0.1 / 1.4 * 3)
+    assert pace.least_chance(1) == pytest.approx(pace.least_chance(8))
 
 
 def test_a_text_whose_drafts_failed_is_given_another_chance() -> None:

@@ -6,13 +6,13 @@ The arithmetic is `lean_pass`; whether the logits are truly those of transformer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from earnest.decoding.lean_pass import LeanPass, Place
+from earnest.decoding.lean_pass import LeanPass, Padding, Place
 
 
 class LeanDecoder:
@@ -54,9 +54,7 @@ class LeanDecoder:
             ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
             return self.logits(hidden[ends])[:, None]
         logits = self.logits(hidden)
-        if place.padded is not None:
-            whole = logits.new_zeros((place.rows * place.width, self.vocabulary))
-            logits = whole.index_copy_(0, place.padded, logits)
+        logits = logits if place.padding is None else place.padding.spread(logits)
         return logits.view(place.rows, place.width, -1)
 
     def copy(self, source: int, target: int, count: int) -> None:
@@ -86,15 +84,23 @@ class LeanDecoder:
         owner, positions = torch.tensor(rows, device=self.device), torch.tensor(lines, device=self.device)
         if min(lengths) == width:
             return self.fixed(ids, owner, positions, span, block_of(rows))
-        real = [
+        tokens = [
             (number * width + step, row, start + step)
             for number, (row, start, length) in enumerate(zip(rows, starts, lengths, strict=True))
             for step in range(length)
         ]
-        padded, owners, slots = torch.tensor(real, device=self.device).t().contiguous().unbind(0)
+        begins = accumulate(lengths, initial=0)
+        shown = [
+            begin + min(step, length - 1)
+            for begin, length in zip(begins, lengths, strict=False)
+            for step in range(width)
+        ]
+        real, owners, slots = torch.tensor(tokens, device=self.device).t().contiguous().unbind(0)
+        padding = Padding(real, torch.tensor(shown, device=self.device))
         keys, values, chosen = self._seen(owner, span, block_of(rows))
         return Place(
-            ids, self._turn(slots), len(rows), width, padded=padded, written=self._written, owners=owners, slots=slots,
+            ids, self._turn(slots), len(rows), width, padding=padding,
+            written=self._written, owners=owners, slots=slots,
             keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
         )  # fmt: skip
 

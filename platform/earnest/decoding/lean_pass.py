@@ -25,11 +25,30 @@ MOST_PACKED = 64
 
 
 @dataclass(frozen=True)
+class Padding:
+    """Rows of different lengths side by side: where tokens stand in rows * width, and which token stands where.
+
+    Behind its end a row repeats its last token, so that no row sees anything of another.
+    """
+
+    real: Tensor  # [tokens]
+    shown: Tensor  # [rows * width]
+
+    def spread(self, tokens: Tensor) -> Tensor:
+        """[tokens, ...] as [rows * width, ...]."""
+        return tokens.index_select(0, self.shown)
+
+    def joined(self, places: Tensor) -> Tensor:
+        """[rows * width, ...] as [tokens, ...]."""
+        return places.index_select(0, self.real)
+
+
+@dataclass(frozen=True)
 class Place:
     """Where the tokens of one step go and what they see; one entry per layer in the lists of views.
 
     `ids` are the tokens, row after row without padding; `turn` is how their positions rotate queries and keys. `rows` x
-    `width` is their padded shape, and `padded` the index of each token in it, None where nothing is padded.
+    `width` is their padded shape, and `padding` how they stand in it, None where all are equally long.
 
     `written` is what new keys and values are put into, at the `slots` of the rows that own the tokens where it holds
     many; None keeps nothing. `keys` and `values` are what is seen, by the rows `chosen` where that holds more than
@@ -41,7 +60,7 @@ class Place:
     turn: tuple[Tensor, Tensor]  # [tokens, 1, width]
     rows: int
     width: int
-    padded: Tensor | None = None  # [tokens]
+    padding: Padding | None = None
     written: Sequence[Tensor] | None = None
     owners: Tensor | None = None  # [tokens]
     slots: Tensor | None = None  # [tokens]
@@ -165,16 +184,14 @@ class LeanPass:
         return rows.reshape(place.rows, self.kv_heads, -1, self.width)
 
     def _by_row(self, tokens: Tensor, place: Place) -> Tensor:
-        """[tokens, heads, width] as [rows, heads, longest, width], padded with noughts."""
-        if place.padded is not None:
-            whole = tokens.new_zeros((place.rows * place.width, *tokens.shape[1:]))
-            tokens = whole.index_copy_(0, place.padded, tokens)
+        """[tokens, heads, width] as [rows, heads, longest, width]."""
+        tokens = tokens if place.padding is None else place.padding.spread(tokens)
         return tokens.view(place.rows, place.width, -1, self.width).transpose(1, 2)
 
     def _by_token(self, rows: Tensor, place: Place) -> Tensor:
         """[rows, heads, longest, width] or folded, as [tokens, heads, width]."""
         tokens = rows.reshape(place.rows, self.heads, place.width, -1).transpose(1, 2).flatten(0, 1)
-        return tokens if place.padded is None else tokens.index_select(0, place.padded)
+        return tokens if place.padding is None else place.padding.joined(tokens)
 
     def _rotary(self, rotary: Any) -> tuple[Tensor, Tensor]:
         """Cosines and sines [longest, 1, width] of all positions; the sines carry the sign of rotating by halves."""

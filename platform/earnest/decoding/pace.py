@@ -78,6 +78,24 @@ class Line:
         return (fixed, each) if fixed > 0 else (0.0, y / x)
 
 
+class Usual:
+    """Means of what was seen, by name; older ones fade."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def saw(self, **values: float) -> None:
+        """Learn."""
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = MEMORY * total + value, MEMORY * count + 1
+
+    def of(self, name: str) -> float:
+        """The mean, 0 before anything was seen."""
+        total, count = self._sums.get(name, (0.0, 1.0))
+        return total / count
+
+
 class Pace:
     """The clock of a running batch."""
 
@@ -85,26 +103,30 @@ class Pace:
         self.most = most
         self.draft = Line()
         self.verify = Line()
-        self._read, self._steps = 0.0, 0.0
-        self._tokens, self._seconds = 0.0, 0.0
+        self._rounds = Usual()
 
-    def drafted(self, rows: int, read: int, steps: int, seconds: float) -> None:
-        """Learn from a draft: the tokens that were read of all rows, and the steps it took."""
+    def drafted(self, rows: int, steps: int, read: int, seconds: float) -> None:
+        """Learn from a draft: its steps, and how many tokens of all rows were read and are left to be verified."""
         self.draft.saw(rows, seconds / steps)
-        self._read, self._steps = MEMORY * self._read + read / rows, MEMORY * self._steps + steps
+        self._rounds.saw(steps=steps, read=read / rows)
 
-    def wrote(self, tokens: int, seconds: float) -> None:
-        """Learn from a round what the time is worth."""
-        self._tokens, self._seconds = MEMORY * self._tokens + tokens, MEMORY * self._seconds + seconds
+    def wrote(self, texts: int, tokens: int) -> None:
+        """Learn from a round of drafted texts how many tokens were written."""
+        self._rounds.saw(wrote=tokens / texts)
 
     def least_chance(self, rows: int) -> float:
-        """How likely a row's next token must be to be worth its drafting and its verification, with what follows."""
-        if not self._steps or not self._seconds:
+        """How likely a row's next token must be to be worth its drafting and its verification, with what follows it.
+
+        It is worth them where it brings more tokens a second than rounds do as a whole.
+        """
+        usual = self._rounds
+        if not usual.of("steps") or not usual.of("wrote"):
             return 0.0
-        step, row = self.draft.fit
-        read = self._read / self._steps  # tokens of a row in one step: its own, and what is guessed behind
-        seconds = (step / rows + row) / read + self.verify.fit[1]
-        return seconds * self._tokens / self._seconds
+        (step, row), (fixed, each) = self.draft.fit, self.verify.fit
+        a_step, a_token = step + row * rows, each * rows
+        a_round = usual.of("steps") * a_step + fixed + usual.of("read") * a_token
+        further = a_step * usual.of("steps") / usual.of("read") + a_token  # a step reads guesses, too
+        return further / a_round * usual.of("wrote")
 
     def looked_up(self, rates: Sequence[float]) -> int:
         """How many tokens to look up for each of some texts, by their acceptances; 0 where it does not pay."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.forward import CausalForward, Forward
-from earnest.decoding.lean_pass import TOLERANCE, LeanPass, Place
+from earnest.decoding.lean_pass import TOLERANCE, LeanPass, Padding, Place
 
 LEAST_TRUNK = 16
 """So long at least is what rows share, before attending to it apart is cheaper than a copy of it for each."""
@@ -117,9 +117,7 @@ class PackedForward:
         ids = torch.tensor(list(chain.from_iterable(tokens)), device=self.device)
         place, after = self._placed(ids, [len(row) for row in tokens], before, keep)
         hidden = self._pass.hidden(place)
-        if place.padded is not None:
-            whole = hidden.new_zeros((place.rows * place.width, hidden.shape[-1]))
-            hidden = whole.index_copy_(0, place.padded, hidden)
+        hidden = hidden if place.padding is None else place.padding.spread(hidden)
         return hidden.view(place.rows, place.width, -1), after
 
     @torch.inference_mode()
@@ -134,11 +132,11 @@ class PackedForward:
         start, length = torch.tensor([before.lengths, lengths], device=self.device).unbind(0)
         steps = self._pass.steps[:width]
         own = start[:, None] + steps  # [rows, width]
-        padded = None if even else (steps < length[:, None]).view(-1).nonzero()[:, 0]
-        slots = own.view(-1) if padded is None else own.view(-1)[padded]
+        padding = None if even else _padding(length, steps)
+        slots = own.view(-1) if padding is None else padding.joined(own.view(-1))
         turn = self._pass.cos[slots + before.shared], self._pass.sin[slots + before.shared]
         trunk = None if before.trunk is None else self._pass.seen(before.trunk)
-        place = Place(ids, turn, len(lengths), width, padded, trunk=trunk, causal=width > 1)
+        place = Place(ids, turn, len(lengths), width, padding, trunk=trunk, causal=width > 1)
         store = self._store(before, len(lengths), span, width) if keep or before.slots else None
         if store is None:
             return place, before
@@ -146,10 +144,10 @@ class PackedForward:
         if before.slots:
             keys, values = self._pass.seen(store[:, :, :, :span])
             place = replace(place, causal=False, mask=self._mask(own, before.lengths, span), keys=keys, values=values)
-        if padded is None and not before.slots:
+        if padding is None and not before.slots:
             return replace(place, written=store[:, :, :, :width].unbind(0)), after
         owners = torch.arange(len(lengths), device=self.device).repeat_interleave(width)
-        owners = owners if padded is None else owners[padded]
+        owners = owners if padding is None else padding.joined(owners)
         return replace(place, written=store.transpose(2, 3).unbind(0), owners=owners, slots=slots), after
 
     def _mask(self, own: Tensor, starts: tuple[int, ...], span: int) -> Tensor | None:
@@ -166,6 +164,13 @@ class PackedForward:
         if before.store is not None:
             store[:, :, :, : before.slots] = before.store[:, :, :, : before.slots]
         return store
+
+
+def _padding(lengths: Tensor, steps: Tensor) -> Padding:
+    """How rows of `lengths` [rows] stand side by side; `steps` [width] counts the tokens of the longest."""
+    real = (steps < lengths[:, None]).view(-1).nonzero()[:, 0]
+    begins = lengths.cumsum(0) - lengths
+    return Padding(real, (begins[:, None] + steps.minimum(lengths[:, None] - 1)).view(-1))
 
 
 def forward_for(model: Any, longest: int) -> Forward:

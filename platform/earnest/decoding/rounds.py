@@ -78,18 +78,17 @@ class Rounds:
         """
         proposals: dict[Text, tuple[int, ...]] = dict.fromkeys(texts, ())
         drafted: Answers = {}
-        began = time.perf_counter()
         for drafter, group in grouped((text.drafter, text) for text in texts).items():
             if drafter is None:
                 wanted = self._looked_up(group)
                 proposals |= {text: text.lookup.propose(n) for text, n in wanted.items() if text.lookup is not None}
             elif any((wanted := self._wanted(group)).values()):
                 drafted[drafter] = self._draft(drafter, wanted, proposals)
-        proposed = time.perf_counter()
+        began = time.perf_counter()
         verdicts = self.judge(self._verify(texts, proposals, drafted), proposals)
-        done = time.perf_counter()
-        self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), done - proposed)
-        self._pace.wrote(sum(verdict.right + 1 for verdict in verdicts.values()), done - began)
+        self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
+        for drafts in drafted.values():
+            self._pace.wrote(len(drafts.place), sum(verdicts[text].right + 1 for text in drafts.place))
         return verdicts
 
     def _looked_up(self, texts: Sequence[Text]) -> dict[Text, int]:
@@ -104,8 +103,9 @@ class Rounds:
         """How many tokens a member may propose for each text; none where proposals are not worth it."""
         if self._proposals is not None:
             return {text: min(self._proposals, text.left - 1) for text in texts}
-        least, most = self._pace.least_chance(len(texts)), self._pace.most
-        return {text: min(most, text.left - 1) if text.acceptance.rate >= least else 0 for text in texts}
+        rate = sum(text.acceptance.rate for text in texts) / len(texts)
+        most = self._pace.most if rate >= self._pace.least_chance(len(texts)) else 0
+        return {text: min(most, text.left - 1) for text in texts}
 
     def _draft(self, name: str, wanted: Mapping[Text, int], proposals: dict[Text, tuple[int, ...]]) -> Thoughts:
         """Let a member propose; it reads what it proposes, so its logits there are known too."""
@@ -118,7 +118,7 @@ class Rounds:
         drafted = self._members[name].draft(rows, starts, asked).result()
         proposals |= zip(wanted, drafted.tokens, strict=True)
         read = sum(len(tokens) + 1 for tokens in drafted.tokens)
-        self._pace.drafted(len(rows), read, drafted.steps, time.perf_counter() - began)
+        self._pace.drafted(len(rows), drafted.steps, read, time.perf_counter() - began)
         return Thoughts(drafted.logits, {text: i for i, text in enumerate(wanted)})
 
     def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> Answers:

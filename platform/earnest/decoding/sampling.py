@@ -163,9 +163,11 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
 def likeliest(logits: Tensor) -> Tensor:
     """The likeliest tokens [...] of logits [..., vocabulary], `NO_TOKEN` where these are not finite.
 
-    A NaN beats any number, so the winner tells.
+    The smallest among equals. A NaN beats any number, so the winner tells.
     """
-    values, tokens = logits.max(-1)
+    on_cpu = logits.device.type == "cpu"  # numpy's argmax takes a tenth of the time of torch's there
+    tokens = torch.from_numpy(logits.numpy().argmax(-1)) if on_cpu else logits.argmax(-1)
+    values = logits.amax(-1)
     if isfinite(values.sum().item()):
         return tokens
     return tokens.where(values.isfinite(), NO_TOKEN)
