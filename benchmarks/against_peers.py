@@ -38,11 +38,13 @@ def peers_on_two_threads(setting: Setting) -> Iterator[Row]:
     """The chief rows again, by the wall's clock."""
     works = _works(setting)
     torch.set_num_threads(2)
-    runs = in_turn({name: works[name] for name in ("proxy", "paper", "batch", "base")}, setting.repeat)
+    names = ("proxy", "paper", "batch", "paper's batch", "base")
+    runs = in_turn({name: works[name] for name in names}, setting.repeat)
     torch.set_num_threads(1)
     for work, ours, peer in (
         ("proxy, 1 text, against the paper's way", "proxy", "paper"),
         (f"proxy, {setting.texts} texts, against the paper's way one by one", "batch", "paper"),
+        (f"proxy, {setting.texts} texts, against the paper's static batch", "batch", "paper's batch"),
         ("proxy, 1 text, against base alone", "proxy", "base"),
     ):
         rates = ([run.rate("wall") for run in runs[name]] for name in (ours, peer))

@@ -86,9 +86,13 @@ class Costs:
         """Seconds per token of base, expert and antiexpert in turn."""
         return self.base[0] + 2 * self.small[0]
 
-    def drafted(self, accepted: float, proposals: int) -> float:
-        """Seconds per token when the expert proposes: it steps once more than it proposes, the others verify."""
-        seconds = (proposals + 1) * self.small[0] + self.base[proposals] + self.small[proposals]
+    def drafted(self, accepted: float, proposals: int, read: float = 1.0) -> float:
+        """Seconds per token when the expert proposes, and the others verify.
+
+        The expert reads one token more than it proposes, in steps of `read` tokens: of one where it guesses nothing.
+        """
+        steps = (proposals + 1) / read
+        seconds = steps * self.small[round(read) - 1] + self.base[proposals] + self.small[proposals]
         return seconds / tokens_per_round(accepted, proposals)
 
     def best(self, accepted: float) -> tuple[int, float]:

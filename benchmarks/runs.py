@@ -43,7 +43,7 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Run:
-    """Some texts, and what they took; tokens include the newline that ended a text.
+    """Some texts, and what they took; tokens include the newline that ended a text. `steps` are those of drafters.
 
     `first` is how many seconds of the wall each text took to its first token.
     """
@@ -54,6 +54,7 @@ class Run:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    steps: int = 0
     first: tuple[float, ...] = ()
 
     def rate(self, clock: str) -> float:
@@ -100,6 +101,7 @@ class Engine:
     ) -> Run:
         """All prompts at once, each to its newline."""
         asked = [Request(ids, mixture, most, ("\n",), sampling, draft=draft) for ids in prompts]
+        before = self.batch.gauges().drafting_steps
         began = Seconds.now()
         chunks = self._chunks(asked)
         seconds = Seconds.now() - began
@@ -111,6 +113,7 @@ class Engine:
             sum(usage.rounds for usage in used),
             sum(usage.drafted for usage in used),
             sum(usage.accepted for usage in used),
+            self.batch.gauges().drafting_steps - before,
             tuple(usage.seconds_to_first for usage in used),
         )
 
@@ -138,5 +141,6 @@ def together(runs: Sequence[Run]) -> Run:
         sum(run.rounds for run in runs),
         sum(run.drafted for run in runs),
         sum(run.accepted for run in runs),
+        sum(run.steps for run in runs),
         tuple(first for run in runs for first in run.first),
     )

@@ -45,6 +45,8 @@ def test_the_drafted_round_is_counted_member_by_member() -> None:
     assert costs.plain == 12
     # three steps of the expert, base and antiexpert over three tokens, 1 + 0.5 + 0.25 tokens written
     assert costs.drafted(0.5, 2) == pytest.approx((3 * 1 + 11 + 2) / 1.75)
+    # the same in one step that reads three tokens, two of them guessed
+    assert costs.drafted(0.5, 2, 3.0) == pytest.approx((2 + 11 + 2) / 1.75)
 
 
 def test_drafting_is_left_where_it_does_not_pay() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from earnest.decoding.fair_queue import FairQueue
 from earnest.decoding.lookup import Lookup
-from earnest.decoding.pace import MOST_PROPOSED, Acceptance, Line, Pace
+from earnest.decoding.pace import MOST_PROPOSED, REST, Acceptance, Line, Pace
 
 
 def paced(fixed: float, each: float) -> Pace:
@@ -44,6 +44,19 @@ def test_a_draft_goes_on_as_long_as_its_next_token_is_worth_its_time() -> None:
     for _ in range(200):
         pace.drafted(rows=1, steps=4, read=8, seconds=0.8)  # every second token was guessed
     assert pace.least_chance(1) == pytest.approx((0.1 + 0.05) / (0.8 + 1.0 + 8 * 0.05) * 3, rel=0.01)
+
+
+def test_drafts_that_do_not_pay_are_left_out_but_tried_now_and_then() -> None:
+    """Rounds of 1.8 s that write a single token, where a round without a draft would take 1.25 s."""
+    pace = paced(fixed=1.0, each=0.05)
+    for _ in range(9):
+        pace.drafted(rows=1, steps=3, read=4, seconds=0.6)
+        pace.wrote(texts=1, tokens=1)
+    assert [pace.pays(1) for _ in range(2 * REST)] == ([False] * (REST - 1) + [True]) * 2
+    for _ in range(200):
+        pace.drafted(rows=1, steps=3, read=4, seconds=0.6)
+        pace.wrote(texts=1, tokens=2)
+    assert pace.pays(1)
 
 
 def test_what_rows_share_is_weighed_against_the_rounds_that_they_share() -> None:

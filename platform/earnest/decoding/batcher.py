@@ -56,6 +56,7 @@ class Gauges:
     tokens: int
     drafted: int
     accepted: int
+    drafting_steps: int
     prompt_tokens: int
     cached_tokens: int
 
@@ -135,7 +136,10 @@ class Batcher:
         with self._lock:
             waiting, running = len(self._queue), len(self._texts) - len(self._queue)
         rows, row_bytes = self._seats.count, self._seats.row_bytes
-        return Gauges(running, waiting, rows, running * row_bytes, rows * row_bytes, **self._done)
+        return Gauges(
+            running, waiting, rows, running * row_bytes, rows * row_bytes,
+            drafting_steps=self._rounds.drafting_steps, **self._done,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Chunk]]:

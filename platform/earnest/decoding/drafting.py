@@ -168,7 +168,8 @@ class Drafter:
         for phrases in (past.phrases, self._phrases):
             phrases.learn(past.text, past.learnt)
         past.learnt = len(past.text)
-        return Draft(row, start, wanted, _silent(wanted.sampling), past.text[-max(LENGTHS) :])
+        sampling = wanted.sampling if wanted.sampling.plain else _silent(wanted.sampling)
+        return Draft(row, start, wanted, sampling, past.text[-max(LENGTHS) :])
 
     def _guess(self, drafts: Sequence[Draft]) -> None:
         reach = min(MOST_GUESSED, int(log(LIKELY) / log(min(self._guessed.rate, 0.999))))

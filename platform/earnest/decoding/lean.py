@@ -47,8 +47,7 @@ class LeanDecoder:
             ids = torch.tensor(tokens[0], device=self.device)
             hidden = self.hidden(self.one(rows[0], starts[0], ids))
             return self.logits(hidden[-1:] if last else hidden)[None]
-        ids = torch.tensor(list(chain.from_iterable(tokens)), device=self.device)
-        place = self.many(rows, starts, ids, lengths)
+        place = self.many(rows, starts, tokens)
         hidden = self.hidden(place)
         if last:
             ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
@@ -77,32 +76,32 @@ class LeanDecoder:
             written=own[:, :, :, start:end].unbind(0), keys=keys, values=values, mask=mask, causal=causal,
         )  # fmt: skip
 
-    def many(self, rows: Sequence[int], starts: Sequence[int], ids: Tensor, lengths: Sequence[int]) -> Place:
-        """A step of several rows of any lengths; `ids` [tokens] row after row."""
+    def many(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Place:
+        """A step of several rows of any lengths."""
+        lengths = [len(row) for row in tokens]
         width, span = max(lengths), max(map(sum, zip(starts, lengths, strict=True)))
-        lines = [range(start, start + width) for start in starts]
-        owner, positions = torch.tensor(rows, device=self.device), torch.tensor(lines, device=self.device)
+        columns = [list(chain.from_iterable(tokens)), rows, [start + step for start in starts for step in range(width)]]
         if min(lengths) == width:
-            return self.fixed(ids, owner, positions, span, block_of(rows))
-        tokens = [
-            (number * width + step, row, start + step)
-            for number, (row, start, length) in enumerate(zip(rows, starts, lengths, strict=True))
-            for step in range(length)
+            ids, row, positions = self._brought(columns)
+            return self.fixed(ids, row, positions.view(-1, width), span, block_of(rows))
+        each = list(zip(rows, starts, lengths, accumulate(lengths, initial=0), strict=False))
+        columns += [
+            [row for row, _, length, _ in each for _ in range(length)],
+            [start + step for _, start, length, _ in each for step in range(length)],
+            [number * width + step for number, length in enumerate(lengths) for step in range(length)],
+            [begin + min(step, length - 1) for _, _, length, begin in each for step in range(width)],
         ]
-        begins = accumulate(lengths, initial=0)
-        shown = [
-            begin + min(step, length - 1)
-            for begin, length in zip(begins, lengths, strict=False)
-            for step in range(width)
-        ]
-        real, owners, slots = torch.tensor(tokens, device=self.device).t().contiguous().unbind(0)
-        padding = Padding(real, torch.tensor(shown, device=self.device))
-        keys, values, chosen = self._seen(owner, span, block_of(rows))
+        ids, row, positions, owners, slots, real, shown = self._brought(columns)
+        keys, values, chosen = self._seen(row, span, block_of(rows))
         return Place(
-            ids, self._turn(slots), len(rows), width, padding=padding,
+            ids, self._turn(slots), len(rows), width, padding=Padding(real, shown),
             written=self._written, owners=owners, slots=slots,
-            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
+            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions.view(-1, width), span),
         )  # fmt: skip
+
+    def _brought(self, columns: Sequence[Sequence[int]]) -> Sequence[Tensor]:
+        """Numbers as tensors, all in one copy."""
+        return torch.split(torch.tensor([*chain.from_iterable(columns)], device=self.device), [*map(len, columns)])
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
         """A step that no value in a tensor changes the shape of, as CUDA graphs need it.

@@ -88,6 +88,7 @@ class LeanPass:
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self.steps = torch.arange(longest, device=self.device)
         self.cos, self.sin = self._rotary(body.rotary_emb)
+        self._nought = torch.zeros((), dtype=self.dtype, device=self.device)
 
     def store(self, rows: int, slots: int) -> Tensor:
         """Room for keys and values, empty: [layers, rows, 2 * kv_heads, slots, width]."""
@@ -120,7 +121,7 @@ class LeanPass:
         behind = self.steps[:span] > positions[:, None, :, None]
         if self.packs(positions.shape[1]):
             behind = behind.repeat(1, 1, self._groups, 1)
-        return torch.zeros((), dtype=self.dtype, device=self.device).masked_fill(behind, -torch.inf)
+        return self._nought.masked_fill(behind, -torch.inf)
 
     def _attend(self, block: Block, number: int, x: Tensor, place: Place) -> Tensor:
         z = block.qkv(x).view(len(x), -1, self.width)  # [tokens, heads + 2 * kv_heads, width]

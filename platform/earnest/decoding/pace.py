@@ -18,6 +18,8 @@ MEMORY = 0.95
 PRIOR_ACCEPTED, PRIOR_TRIED = 1.5, 2.0
 SURPRISE = 1.5
 """A measurement above so many times the expected one is a stall of the machine, and is taken for that much only."""
+REST = 16
+"""Where drafts do not pay, one in so many rounds has one."""
 KNOWN = 4.0
 """So many measurements make an expectation."""
 
@@ -104,6 +106,7 @@ class Pace:
         self.draft = Line()
         self.verify = Line()
         self._rounds = Usual()
+        self._rested = 0
 
     def drafted(self, rows: int, steps: int, read: int, seconds: float) -> None:
         """Learn from a draft: its steps, and how many tokens of all rows were read and are left to be verified."""
@@ -120,13 +123,27 @@ class Pace:
         It is worth them where it brings more tokens a second than rounds do as a whole.
         """
         usual = self._rounds
-        if not usual.of("steps") or not usual.of("wrote"):
+        if not usual.of("wrote"):
             return 0.0
-        (step, row), (fixed, each) = self.draft.fit, self.verify.fit
-        a_step, a_token = step + row * rows, each * rows
-        a_round = usual.of("steps") * a_step + fixed + usual.of("read") * a_token
+        a_step, a_token, a_round = self._seconds(rows)
         further = a_step * usual.of("steps") / usual.of("read") + a_token  # a step reads guesses, too
         return further / a_round * usual.of("wrote")
+
+    def pays(self, rows: int) -> bool:
+        """Whether rounds with drafts bring more than one token for each text at a time; now and then to find it out."""
+        if not self._rounds.of("wrote"):
+            return True
+        a_step, a_token, a_round = self._seconds(rows)
+        if self._rounds.of("wrote") / a_round >= 1 / (self.verify.fit[0] + a_token + a_step):
+            return True
+        self._rested = (self._rested + 1) % REST
+        return self._rested == 0
+
+    def _seconds(self, rows: int) -> tuple[float, float, float]:
+        """What a drafting step, a token verified in each row, and a whole round with a draft take."""
+        (step, row), (fixed, each) = self.draft.fit, self.verify.fit
+        a_step, a_token = step + row * rows, each * rows
+        return a_step, a_token, self._rounds.of("steps") * a_step + fixed + self._rounds.of("read") * a_token
 
     def looked_up(self, rates: Sequence[float]) -> int:
         """How many tokens to look up for each of some texts, by their acceptances; 0 where it does not pay."""

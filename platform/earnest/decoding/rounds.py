@@ -69,6 +69,7 @@ class Rounds:
         self._members, self._seats, self._mixer = members, seats, mixer
         self._proposals = proposals
         self._pace = Pace()
+        self.drafting_steps = 0
 
     def advance(self, texts: Sequence[Text]) -> dict[Text, Verdict]:
         """A round for texts whose members have read all but the last token.
@@ -103,8 +104,7 @@ class Rounds:
         """How many tokens a member may propose for each text; none where proposals are not worth it."""
         if self._proposals is not None:
             return {text: min(self._proposals, text.left - 1) for text in texts}
-        rate = sum(text.acceptance.rate for text in texts) / len(texts)
-        most = self._pace.most if rate >= self._pace.least_chance(len(texts)) else 0
+        most = self._pace.most if self._pace.pays(len(texts)) else 0
         return {text: min(most, text.left - 1) for text in texts}
 
     def _draft(self, name: str, wanted: Mapping[Text, int], proposals: dict[Text, tuple[int, ...]]) -> Thoughts:
@@ -117,6 +117,7 @@ class Rounds:
         ]  # fmt: skip
         drafted = self._members[name].draft(rows, starts, asked).result()
         proposals |= zip(wanted, drafted.tokens, strict=True)
+        self.drafting_steps += drafted.steps
         read = sum(len(tokens) + 1 for tokens in drafted.tokens)
         self._pace.drafted(len(rows), drafted.steps, read, time.perf_counter() - began)
         return Thoughts(drafted.logits, {text: i for i, text in enumerate(wanted)})
