@@ -22,6 +22,7 @@ class Circles:
         self.asked: list[list[tuple[int, ...]]] = []
         self.cleared: list[tuple[int, int]] = []
         self.mad: int | None = None
+        self.reaches_back = False
 
     def read(
         self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
@@ -33,7 +34,7 @@ class Circles:
             for at, token in enumerate(row):
                 logits[number, at, (token + 1) % CIRCLE] = 1.0 + token
                 if token == self.mad:
-                    logits[number, at] = torch.nan
+                    logits[number, 0 if self.reaches_back else at :] = torch.nan
         return logits
 
     def clear(self, row: int, start: int) -> None:
@@ -117,14 +118,62 @@ def test_a_drafter_whose_every_proposal_is_refused_tries_again_now_and_then() ->
     assert max(lengths[100:]) > 0
 
 
-def test_a_row_whose_logits_are_no_numbers_is_wiped_from_there_on() -> None:
+def test_a_row_whose_logits_are_no_numbers_is_wiped_and_at_its_end() -> None:
     decoder = Circles()
-    drafter = Drafter(decoder, 1)
-    drafter.saw(0, 0, [3, 4, 5, 6, 7, 8])
     decoder.mad = 5
-    found = drafted(drafter, [3], 6, 4)
+    found = drafted(Drafter(decoder, 1), [3], 6, 4)
     assert found.tokens == ((4, 5),)
     assert decoder.cleared == [(0, 8)]
+
+
+def test_a_guess_that_breaks_the_model_is_read_again_without_it() -> None:
+    """Numbers that are none reach back in a pass: the token before the guess, which is sound, has none either."""
+    decoder = Circles()
+    decoder.mad, decoder.reaches_back = 5, True
+    drafter = Drafter(decoder, 1)
+    drafter.saw(0, 0, [3, 4, 5, 6, 7, 8])
+    found = drafted(drafter, [3], 6, 2)
+    assert decoder.asked == [[(3, 4, 5)], [(3,)], [(4,)], [(5,)]]
+    assert decoder.cleared == [(0, 6), (0, 8)]
+    assert found.tokens == ((4, 5),)
+    assert found.logits[0, :2].argmax(-1).tolist() == [4, 5]
+
+
+def test_a_token_is_learnt_once_it_was_read_and_found_sound() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 2)
+    drafter.saw(0, 0, [40, 41])
+    drafted(drafter, [42], 2, 0)  # 42 is the last token: whether it can be read is not known yet
+    drafter.saw(1, 0, [40])
+    drafter.draft([1], [1], [Wanted(2, GREEDY, (), (41,))])
+    assert decoder.asked[1] == [(41,)]
+
+
+def test_refusals_count_though_the_next_round_has_no_draft() -> None:
+    drafter = Drafter(Circles(), 1)
+    for turn in range(30):
+        drafted(drafter, [20 + turn], 2 * turn, 3)
+        drafter.saw(0, 2 * turn + 1, [40])  # none of it was accepted; another token is read without a draft
+    assert len(drafted(drafter, [20], 60, 3).tokens[0]) < 2
+
+
+def test_many_rows_unlearn_as_slowly_as_one() -> None:
+    few, many = Drafter(Circles(), 1), Drafter(Circles(), 32)
+    for turn in range(40):
+        for drafter, rows in ((few, 1), (many, 32)):
+            wanted = [Wanted(3, GREEDY, (), (20 + turn % 25,), 0.5)] * rows
+            drafter.draft(list(range(rows)), [turn] * rows, wanted)
+    assert many._right["own"].rate < 0.45
+    assert few._right["own"].rate < 0.5
+
+
+def test_a_step_of_many_rows_stays_small() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 40)
+    for row in range(40):
+        drafter.saw(row, 0, [*range(10), *range(5)])
+    drafter.draft(list(range(40)), [15] * 40, [Wanted(9, GREEDY, (), (5,))] * 40)
+    assert {len(row) for row in decoder.asked[0]} == {3}
 
 
 def test_a_few_rows_are_not_waited_for() -> None:

@@ -100,10 +100,11 @@ def test_it_drafts_the_same(remote: RemoteMember, member: Callable[[str], LocalM
     prompt, wanted = (1, 40, 50, 60, 70), []
     for one in (here, remote):
         one.read([0, 1], [0, 0], [prompt, prompt]).result()
-    wanted = [Wanted(4, sampling, prompt, (80,)), Wanted(2, sampling, prompt, (90,))]
+    wanted = [Wanted(4, sampling, prompt, (80,), 0.01), Wanted(2, sampling, prompt, (90,), 0.01)]
     drafted = here.draft([0, 1], [5, 5], wanted).result()
     found = remote.draft([0, 1], [5, 5], wanted).result()
     assert found.tokens == drafted.tokens
+    assert found.steps == drafted.steps > 1
     assert torch.equal(found.logits[0], drafted.logits[0])
     assert torch.equal(found.logits[1, :3], drafted.logits[1, :3])
 

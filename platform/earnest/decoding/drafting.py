@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import compress
+from itertools import count
 from math import log
 from typing import Literal, Protocol
 
@@ -31,6 +31,8 @@ Kind = Literal["own", "drawn", "guessed"]
 """How a proposal came about: as the member's likeliest token, as a sample, or as its likeliest and a guess, too."""
 
 MOST_GUESSED = 12
+MOST_READ = 128
+"""So many tokens of all rows together are read in a step that guesses."""
 LIKELY = 0.25
 """Guesses are read as long as all of them are right with this chance."""
 
@@ -64,7 +66,7 @@ class Draft:
 
     `text` is the end of what it has, its last token unread; `guesses` are to be read behind that, `tokens` are proposed
     so far, `kinds` is how they came about, and `chance` that all of them and the unread one are right. `found` tells
-    where the logits after each token lie among all that were read.
+    where the logits after each token lie among all that count.
     """
 
     row: int
@@ -77,6 +79,7 @@ class Draft:
     kinds: list[Kind] = field(default_factory=list)
     chance: float = 1.0
     found: list[int] = field(default_factory=list)
+    guessing: bool = True
 
     @property
     def unread(self) -> tuple[int, ...]:
@@ -86,25 +89,31 @@ class Draft:
     @property
     def room(self) -> int:
         """How many guesses may be read."""
-        return self.wanted.count - len(self.tokens) - len(self.unread) if self.sampling.plain else 0
+        able = self.guessing and self.sampling.plain
+        return self.wanted.count - len(self.tokens) - len(self.unread) if able else 0
 
     @property
     def draw(self) -> Draw:
         """The place behind the unread token."""
         return Draw(self.sampling, self.wanted.prompt, (*self.wanted.written, *self.tokens, *self.unread))
 
-    def take(self, chosen: Sequence[int], at: int, rates: Mapping[Kind, float]) -> bool:
-        """Take what was chosen after each token that was read, with its logits `at` and behind; whether to go on."""
+    def take(self, chosen: Sequence[int], found: int, rates: Mapping[Kind, float]) -> int:
+        """Take what was chosen after each token that was read, its logits from `found` on; how many of these count."""
         own: Kind = "own" if self.sampling.plain else "drawn"
         right = shared(self.guesses, chosen)
         self.kinds += [own] * len(self.unread) + ["guessed"] * right
         self.tokens += [*self.unread, *self.guesses[:right]]
-        self.found += range(at, at + 1 + right)
+        self.found += range(found, found + 1 + right)
         self.position += 1 + right
         self.text += chosen[: 1 + right]
         self.chance *= rates["guessed"] ** right * rates[own]
-        likely = self.chance >= self.wanted.least_chance
-        return likely and self.text[-1] != NO_TOKEN and len(self.tokens) < self.wanted.count
+        return 1 + right
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another token is to be read."""
+        wanted = len(self.tokens) < self.wanted.count and self.chance >= self.wanted.least_chance
+        return not self.found or (wanted and self.text[-1] != NO_TOKEN)
 
 
 class Drafter:
@@ -121,9 +130,11 @@ class Drafter:
         """Remember that a row holds `tokens` from position `start` on, and nothing behind."""
         past = self._pasts[row]
         if start < past.learnt:  # another text
-            past.phrases, past.learnt = Phrases(), 0
+            self._pasts[row] = Past([*past.text[:start], *tokens])
+            return
+        if past.proposed:
+            self._judge([past], [start])
         past.text[start:] = tokens
-        past.proposed = []
 
     def copied(self, source: int, target: int, count: int) -> None:
         """Remember that row `target` begins with the first `count` tokens of row `source`."""
@@ -135,54 +146,75 @@ class Drafter:
         A row whose logits are not finite gets no further proposals, and is wiped from there on. When most rows are
         done, the others are: a step for one of them takes nearly as long as one for all.
         """
+        self._judge([self._pasts[row] for row in rows], starts)
         drafts = [self._begun(*row) for row in zip(rows, starts, wanted, strict=True)]
         rates = {kind: acceptance.rate for kind, acceptance in self._right.items()}
-        steps: list[Tensor] = []
-        active, read = drafts, 0
-        while active and 2 * len(active) >= len(drafts):
+        kept: list[Tensor] = []
+        active, found, steps = drafts, 0, 0
+        while 2 * len(active) >= len(drafts) or not all(draft.found for draft in active):
             self._guess(active)
             places = [draft.row for draft in active], [draft.position for draft in active]
             logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
             chosen = _chosen(active, logits)
-            self._checked(active, chosen)
-            width = logits.shape[1]
-            ends = [draft.take(chosen[i], read + i * width, rates) for i, draft in enumerate(active)]
-            active = list(compress(active, ends))
-            steps.append(logits.flatten(0, 1))
-            read += len(steps[-1])
+            self._count(active, chosen)
+            of: list[int] = []
+            for draft, tokens, begin in zip(active, chosen, count(0, logits.shape[1])):
+                if self._is_sound(draft, tokens):
+                    of += range(begin, begin + draft.take(tokens, found + len(of), rates))
+            kept.append(logits.flatten(0, 1).index_select(0, torch.tensor(of, dtype=torch.int64, device=logits.device)))
+            found, steps = found + len(of), steps + 1
+            active = [draft for draft in active if draft.goes_on]
         for draft, start in zip(drafts, starts, strict=True):
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
             past.begin, past.proposed = start + 1, draft.kinds
-        logits = _gathered(steps, [draft.found for draft in drafts])
-        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, len(steps))
+        logits = _gathered(torch.cat(kept), [draft.found for draft in drafts])
+        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps)
+
+    def _judge(self, pasts: Sequence[Past], starts: Sequence[int]) -> None:
+        """Learn which proposals were right, now that texts go on at `starts`."""
+        rights = [max(0, start - past.begin) for past, start in zip(pasts, starts, strict=True)]
+        for kind, acceptance in self._right.items():
+            pairs = list(zip(pasts, rights, strict=True))
+            tried = sum(past.proposed[: right + 1].count(kind) for past, right in pairs)
+            acceptance.counted(tried, sum(past.proposed[:right].count(kind) for past, right in pairs))
+        for past in pasts:
+            past.proposed = []
 
     def _begun(self, row: int, start: int, wanted: Wanted) -> Draft:
-        """A row's draft; what has come of its last one, and how its text went on, is learnt."""
+        """A row's draft; how its text went on is learnt, but for the token that nobody has read yet."""
         past = self._pasts[row]
-        right = max(0, start - past.begin)
-        tried = past.proposed[: right + 1]
-        for kind, acceptance in self._right.items():
-            acceptance.saw(tried.count(kind), past.proposed[:right].count(kind))
-        past.text[start:] = wanted.written[-1:]
+        del past.text[start:]
         for phrases in (past.phrases, self._phrases):
             phrases.learn(past.text, past.learnt)
-        past.learnt = len(past.text)
+        past.learnt = start
+        past.text += wanted.written[-1:]
         sampling = wanted.sampling if wanted.sampling.plain else _silent(wanted.sampling)
         return Draft(row, start, wanted, sampling, past.text[-max(LENGTHS) :])
 
     def _guess(self, drafts: Sequence[Draft]) -> None:
-        reach = min(MOST_GUESSED, int(log(LIKELY) / log(min(self._guessed.rate, 0.999))))
+        """Guess what each row says next, as far as that is likely to be right, and a step stays small."""
+        reach = min(MOST_GUESSED, MOST_READ // len(drafts) - 1, int(log(LIKELY) / log(min(self._guessed.rate, 0.999))))
         for draft in drafts:
             books = self._pasts[draft.row].phrases, self._phrases
             draft.guesses = follow(draft.text, books, min(reach, draft.room))
 
-    def _checked(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> None:
-        """See how the guesses fared, and wipe what is no number: it would spoil texts that come after it."""
-        for draft, tokens in zip(drafts, chosen, strict=True):
-            self._guessed.saw(len(draft.guesses), shared(draft.guesses, tokens))
-            if NO_TOKEN in tokens:
-                self._decoder.clear(draft.row, draft.position + tokens.index(NO_TOKEN))
+    def _count(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> None:
+        """Learn how the guesses of a step fared."""
+        rights = [shared(draft.guesses, tokens) for draft, tokens in zip(drafts, chosen, strict=True)]
+        tried = sum(min(len(draft.guesses), right + 1) for draft, right in zip(drafts, rights, strict=True))
+        self._guessed.counted(tried, sum(rights))
+
+    def _is_sound(self, draft: Draft, chosen: Sequence[int]) -> bool:
+        """Whether what was read counts. A guess that breaks the model breaks what is read before it, too.
+
+        Then the row is wiped and read again without. Where no guess is to blame it stays wiped, and is at its end.
+        """
+        if NO_TOKEN not in chosen:
+            return True
+        self._decoder.clear(draft.row, draft.position)
+        draft.guessing = False
+        return not draft.guesses
 
 
 @lru_cache(maxsize=256)
@@ -202,8 +234,8 @@ def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
     return [tokens[: 1 + len(draft.guesses)] for draft, tokens in zip(drafts, chosen, strict=True)]
 
 
-def _gathered(steps: Sequence[Tensor], found: Sequence[Sequence[int]]) -> Tensor:
-    """Logits [rows, longest, vocabulary] of what was found [rows][of each] in steps [any, vocabulary] one by one."""
+def _gathered(logits: Tensor, found: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [any, vocabulary] in the order of what was found [rows][of each]: [rows, longest, vocabulary]."""
     longest = max(map(len, found))
-    index = torch.tensor([[*mine, *[0] * (longest - len(mine))] for mine in found], device=steps[0].device)
-    return torch.cat(list(steps)).index_select(0, index.flatten()).view(*index.shape, -1)
+    index = torch.tensor([[*mine, *[0] * (longest - len(mine))] for mine in found], device=logits.device)
+    return logits.index_select(0, index.flatten()).view(*index.shape, -1)

@@ -42,7 +42,7 @@ class Lookup:
 class Phrases:
     """What came last after runs of `LENGTHS` tokens, in one text or in many.
 
-    The `most` runs learnt last are known, and no more than twice as many.
+    The `most` runs learnt last are known, and about twice as many at most.
     """
 
     def __init__(self, most: int = MOST_RUNS) -> None:
@@ -56,8 +56,8 @@ class Phrases:
             for length in LENGTHS:
                 if length <= end:
                     self._after[tuple(text[end - length : end])] = text[end]
-        if len(self._after) > self._most:
-            self._after, self._older = {}, self._after
+            if len(self._after) > self._most:
+                self._after, self._older = {}, self._after
 
     def after(self, text: Sequence[int]) -> int | None:
         """What came after a text's last tokens, by the longest run of them that is known."""

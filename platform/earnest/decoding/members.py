@@ -34,8 +34,8 @@ class MemberLostError(RuntimeError):
 class Wanted:
     """How one row's tokens are proposed: at most `count`, under the row's own settings.
 
-    `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties. What is less
-    likely than `least_chance` to be right, with all before it, is not proposed.
+    `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties. No further
+    step is made where the next token, with all before it, is right with a chance below `least_chance`.
     """
 
     count: int

@@ -50,8 +50,15 @@ class Acceptance:
             self.accepted = MEMORY * self.accepted + (1 - MEMORY) * PRIOR_ACCEPTED
             self.tried = MEMORY * self.tried + (1 - MEMORY) * PRIOR_TRIED
             return
+        self.counted(min(proposed, accepted + 1), accepted)
+
+    def counted(self, tried: int, accepted: int) -> None:
+        """Learn from so many tries at once, of which some were accepted; as from none where there is none."""
+        if not tried:
+            self.saw(0, 0)
+            return
         self.accepted = MEMORY * self.accepted + accepted
-        self.tried = MEMORY * self.tried + min(proposed, accepted + 1)
+        self.tried = MEMORY * self.tried + tried
 
 
 @dataclass

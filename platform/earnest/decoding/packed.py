@@ -170,7 +170,8 @@ def _padding(lengths: Tensor, steps: Tensor) -> Padding:
     """How rows of `lengths` [rows] stand side by side; `steps` [width] counts the tokens of the longest."""
     real = (steps < lengths[:, None]).view(-1).nonzero()[:, 0]
     begins = lengths.cumsum(0) - lengths
-    return Padding(real, (begins[:, None] + steps.minimum(lengths[:, None] - 1)).view(-1))
+    shown = begins[:, None] + steps.minimum(lengths[:, None] - 1)
+    return Padding(real, shown.view(-1).clamp(0, len(real) - 1))  # a row without tokens shows another's to nobody
 
 
 def forward_for(model: Any, longest: int) -> Forward:
