@@ -80,5 +80,5 @@ def drafting(work: str, runs: Sequence[Run]) -> Iterator[Row]:
     """How proposals fared."""
     yield row(f"{work}: proposals accepted", [run.accepted / max(1, run.drafted) for run in runs], unit="share")
     yield row(f"{work}: proposals per round", [run.drafted / run.rounds for run in runs], unit="tokens")
-    yield row(f"{work}: drafting steps per round", [run.steps / run.rounds for run in runs], unit="steps")
+    yield row(f"{work}: drafting steps per text and round", [run.steps / run.rounds for run in runs], unit="steps")
     yield row(f"{work}: tokens per round", [run.tokens / run.rounds for run in runs], unit="tokens")

@@ -39,7 +39,7 @@ def test_a_draft_goes_on_as_long_as_its_next_token_is_worth_its_time() -> None:
     assert pace.least_chance(1) == 0.0  # nothing measured
     for _ in range(9):
         pace.drafted(rows=1, steps=4, read=4, seconds=0.8)
-        pace.wrote(texts=1, tokens=3)
+        pace.wrote(tokens=3)
     assert pace.least_chance(1) == pytest.approx((0.2 + 0.05) / (0.8 + 1.0 + 4 * 0.05) * 3)
     for _ in range(200):
         pace.drafted(rows=1, steps=4, read=8, seconds=0.8)  # every second token was guessed
@@ -51,11 +51,11 @@ def test_drafts_that_do_not_pay_are_left_out_but_tried_now_and_then() -> None:
     pace = paced(fixed=1.0, each=0.05)
     for _ in range(9):
         pace.drafted(rows=1, steps=3, read=4, seconds=0.6)
-        pace.wrote(texts=1, tokens=1)
+        pace.wrote(tokens=1)
     assert [pace.pays(1) for _ in range(2 * REST)] == ([False] * (REST - 1) + [True]) * 2
     for _ in range(200):
         pace.drafted(rows=1, steps=3, read=4, seconds=0.6)
-        pace.wrote(texts=1, tokens=2)
+        pace.wrote(tokens=2)
     assert pace.pays(1)
 
 
@@ -63,7 +63,7 @@ def test_what_rows_share_is_weighed_against_the_rounds_that_they_share() -> None
     pace = paced(fixed=1.0, each=0.0)
     for rows in (1, 8) * 9:
         pace.drafted(rows, steps=2, read=4 * rows, seconds=0.4)
-        pace.wrote(rows, tokens=3 * rows)
+        pace.wrote(tokens=3)
     assert pace.least_chance(8) == pytest.approx(0.1 / 1.4 * 3)
     assert pace.least_chance(1) == pytest.approx(pace.least_chance(8))
 

@@ -300,6 +300,7 @@ class Batcher:
 
     def _learn(self, text: Text, proposed: int, right: int, taken: int) -> None:
         text.saw(proposed, right)
+        self._rounds.took(text, taken)
         if proposed:
             self._usual[text.drafter or ""].saw(proposed, right)
         self._done["tokens"] += taken

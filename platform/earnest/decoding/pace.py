@@ -120,9 +120,9 @@ class Pace:
         self.draft.saw(rows, seconds / steps)
         self._rounds.saw(steps=steps, read=read / rows)
 
-    def wrote(self, texts: int, tokens: int) -> None:
-        """Learn from a round of drafted texts how many tokens were written."""
-        self._rounds.saw(wrote=tokens / texts)
+    def wrote(self, tokens: int) -> None:
+        """Learn how many tokens a drafted text was given in a round."""
+        self._rounds.saw(wrote=tokens)
 
     def least_chance(self, rows: int) -> float:
         """How likely a row's next token must be to be worth its drafting and its verification, with what follows it.

@@ -69,6 +69,7 @@ class Rounds:
         self._members, self._seats, self._mixer = members, seats, mixer
         self._proposals = proposals
         self._pace = Pace()
+        self._drafted: frozenset[Text] = frozenset()
         self.drafting_steps = 0
 
     def advance(self, texts: Sequence[Text]) -> dict[Text, Verdict]:
@@ -88,9 +89,13 @@ class Rounds:
         began = time.perf_counter()
         verdicts = self.judge(self._verify(texts, proposals, drafted), proposals)
         self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
-        for drafts in drafted.values():
-            self._pace.wrote(len(drafts.place), sum(verdicts[text].right + 1 for text in drafts.place))
+        self._drafted = frozenset(text for drafts in drafted.values() for text in drafts.place)
         return verdicts
+
+    def took(self, text: Text, tokens: int) -> None:
+        """Learn how many tokens a text took of its verdict; where it has ended, those behind its end were in vain."""
+        if text in self._drafted:
+            self._pace.wrote(tokens)
 
     def _looked_up(self, texts: Sequence[Text]) -> dict[Text, int]:
         """How many tokens to look up for each text that wants any."""
