@@ -279,14 +279,15 @@ class Batcher:
     def _append(self, text: Text, verdict: Verdict) -> Chunk:
         """The proposals up to the first wrong one, and one token more; what all members have read of it stays known."""
         row, before, unread = text.row, len(text.row.ids), text.row.ids[-1:]
+        right = shared(verdict.proposed, verdict.tokens)
         taken = 0
-        while taken <= verdict.right and row.finish is None:
+        while taken <= right and row.finish is None:
             self._reader.append(row, verdict.tokens[taken], verdict.logprobs[taken])
             taken += 1
         read = [*unread, *verdict.proposed[: taken - 1]]
         for name in text.reads:  # behind the last token, some member's logits were not finite: it is wiped there
             self._seats.known(name, text.seat).extend(read[:-1] if row.finish == "not_finite" else read)
-        self._learn(text, len(verdict.proposed), min(taken, verdict.right), taken)
+        self._learn(text, len(verdict.proposed), min(taken, right), taken)
         fresh = tuple(row.ids[before:])
         piece = text.wrote(fresh)
         return Chunk(

@@ -97,10 +97,9 @@ class Draft:
         """The place behind the unread token."""
         return Draw(self.sampling, self.wanted.prompt, (*self.wanted.written, *self.tokens, *self.unread))
 
-    def take(self, chosen: Sequence[int], found: int, rates: Mapping[Kind, float]) -> int:
-        """Take what was chosen after each token that was read, its logits from `found` on; how many of these count."""
+    def take(self, chosen: Sequence[int], right: int, found: int, rates: Mapping[Kind, float]) -> int:
+        """Take what was chosen behind the `right` guesses, its logits from `found` on; how many of these count."""
         own: Kind = "own" if self.sampling.plain else "drawn"
-        right = shared(self.guesses, chosen)
         self.kinds += [own] * len(self.unread) + ["guessed"] * right
         self.tokens += [*self.unread, *self.guesses[:right]]
         self.found += range(found, found + 1 + right)
@@ -156,11 +155,12 @@ class Drafter:
             places = [draft.row for draft in active], [draft.position for draft in active]
             logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
             chosen = _chosen(active, logits)
-            self._count(active, chosen)
             of: list[int] = []
-            for draft, tokens, begin in zip(active, chosen, count(0, logits.shape[1])):
+            for draft, tokens, right, begin in zip(
+                active, chosen, self._rights(active, chosen), count(0, logits.shape[1])
+            ):
                 if self._is_sound(draft, tokens):
-                    of += range(begin, begin + draft.take(tokens, found + len(of), rates))
+                    of += range(begin, begin + draft.take(tokens, right, found + len(of), rates))
             kept.append(logits.flatten(0, 1).index_select(0, torch.tensor(of, dtype=torch.int64, device=logits.device)))
             found, steps = found + len(of), steps + 1
             active = [draft for draft in active if draft.goes_on]
@@ -199,11 +199,12 @@ class Drafter:
             books = self._pasts[draft.row].phrases, self._phrases
             draft.guesses = follow(draft.text, books, min(reach, draft.room))
 
-    def _count(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> None:
-        """Learn how the guesses of a step fared."""
+    def _rights(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> list[int]:
+        """How many guesses of each draft were right, which is learnt."""
         rights = [shared(draft.guesses, tokens) for draft, tokens in zip(drafts, chosen, strict=True)]
         tried = sum(min(len(draft.guesses), right + 1) for draft, right in zip(drafts, rights, strict=True))
         self._guessed.counted(tried, sum(rights))
+        return rights
 
     def _is_sound(self, draft: Draft, chosen: Sequence[int]) -> bool:
         """Whether what was read counts. A guess that breaks the model breaks what is read before it, too.

@@ -6,7 +6,7 @@ The arithmetic is `lean_pass`; whether the logits are truly those of transformer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 import torch
@@ -80,28 +80,21 @@ class LeanDecoder:
         """A step of several rows of any lengths."""
         lengths = [len(row) for row in tokens]
         width, span = max(lengths), max(map(sum, zip(starts, lengths, strict=True)))
-        columns = [list(chain.from_iterable(tokens)), rows, [start + step for start in starts for step in range(width)]]
+        columns = [[*chain.from_iterable(tokens)], rows, starts, lengths]
+        numbers = torch.tensor([*chain.from_iterable(columns)], device=self.device)  # all in one copy
+        ids, row, start, length = torch.split(numbers, [*map(len, columns)])
+        steps = self._pass.steps[:width]
+        positions = start[:, None] + steps  # [rows, width]
         if min(lengths) == width:
-            ids, row, positions = self._brought(columns)
-            return self.fixed(ids, row, positions.view(-1, width), span, block_of(rows))
-        each = list(zip(rows, starts, lengths, accumulate(lengths, initial=0), strict=False))
-        columns += [
-            [row for row, _, length, _ in each for _ in range(length)],
-            [start + step for _, start, length, _ in each for step in range(length)],
-            [number * width + step for number, length in enumerate(lengths) for step in range(length)],
-            [begin + min(step, length - 1) for _, _, length, begin in each for step in range(width)],
-        ]
-        ids, row, positions, owners, slots, real, shown = self._brought(columns)
+            return self.fixed(ids, row, positions, span, block_of(rows))
+        padding = Padding.of(length, steps)
+        owners, slots = padding.joined(row.repeat_interleave(width)), padding.joined(positions.flatten())
         keys, values, chosen = self._seen(row, span, block_of(rows))
         return Place(
-            ids, self._turn(slots), len(rows), width, padding=Padding(real, shown),
+            ids, self._turn(slots), len(rows), width, padding=padding,
             written=self._written, owners=owners, slots=slots,
-            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions.view(-1, width), span),
+            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
         )  # fmt: skip
-
-    def _brought(self, columns: Sequence[Sequence[int]]) -> Sequence[Tensor]:
-        """Numbers as tensors, all in one copy."""
-        return torch.split(torch.tensor([*chain.from_iterable(columns)], device=self.device), [*map(len, columns)])
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
         """A step that no value in a tensor changes the shape of, as CUDA graphs need it.

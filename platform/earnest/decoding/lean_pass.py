@@ -34,6 +34,14 @@ class Padding:
     real: Tensor  # [tokens]
     shown: Tensor  # [rows * width]
 
+    @classmethod
+    def of(cls, lengths: Tensor, steps: Tensor) -> Padding:
+        """Of rows of `lengths` [rows]; `steps` [width] counts the tokens of the longest."""
+        real = (steps < lengths[:, None]).view(-1).nonzero()[:, 0]
+        begins = lengths.cumsum(0) - lengths
+        shown = begins[:, None] + steps.minimum(lengths[:, None] - 1)
+        return cls(real, shown.view(-1).clamp(0, len(real) - 1))  # a row without tokens shows another's to nobody
+
     def spread(self, tokens: Tensor) -> Tensor:
         """[tokens, ...] as [rows * width, ...]."""
         return tokens.index_select(0, self.shown)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.captured import CapturedDecoder
-from earnest.decoding.drafting import Drafter
+from earnest.decoding.drafting import Drafter, Readable
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder, stores
 from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.lean_pass import TOLERANCE
@@ -36,7 +36,7 @@ class Done(Generic[T]):
         return self.value
 
 
-class Decoder(Protocol):
+class Decoder(Readable, Protocol):
     """A model with rows; what `LeanDecoder` and the fallbacks offer."""
 
     vocabulary: int
@@ -49,16 +49,8 @@ class Decoder(Protocol):
     def row_bytes(self) -> int:
         """What one row's past takes."""
 
-    def read(
-        self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
-    ) -> Tensor:
-        """As `members.Member.read`."""
-
     def copy(self, source: int, target: int, count: int) -> None:
         """As `members.Member.copy`."""
-
-    def clear(self, row: int, start: int) -> None:
-        """Wipe a row from position `start` on."""
 
 
 class LocalMember:

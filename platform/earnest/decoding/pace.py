@@ -45,17 +45,14 @@ class Acceptance:
         return Acceptance(PRIOR_TRIED * (self.rate + hope) / 2, PRIOR_TRIED)
 
     def saw(self, proposed: int, accepted: int) -> None:
-        """Learn from one verification; where nothing is proposed, what was learnt fades, so that it is tried again."""
-        if not proposed:
-            self.accepted = MEMORY * self.accepted + (1 - MEMORY) * PRIOR_ACCEPTED
-            self.tried = MEMORY * self.tried + (1 - MEMORY) * PRIOR_TRIED
-            return
+        """Learn from one verification."""
         self.counted(min(proposed, accepted + 1), accepted)
 
     def counted(self, tried: int, accepted: int) -> None:
-        """Learn from so many tries at once, of which some were accepted; as from none where there is none."""
+        """Learn from so many tries at once; where there is none, what was learnt fades, so that it is tried again."""
         if not tried:
-            self.saw(0, 0)
+            self.accepted = MEMORY * self.accepted + (1 - MEMORY) * PRIOR_ACCEPTED
+            self.tried = MEMORY * self.tried + (1 - MEMORY) * PRIOR_TRIED
             return
         self.accepted = MEMORY * self.accepted + accepted
         self.tried = MEMORY * self.tried + tried

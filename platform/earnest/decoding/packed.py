@@ -132,7 +132,7 @@ class PackedForward:
         start, length = torch.tensor([before.lengths, lengths], device=self.device).unbind(0)
         steps = self._pass.steps[:width]
         own = start[:, None] + steps  # [rows, width]
-        padding = None if even else _padding(length, steps)
+        padding = None if even else Padding.of(length, steps)
         slots = own.view(-1) if padding is None else padding.joined(own.view(-1))
         turn = self._pass.cos[slots + before.shared], self._pass.sin[slots + before.shared]
         trunk = None if before.trunk is None else self._pass.seen(before.trunk)
@@ -164,14 +164,6 @@ class PackedForward:
         if before.store is not None:
             store[:, :, :, : before.slots] = before.store[:, :, :, : before.slots]
         return store
-
-
-def _padding(lengths: Tensor, steps: Tensor) -> Padding:
-    """How rows of `lengths` [rows] stand side by side; `steps` [width] counts the tokens of the longest."""
-    real = (steps < lengths[:, None]).view(-1).nonzero()[:, 0]
-    begins = lengths.cumsum(0) - lengths
-    shown = begins[:, None] + steps.minimum(lengths[:, None] - 1)
-    return Padding(real, shown.view(-1).clamp(0, len(real) - 1))  # a row without tokens shows another's to nobody
 
 
 def forward_for(model: Any, longest: int) -> Forward:

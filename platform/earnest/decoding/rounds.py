@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from earnest.decoding.members import Member, Wanted
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Pace
 from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
-from earnest.decoding.seats import Seats, shared
+from earnest.decoding.seats import Seats
 from earnest.decoding.texts import Text
 
 
@@ -49,13 +49,11 @@ Answers = dict[str, Thoughts]
 class Verdict:
     """What the mixture writes in one text behind each proposal; from the first that differs on it means nothing.
 
-    The first `right` proposals are what it writes itself. `apart` are the logits [proposals + 1, head] of lead, first
-    expert, first antiexpert, ... and of the mixture, and `alphas` [proposals + 1, pairs], where the text asks for an
-    account.
+    `apart` are the logits [proposals + 1, head] of lead, first expert, first antiexpert, ... and of the mixture, and
+    `alphas` [proposals + 1, pairs], where the text asks for an account.
     """
 
     proposed: tuple[int, ...]
-    right: int
     tokens: Sequence[int]
     logprobs: Sequence[TokenLogprobs | None]
     apart: tuple[Tensor, ...] = ()
@@ -157,13 +155,12 @@ class Rounds:
             mixed, alphas = self._mixer.mix(lead, pairs, asked)  # [texts, positions, vocabulary]
             for number, (text, chosen) in enumerate(zip(group, _chosen(mixed, group, proposals), strict=True)):
                 proposed = proposals[text]
-                verdict = Verdict(proposed, shared(proposed, chosen[0]), *chosen)
                 if text.request.account is None:
-                    verdicts[text] = verdict
+                    verdicts[text] = Verdict(proposed, *chosen)
                     continue
                 apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
                 mine = tuple(logits[number, : len(proposed) + 1] for logits in apart)
-                verdicts[text] = replace(verdict, apart=mine, alphas=alphas[number])
+                verdicts[text] = Verdict(proposed, *chosen, mine, alphas[number])
         return verdicts
 
     def _apart(
