@@ -83,9 +83,7 @@ def test_it_reads_ragged_rows_to_the_last_bit(remote: RemoteMember, member: Call
     first = ([0, 2], [0, 0], [[1, 40, 50, 60], [1, 70]])
     then = ([2, 0], [2, 4], [[80, 90], [100]])
     for question in (first, then):
-        wanted, found = here.read(*question).result(), remote.read(*question).result()
-        for row, tokens in enumerate(question[2]):
-            assert torch.equal(wanted[row, : len(tokens)], found[row, : len(tokens)])
+        assert torch.equal(here.read(*question).result(), remote.read(*question).result())
     last = ([0], [5], [[7, 8, 9]], True)
     assert torch.equal(here.read(*last).result(), remote.read(*last).result())
 
@@ -105,8 +103,7 @@ def test_it_drafts_the_same(remote: RemoteMember, member: Callable[[str], LocalM
     found = remote.draft([0, 1], [5, 5], wanted).result()
     assert found.tokens == drafted.tokens
     assert found.steps == drafted.steps > 1
-    assert torch.equal(found.logits[0], drafted.logits[0])
-    assert torch.equal(found.logits[1, :3], drafted.logits[1, :3])
+    assert torch.equal(found.logits, drafted.logits)
 
 
 def test_a_copied_past_goes_on_as_the_original(remote: RemoteMember) -> None:
@@ -127,7 +124,7 @@ def test_questions_under_way_are_answered_whichever_answer_is_looked_at_first(re
 def test_what_it_refuses_is_said_here_and_harms_nothing(remote: RemoteMember) -> None:
     with pytest.raises(ValueError, match=f"row {ROWS} is not there"):
         remote.read([ROWS], [0], [[1]]).result()
-    assert remote.read([0], [0], [[1]]).result().shape == (1, 1, remote.vocabulary)
+    assert remote.read([0], [0], [[1]]).result().shape == (1, remote.vocabulary)
 
 
 def test_a_stranger_is_turned_away_and_the_caller_still_gets_through(member: Callable[[str], LocalMember]) -> None:

@@ -204,7 +204,7 @@ class Batcher:
             rows, starts = self._seats.places(name, [text.seat for text in pieces])
             under_way.append((name, self._members[name].read(rows, starts, list(pieces.values()), last=True)))
         for name, pending in under_way:
-            logits = pending.result()  # [texts, 1, head]
+            logits = pending.result()  # [texts, head]
             for number, (text, piece) in enumerate(work[name].items()):
                 sound = bool(logits[number].amax().isfinite())  # what is not is wiped, and is an answer at once
                 self._seats.known(name, text.seat).extend(piece if sound else ())
@@ -251,7 +251,7 @@ class Batcher:
         self._reading = [text for text in self._reading if text not in ready]
         self._writing = sorted([*self._writing, *ready], key=lambda text: text.seat)  # neighbours are read in place
         answers = {
-            name: Thoughts(torch.stack([text.answers[name] for text in of]), {text: i for i, text in enumerate(of)})
+            name: Thoughts.of(torch.stack([text.answers[name] for text in of]), dict.fromkeys(of, 1))
             for name, of in grouped((name, text) for text in ready for name in text.reads).items()
         }
         chunks = self._settle(self._rounds.judge(answers, dict.fromkeys(ready, ())))

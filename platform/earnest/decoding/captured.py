@@ -38,12 +38,16 @@ class FixedStep:
 
     @torch.inference_mode()
     def __call__(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [rows, longest, vocabulary] of these rows; the caller's own."""
+        """Logits [tokens, vocabulary] of these rows; the caller's own."""
         lines = [self._line(*row) for row in zip(rows, starts, tokens, strict=True)]
         # Rows that fill the bucket write to nobody's slot, so whose they are does not matter.
         lines += [self._line(row, 0, ()) for row in range(len(rows), self.rows)]
         self._inputs.copy_(torch.tensor(lines))
-        return self._run()[: len(rows), : max(map(len, tokens))].clone()
+        logits = self._run()
+        if all(len(row) == self.width for row in tokens):
+            return logits[: len(rows) * self.width].clone()
+        real = [number * self.width + step for number, row in enumerate(tokens) for step in range(len(row))]
+        return logits.index_select(0, torch.tensor(real, device=logits.device))
 
     def _line(self, row: int, start: int, tokens: Sequence[int]) -> list[int]:
         empty = self.width - len(tokens)
@@ -51,10 +55,10 @@ class FixedStep:
         return [row, *tokens, *[0] * empty, *positions, *[self.decoder.slots] * empty]
 
     def _run(self) -> Tensor:
-        """Logits [rows, width, vocabulary] of the inputs, from their values alone."""
+        """Logits [rows * width, vocabulary] of the inputs, from their values alone."""
         ids, positions = self._inputs[:, 1 : 1 + self.width], self._inputs[:, 1 + self.width :]
         place = self.decoder.fixed(ids.flatten(), self._inputs[:, 0], positions, self.span, self._block)
-        return self.decoder.logits(self.decoder.hidden(place)).view(self.rows, self.width, -1)
+        return self.decoder.logits(self.decoder.hidden(place))
 
 
 class CapturedStep(FixedStep):

@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count
+from itertools import accumulate, chain, pairwise
 from math import log
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from earnest.decoding.lookup import LENGTHS, Phrases, follow
+from earnest.decoding.lookup import LENGTH, Phrases, follow
 from earnest.decoding.members import Drafted, Wanted
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
@@ -66,7 +66,7 @@ class Draft:
 
     `text` is the end of what it has, its last token unread; `guesses` are to be read behind that, `tokens` are proposed
     so far, `kinds` is how they came about, and `chance` that all of them and the unread one are right. `found` tells
-    where the logits after each token lie among all that count.
+    where the logits after each token lie among all that were read.
     """
 
     row: int
@@ -97,8 +97,8 @@ class Draft:
         """The place behind the unread token."""
         return Draw(self.sampling, self.wanted.prompt, (*self.wanted.written, *self.tokens, *self.unread))
 
-    def take(self, chosen: Sequence[int], right: int, found: int, rates: Mapping[Kind, float]) -> int:
-        """Take what was chosen behind the `right` guesses, its logits from `found` on; how many of these count."""
+    def take(self, chosen: Sequence[int], right: int, found: int, rates: Mapping[Kind, float]) -> None:
+        """Take what was chosen behind the `right` guesses, its logits from `found` on."""
         own: Kind = "own" if self.sampling.plain else "drawn"
         self.kinds += [own] * len(self.unread) + ["guessed"] * right
         self.tokens += [*self.unread, *self.guesses[:right]]
@@ -106,7 +106,6 @@ class Draft:
         self.position += 1 + right
         self.text += chosen[: 1 + right]
         self.chance *= rates["guessed"] ** right * rates[own]
-        return 1 + right
 
     @property
     def goes_on(self) -> bool:
@@ -149,27 +148,25 @@ class Drafter:
         drafts = [self._begun(*row) for row in zip(rows, starts, wanted, strict=True)]
         rates = {kind: acceptance.rate for kind, acceptance in self._right.items()}
         kept: list[Tensor] = []
-        active, found, steps = drafts, 0, 0
+        active, read, steps = drafts, 0, 0
         while 2 * len(active) >= len(drafts) or not all(draft.found for draft in active):
             self._guess(active)
             places = [draft.row for draft in active], [draft.position for draft in active]
             logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
             chosen = _chosen(active, logits)
-            of: list[int] = []
-            for draft, tokens, right, begin in zip(
-                active, chosen, self._rights(active, chosen), count(0, logits.shape[1])
-            ):
+            for draft, tokens, right in zip(active, chosen, self._rights(active, chosen), strict=True):
                 if self._is_sound(draft, tokens):
-                    of += range(begin, begin + draft.take(tokens, right, found + len(of), rates))
-            kept.append(logits.flatten(0, 1).index_select(0, torch.tensor(of, dtype=torch.int64, device=logits.device)))
-            found, steps = found + len(of), steps + 1
+                    draft.take(tokens, right, read, rates)
+                read += len(tokens)
+            kept.append(logits)
+            steps += 1
             active = [draft for draft in active if draft.goes_on]
         for draft, start in zip(drafts, starts, strict=True):
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
             past.begin, past.proposed = start + 1, draft.kinds
-        logits = _gathered(torch.cat(kept), [draft.found for draft in drafts])
-        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps)
+        found = torch.tensor([*chain.from_iterable(draft.found for draft in drafts)], device=kept[0].device)
+        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), torch.cat(kept).index_select(0, found), steps)
 
     def _judge(self, pasts: Sequence[Past], starts: Sequence[int]) -> None:
         """Learn which proposals were right, now that texts go on at `starts`."""
@@ -190,14 +187,15 @@ class Drafter:
         past.learnt = start
         past.text += wanted.written[-1:]
         sampling = wanted.sampling if wanted.sampling.plain else _silent(wanted.sampling)
-        return Draft(row, start, wanted, sampling, past.text[-max(LENGTHS) :])
+        return Draft(row, start, wanted, sampling, past.text[-LENGTH:])
 
     def _guess(self, drafts: Sequence[Draft]) -> None:
         """Guess what each row says next, as far as that is likely to be right, and a step stays small."""
         reach = min(MOST_GUESSED, MOST_READ // len(drafts) - 1, int(log(LIKELY) / log(min(self._guessed.rate, 0.999))))
+        others = self._phrases.tables
         for draft in drafts:
-            books = self._pasts[draft.row].phrases, self._phrases
-            draft.guesses = follow(draft.text, books, min(reach, draft.room))
+            count = min(reach, draft.room)
+            draft.guesses = follow(draft.text, self._pasts[draft.row].phrases.tables + others, count) if count else ()
 
     def _rights(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> list[int]:
         """How many guesses of each draft were right, which is learnt."""
@@ -225,18 +223,14 @@ def _silent(sampling: Sampling) -> Sampling:
 
 
 def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
-    """What each row's settings choose after the tokens that were read, from logits [drafts, width, vocabulary]."""
-    chosen: list[list[int]] = likeliest(logits).tolist()
+    """What each row's settings choose after the tokens that were read, from logits [tokens, vocabulary]."""
+    lengths = [1 + len(draft.guesses) for draft in drafts]
+    begins = [0, *accumulate(lengths)]
+    plain = likeliest(logits).tolist()
+    chosen: list[list[int]] = [plain[begin:end] for begin, end in pairwise(begins)]
     drawn = [number for number, draft in enumerate(drafts) if not draft.sampling.plain]
-    if drawn:
-        tokens, _ = choose(logits[drawn, 0], [drafts[number].draw for number in drawn])
+    if drawn:  # these guess nothing
+        tokens, _ = choose(logits[[begins[number] for number in drawn]], [drafts[number].draw for number in drawn])
         for number, token in zip(drawn, tokens, strict=True):
             chosen[number] = [token]
-    return [tokens[: 1 + len(draft.guesses)] for draft, tokens in zip(drafts, chosen, strict=True)]
-
-
-def _gathered(logits: Tensor, found: Sequence[Sequence[int]]) -> Tensor:
-    """Logits [any, vocabulary] in the order of what was found [rows][of each]: [rows, longest, vocabulary]."""
-    longest = max(map(len, found))
-    index = torch.tensor([[*mine, *[0] * (longest - len(mine))] for mine in found], device=logits.device)
-    return logits.index_select(0, index.flatten()).view(*index.shape, -1)
+    return chosen

@@ -172,7 +172,6 @@ def _causal(positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:
 
 
 def _headed(forward: CausalForward, hidden: Tensor, lengths: Tensor, last: bool) -> Tensor:
-    """Logits of hidden states [rows, width, hidden], or of each row's last one."""
-    if last:
-        hidden = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1][:, None]
-    return forward.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
+    """Logits of the hidden states [rows, width, hidden] of rows of `lengths`, or of each row's last one."""
+    steps = torch.arange(hidden.shape[1], device=hidden.device)
+    return forward.logits(hidden[steps == lengths[:, None] - 1 if last else steps < lengths[:, None]])

@@ -6,13 +6,13 @@ The arithmetic is `lean_pass`; whether the logits are truly those of transformer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from earnest.decoding.lean_pass import LeanPass, Padding, Place
+from earnest.decoding.lean_pass import Layout, LeanPass, Place
 
 
 class LeanDecoder:
@@ -42,19 +42,15 @@ class LeanDecoder:
         self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]], last: bool = False
     ) -> Tensor:
         """Read tokens into rows; see `members.Member.read`."""
-        lengths = [len(row) for row in tokens]
         if len(rows) == 1:
             ids = torch.tensor(tokens[0], device=self.device)
             hidden = self.hidden(self.one(rows[0], starts[0], ids))
-            return self.logits(hidden[-1:] if last else hidden)[None]
-        place = self.many(rows, starts, tokens)
-        hidden = self.hidden(place)
+            return self.logits(hidden[-1:] if last else hidden)
+        hidden = self.hidden(self.many(rows, starts, tokens))
         if last:
-            ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
-            return self.logits(hidden[ends])[:, None]
-        logits = self.logits(hidden)
-        logits = logits if place.padding is None else place.padding.spread(logits)
-        return logits.view(place.rows, place.width, -1)
+            ends = torch.tensor([*accumulate(map(len, tokens))], device=self.device) - 1
+            hidden = hidden.index_select(0, ends)
+        return self.logits(hidden)
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`'s past."""
@@ -78,22 +74,13 @@ class LeanDecoder:
 
     def many(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Place:
         """A step of several rows of any lengths."""
-        lengths = [len(row) for row in tokens]
-        width, span = max(lengths), max(map(sum, zip(starts, lengths, strict=True)))
-        columns = [[*chain.from_iterable(tokens)], rows, starts, lengths]
-        numbers = torch.tensor([*chain.from_iterable(columns)], device=self.device)  # all in one copy
-        ids, row, start, length = torch.split(numbers, [*map(len, columns)])
-        steps = self._pass.steps[:width]
-        positions = start[:, None] + steps  # [rows, width]
-        if min(lengths) == width:
-            return self.fixed(ids, row, positions, span, block_of(rows))
-        padding = Padding.of(length, steps)
-        owners, slots = padding.joined(row.repeat_interleave(width)), padding.joined(positions.flatten())
-        keys, values, chosen = self._seen(row, span, block_of(rows))
+        span = max(start + len(row) for start, row in zip(starts, tokens, strict=True))
+        at = Layout.of(tokens, rows, starts, self.device)
+        keys, values, chosen = self._seen(at.rows, span, block_of(rows))
         return Place(
-            ids, self._turn(slots), len(rows), width, padding=padding,
-            written=self._written, owners=owners, slots=slots,
-            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
+            at.ids, self._turn(at.slots), len(rows), at.positions.shape[1], padding=at.padding,
+            written=self._written, owners=at.owners, slots=at.slots,
+            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(at.positions, span),
         )  # fmt: skip
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:

@@ -8,8 +8,10 @@ Rows of different lengths are packed without padding; only attention sees them p
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,14 +36,6 @@ class Padding:
     real: Tensor  # [tokens]
     shown: Tensor  # [rows * width]
 
-    @classmethod
-    def of(cls, lengths: Tensor, steps: Tensor) -> Padding:
-        """Of rows of `lengths` [rows]; `steps` [width] counts the tokens of the longest."""
-        real = (steps < lengths[:, None]).view(-1).nonzero()[:, 0]
-        begins = lengths.cumsum(0) - lengths
-        shown = begins[:, None] + steps.minimum(lengths[:, None] - 1)
-        return cls(real, shown.view(-1).clamp(0, len(real) - 1))  # a row without tokens shows another's to nobody
-
     def spread(self, tokens: Tensor) -> Tensor:
         """[tokens, ...] as [rows * width, ...]."""
         return tokens.index_select(0, self.shown)
@@ -49,6 +43,39 @@ class Padding:
     def joined(self, places: Tensor) -> Tensor:
         """[rows * width, ...] as [tokens, ...]."""
         return places.index_select(0, self.real)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where new tokens of several rows lie, row after row without padding."""
+
+    ids: Tensor  # [tokens]
+    rows: Tensor  # [rows]
+    owners: Tensor  # [tokens], the row of each
+    slots: Tensor  # [tokens], the position of each in its row
+    positions: Tensor  # [rows, width], from the first new token on, also behind a row's end
+    padding: Padding | None  # None where all rows are equally long
+
+    @classmethod
+    def of(
+        cls, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int], device: torch.device
+    ) -> Layout:
+        """Of `tokens` of each row, of which there may be none, from position `starts` on."""
+        lengths, width = [*map(len, tokens)], max(map(len, tokens))
+        parts: tuple[list[int], ...] = [], [*rows], [], [], [], [], []
+        ids, _, owners, slots, positions, real, shown = parts
+        for number, (new, owner, start, length) in enumerate(zip(tokens, rows, starts, lengths, strict=True)):
+            real += range(number * width, number * width + length)
+            shown += range(len(ids), len(ids) + length)
+            ids += new
+            shown += [max(0, len(ids) - 1)] * (width - length)  # a row without tokens shows another's to nobody
+            owners += [owner] * length
+            slots += range(start, start + length)
+            positions += range(start, start + width)
+        numbers = array("q", [*chain.from_iterable(parts)])  # a list to torch.tensor would take six times as long
+        every = torch.split(torch.frombuffer(numbers, dtype=torch.int64).to(device), [*map(len, parts)])
+        padding = Padding(*every[5:]) if min(lengths) < width else None
+        return cls(every[0], every[1], every[2], every[3], every[4].view(-1, width), padding)
 
 
 @dataclass(frozen=True)
@@ -96,7 +123,9 @@ class LeanPass:
         self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
         self.steps = torch.arange(longest, device=self.device)
         self.cos, self.sin = self._rotary(body.rotary_emb)
-        self._nought = torch.zeros((), dtype=self.dtype, device=self.device)
+        seen = torch.zeros(3 * longest, dtype=self.dtype, device=self.device)
+        seen[2 * longest :] = -torch.inf
+        self._masks = seen.as_strided((2 * longest, longest), (1, 1))  # row i hides all but the first 2 * longest - i
 
     def store(self, rows: int, slots: int) -> Tensor:
         """Room for keys and values, empty: [layers, rows, 2 * kv_heads, slots, width]."""
@@ -126,10 +155,10 @@ class LeanPass:
 
     def mask(self, positions: Tensor, span: int) -> Tensor:
         """What is added to scores [rows, 1, width, span] so that positions [rows, width] see nothing behind them."""
-        behind = self.steps[:span] > positions[:, None, :, None]
-        if self.packs(positions.shape[1]):
-            behind = behind.repeat(1, 1, self._groups, 1)
-        return self._nought.masked_fill(behind, -torch.inf)
+        rows, width = positions.shape
+        places = positions.repeat(1, self._groups) if self.packs(width) else positions
+        chosen = (len(self._masks) - 1 - places).view(-1)  # a short row's padding may lie beyond the longest text
+        return self._masks[:, :span].index_select(0, chosen).view(rows, 1, -1, span)
 
     def _attend(self, block: Block, number: int, x: Tensor, place: Place) -> Tensor:
         z = block.qkv(x).view(len(x), -1, self.width)  # [tokens, heads + 2 * kv_heads, width]

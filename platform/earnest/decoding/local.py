@@ -103,7 +103,8 @@ class LocalMember:
         self._check(rows, starts, [len(row) for row in tokens])
         for place in zip(rows, starts, tokens, strict=True):
             self._drafter.saw(*place)
-        return Done(self._mended(rows, starts, self._decoder.read(rows, starts, tokens, last)))
+        lengths = [1 if last else len(row) for row in tokens]
+        return Done(self._mended(rows, starts, lengths, self._decoder.read(rows, starts, tokens, last)))
 
     def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Done[Drafted]:
         """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
@@ -126,16 +127,17 @@ class LocalMember:
             self._decoder.copy(source, target, count)
             self._drafter.copied(source, target, count)
 
-    def _mended(self, rows: Sequence[int], starts: Sequence[int], logits: Tensor) -> Tensor:
-        """The logits [rows, positions, vocabulary]; a row is wiped from the first position on whose are not finite.
+    def _mended(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits [tokens, vocabulary]; a row is wiped from the first position on whose are not finite.
 
         Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it. What it read
         before stays, because a refused proposal is no end of a text.
         """
         if not isfinite(logits.sum().item()):
-            broken = ~logits.amax(-1).isfinite()  # [rows, positions]
-            for number in broken.any(1).nonzero()[:, 0].tolist():
-                self._decoder.clear(rows[number], starts[number] + int(broken[number].int().argmax()))
+            broken = torch.split(~logits.amax(-1).isfinite(), list(lengths))
+            for row, start, of in zip(rows, starts, broken, strict=True):
+                if of.any():
+                    self._decoder.clear(row, start + int(of.int().argmax()))
         return logits
 
     def _check(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int]) -> None:
@@ -191,11 +193,11 @@ def _agrees(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
     pieces = decoder.read(
         company, [0] * len(company), [text[:cut].tolist() for text, cut in zip(texts, cuts, strict=True)]
     )
-    for row, cut in enumerate(cuts):
-        found[row, :cut] = pieces[row, :cut]
+    for row, (cut, piece) in enumerate(zip(cuts, torch.split(pieces, cuts), strict=True)):
+        found[row, :cut] = piece
         for start, stop in ((cut, cut + 1), (cut + 1, width)):
             if start < stop <= width:
-                found[row, start:stop] = decoder.read([row], [start], [texts[row, start:stop].tolist()])[0]
+                found[row, start:stop] = decoder.read([row], [start], [texts[row, start:stop].tolist()])
     for row in company:
         decoder.clear(row, 0)
     known = wanted.isfinite()  # what is no number in the model's own logits cannot be compared

@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LENGTH = 3
-LENGTHS = (3, 2, 1)
 MOST_RUNS = 1 << 16
+BITS = 20
+"""Of a token in the number of a run; two runs of a larger vocabulary may share one, which makes a guess worse."""
+
+After = tuple[dict[int, int], dict[int, int], dict[int, int]]
+"""What came after runs of one, two and three tokens."""
+Table = tuple[int, dict[int, int]]
+"""The length of runs, less one, and what came after them."""
 
 
 class Lookup:
@@ -40,53 +46,60 @@ class Lookup:
 
 
 class Phrases:
-    """What came last after runs of `LENGTHS` tokens, in one text or in many.
+    """What came last after runs of up to three tokens, in one text or in many.
 
-    The `most` runs learnt last are known, and about twice as many at most.
+    At least the `most` runs of three learnt last are known, and about twice as many at most.
     """
 
     def __init__(self, most: int = MOST_RUNS) -> None:
         self._most = most
-        self._after: dict[tuple[int, ...], int] = {}
-        self._older: dict[tuple[int, ...], int] = {}
+        self._after: After = ({}, {}, {})
+        self._older: After = ({}, {}, {})
 
     def learn(self, text: Sequence[int], begin: int) -> None:
         """Learn what each token of a text from `begin` on came after."""
-        for end in range(max(1, begin), len(text)):
-            for length in LENGTHS:
-                if length <= end:
-                    self._after[tuple(text[end - length : end])] = text[end]
-            if len(self._after) > self._most:
-                self._after, self._older = {}, self._after
+        begin = max(1, begin)
+        one, two, three = self._after
+        last, pair, run = _ends(text[max(0, begin - LENGTH) : begin])
+        for token in text[begin:]:
+            one[last] = two[pair] = three[run] = token
+            last, pair, run = token + 1, last << BITS | token + 1, pair << BITS | token + 1
+        if len(three) > self._most:
+            self._after, self._older = ({}, {}, {}), self._after
 
-    def after(self, text: Sequence[int]) -> int | None:
-        """What came after a text's last tokens, by the longest run of them that is known."""
-        for length in LENGTHS:
-            run = tuple(text[-length:])
-            found = self._after.get(run)
-            if found is None:
-                found = self._older.get(run)
-            if found is not None:
-                return found
-        return None
+    @property
+    def tables(self) -> list[Table]:
+        """Where to look for what follows, the longest runs first."""
+        every = [(n, known[n]) for n in reversed(range(LENGTH)) for known in (self._after, self._older)]
+        return [(n, table) for n, table in every if table]
 
 
-def follow(text: Sequence[int], books: Sequence[Phrases], count: int) -> tuple[int, ...]:
-    """At most `count` tokens to follow a text; the first book that knows how it goes on says so.
+def follow(text: Sequence[int], tables: Sequence[Table], count: int) -> tuple[int, ...]:
+    """At most `count` tokens to follow a text; the first table that knows how it goes on says so.
 
     >>> book = Phrases()
     >>> book.learn([1, 2, 3, 4, 5], 0)
-    >>> follow([9, 1, 2], [book], 2), follow([5], [book], 2)
+    >>> follow([9, 1, 2], book.tables, 2), follow([5], book.tables, 2)
     ((3, 4), ())
     """
-    tail = list(text[-max(LENGTHS) :])
-    begin = len(tail)
-    for _ in range(count):
-        for book in books:
-            token = book.after(tail)
+    ends = _ends(text[-LENGTH:])
+    found: list[int] = []
+    while len(found) < count:
+        for n, table in tables:
+            token = table.get(ends[n])
             if token is not None:
-                tail.append(token)
                 break
         else:
             break
-    return tuple(tail[begin:])
+        found.append(token)
+        last, pair, _ = ends
+        ends = token + 1, last << BITS | token + 1, pair << BITS | token + 1
+    return tuple(found)
+
+
+def _ends(text: Sequence[int]) -> tuple[int, int, int]:
+    """The runs of one, two and three tokens that end a text, each as a number, which a dictionary finds sooner."""
+    last, pair, run = 0, 0, 0  # nothing stands before a text
+    for token in text:
+        last, pair, run = token + 1, last << BITS | token + 1, pair << BITS | token + 1
+    return last, pair, run

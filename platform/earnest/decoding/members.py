@@ -49,8 +49,7 @@ class Wanted:
 class Drafted:
     """Proposed tokens per row, and the drafting member's logits after the last unread token and after each proposal.
 
-    `logits` [rows, most proposals + 1, vocabulary], float32; behind a shorter row's end they mean nothing. `steps` is
-    how often the member was run.
+    `logits` [proposals + rows, vocabulary], float32, row after row. `steps` is how often the member was run.
     """
 
     tokens: tuple[tuple[int, ...], ...]
@@ -93,8 +92,8 @@ class Member(Protocol):
             last: only the logits after each row's last token are needed.
 
         Returns:
-            Logits [rows, longest, vocabulary] in float32, or [rows, 1, vocabulary] with `last`, on the CPU or the
-            member's device. What stands behind a shorter row's end means nothing.
+            Logits [tokens, vocabulary] in float32 after each token, row after row, or [rows, vocabulary] with `last`;
+            on the CPU or the member's device.
         """
 
     def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Pending[Drafted]:

@@ -41,8 +41,8 @@ class Mixer:
         Args:
             lead: its logits [..., head].
             pairs: experts' and antiexperts' logits [..., their head].
-            alphas: per pair one for each row, where logits are [rows, positions, head], or a single one for all. A pair
-                is adaptive for all rows or for none.
+            alphas: per pair one for each row of logits [rows, head], or a single one for all. A pair is adaptive for
+                all rows or for none.
 
         Returns:
             Logits [..., width] in float32, and alphas [..., pairs].
@@ -53,8 +53,7 @@ class Mixer:
         adaptive = [number for number, of in enumerate(alphas) if ADAPTIVE in of]
         for number, of in enumerate(alphas):
             if number not in adaptive:
-                alpha = torch.tensor(of, dtype=torch.float32, device=lead.device)
-                used[..., number] = alpha if len(of) == 1 else alpha[:, None]
+                used[..., number] = torch.tensor(of, dtype=torch.float32, device=lead.device)
                 mixed = self._steered(mixed, wide[number], used[..., number])
         mixed = self._masked(mixed)
         if adaptive:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.forward import CausalForward, Forward
-from earnest.decoding.lean_pass import TOLERANCE, LeanPass, Padding, Place
+from earnest.decoding.lean_pass import TOLERANCE, Layout, LeanPass, Place
 
 LEAST_TRUNK = 16
 """So long at least is what rows share, before attending to it apart is cheaper than a copy of it for each."""
@@ -114,8 +114,7 @@ class PackedForward:
 
     def _read(self, tokens: Sequence[Sequence[int]], before: Branch, keep: bool) -> tuple[Tensor, Branch]:
         """Hidden states [rows, longest, width] of some rows, and what these have read."""
-        ids = torch.tensor(list(chain.from_iterable(tokens)), device=self.device)
-        place, after = self._placed(ids, [len(row) for row in tokens], before, keep)
+        place, after = self._placed(tokens, before, keep)
         hidden = self._pass.hidden(place)
         hidden = hidden if place.padding is None else place.padding.spread(hidden)
         return hidden.view(place.rows, place.width, -1), after
@@ -125,30 +124,26 @@ class PackedForward:
         """Next-token logits [positions, vocabulary] in float32 of hidden states [positions, width]."""
         return self._pass.logits(hidden)
 
-    def _placed(self, ids: Tensor, lengths: list[int], before: Branch, keep: bool) -> tuple[Place, Branch]:
+    def _placed(self, tokens: Sequence[Sequence[int]], before: Branch, keep: bool) -> tuple[Place, Branch]:
         """Where the tokens of each row go: behind what it has read."""
-        ends = tuple(start + length for start, length in zip(before.lengths, lengths, strict=True))
-        width, span, even = max(lengths), max(ends), min(lengths) == max(lengths)
-        start, length = torch.tensor([before.lengths, lengths], device=self.device).unbind(0)
-        steps = self._pass.steps[:width]
-        own = start[:, None] + steps  # [rows, width]
-        padding = None if even else Padding.of(length, steps)
-        slots = own.view(-1) if padding is None else padding.joined(own.view(-1))
-        turn = self._pass.cos[slots + before.shared], self._pass.sin[slots + before.shared]
+        at = Layout.of(tokens, range(len(tokens)), before.lengths, self.device)
+        (rows, width), padding = at.positions.shape, at.padding
+        ends = tuple(start + len(row) for start, row in zip(before.lengths, tokens, strict=True))
+        turn = self._pass.cos[at.slots + before.shared], self._pass.sin[at.slots + before.shared]
         trunk = None if before.trunk is None else self._pass.seen(before.trunk)
-        place = Place(ids, turn, len(lengths), width, padding, trunk=trunk, causal=width > 1)
-        store = self._store(before, len(lengths), span, width) if keep or before.slots else None
+        place = Place(at.ids, turn, rows, width, padding, trunk=trunk, causal=width > 1)
+        span = max(ends)
+        store = self._store(before, rows, span, width) if keep or before.slots else None
         if store is None:
             return place, before
         after = Branch(before.trunk, store, ends)
         if before.slots:
             keys, values = self._pass.seen(store[:, :, :, :span])
-            place = replace(place, causal=False, mask=self._mask(own, before.lengths, span), keys=keys, values=values)
+            mask = self._mask(at.positions, before.lengths, span)
+            place = replace(place, causal=False, mask=mask, keys=keys, values=values)
         if padding is None and not before.slots:
             return replace(place, written=store[:, :, :, :width].unbind(0)), after
-        owners = torch.arange(len(lengths), device=self.device).repeat_interleave(width)
-        owners = owners if padding is None else padding.joined(owners)
-        return replace(place, written=store.transpose(2, 3).unbind(0), owners=owners, slots=slots), after
+        return replace(place, written=store.transpose(2, 3).unbind(0), owners=at.owners, slots=at.slots), after
 
     def _mask(self, own: Tensor, starts: tuple[int, ...], span: int) -> Tensor | None:
         """What hides from new tokens at `own` [rows, width] what lies behind them; one for all rows where it can be."""

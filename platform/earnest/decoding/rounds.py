@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 from typing import TypeVar
 
 import torch
@@ -24,21 +24,34 @@ from earnest.decoding.pace import Pace
 from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
 from earnest.decoding.seats import Seats
 from earnest.decoding.texts import Text
+from earnest.specs import Alpha
 
 
 @dataclass(frozen=True)
 class Thoughts:
-    """One member's logits [texts, positions, head], and which text stands where."""
+    """One member's logits [positions, head], text after text, and which of them are whose."""
 
     logits: Tensor
-    place: Mapping[Text, int]
+    place: Mapping[Text, range]
 
-    def of(self, texts: Sequence[Text], positions: int) -> Tensor:
-        """The logits of some texts [texts, positions, head]."""
-        rows = [self.place[text] for text in texts]
-        whole = rows == list(range(len(self.logits)))
-        chosen = self.logits if whole else self.logits[torch.tensor(rows, device=self.logits.device)]
-        return chosen[:, :positions]
+    @classmethod
+    def of(cls, logits: Tensor, counts: Mapping[Text, int]) -> Thoughts:
+        """Of so many positions for each text, in this order."""
+        ends = accumulate(counts.values(), initial=0)
+        return cls(logits, {text: range(*ends) for text, ends in zip(counts, pairwise(ends), strict=True)})
+
+    def about(self, texts: Sequence[Text]) -> Tensor:
+        """The logits of some texts [their positions, head]."""
+        if list(self.place) == list(texts):
+            return self.logits
+        rows = [*chain.from_iterable(self.place[text] for text in texts)]
+        return self.logits.index_select(0, torch.tensor(rows, device=self.logits.device))
+
+    def beside(self, other: Thoughts) -> Thoughts:
+        """These and others of the same member."""
+        begin = len(self.logits)
+        moved = {text: range(begin + of.start, begin + of.stop) for text, of in other.place.items()}
+        return Thoughts(torch.cat([self.logits, other.logits]), {**self.place, **moved})
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -123,7 +136,8 @@ class Rounds:
         self.drafting_steps += drafted.steps
         read = sum(len(tokens) + 1 for tokens in drafted.tokens)
         self._pace.drafted(len(rows), drafted.steps, read, time.perf_counter() - began)
-        return Thoughts(drafted.logits, {text: i for i, text in enumerate(wanted)})
+        counts = {text: 1 + len(mine) for text, mine in zip(wanted, drafted.tokens, strict=True)}
+        return Thoughts.of(drafted.logits, counts)
 
     def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> Answers:
         """Let all other members read each text's last token and its proposals, side by side where they can."""
@@ -137,8 +151,8 @@ class Rounds:
                 under_way.append((name, of, self._members[name].read(rows, starts, tokens)))
         answers = dict(drafted)
         for name, of, pending in under_way:
-            read = Thoughts(pending.result(), {text: i for i, text in enumerate(of)})
-            answers[name] = _joined(answers[name], read) if name in answers else read
+            read = Thoughts.of(pending.result(), {text: 1 + len(proposals[text]) for text in of})
+            answers[name] = answers[name].beside(read) if name in answers else read
         return answers
 
     def judge(self, answers: Answers, proposals: Mapping[Text, tuple[int, ...]]) -> dict[Text, Verdict]:
@@ -150,28 +164,27 @@ class Rounds:
         """
         verdicts = {}
         for group in grouped((text.parts, text) for text in proposals).values():
-            lead, pairs = self._apart(group, answers, max(len(proposals[text]) for text in group) + 1)
-            asked = [[text.mixture.steering[number].alpha for text in group] for number in range(len(pairs))]
-            mixed, alphas = self._mixer.mix(lead, pairs, asked)  # [texts, positions, vocabulary]
-            for number, (text, chosen) in enumerate(zip(group, _chosen(mixed, group, proposals), strict=True)):
-                proposed = proposals[text]
+            lead, pairs = self._apart(group, answers)
+            counts = [1 + len(proposals[text]) for text in group]
+            mixed, alphas = self._mixer.mix(lead, pairs, _alphas(group, counts))  # [positions, vocabulary]
+            ends = [0, *accumulate(counts)]
+            tokens, logprobs = _chosen(mixed, group, proposals)
+            for text, (begin, end) in zip(group, pairwise(ends), strict=True):
+                chosen = proposals[text], tokens[begin:end], logprobs[begin:end]
                 if text.request.account is None:
-                    verdicts[text] = Verdict(proposed, *chosen)
+                    verdicts[text] = Verdict(*chosen)
                     continue
                 apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
-                mine = tuple(logits[number, : len(proposed) + 1] for logits in apart)
-                verdicts[text] = Verdict(proposed, *chosen, mine, alphas[number])
+                verdicts[text] = Verdict(*chosen, tuple(logits[begin:end] for logits in apart), alphas[begin:end])
         return verdicts
 
-    def _apart(
-        self, group: Sequence[Text], answers: Answers, positions: int
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The lead's logits [texts, positions, head], and those of each pair beside them."""
+    def _apart(self, group: Sequence[Text], answers: Answers) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The lead's logits [positions, head], and those of each pair beside them."""
         first, named = group[0].parts
-        lead = answers[first].of(group, positions)
+        lead = answers[first].about(group)
 
         def beside(name: str) -> Tensor:
-            return answers[name].of(group, positions).to(lead.device)
+            return answers[name].about(group).to(lead.device)
 
         return lead, [(beside(expert), beside(antiexpert)) for expert, antiexpert, _ in named]
 
@@ -184,26 +197,23 @@ def grouped(pairs: Iterable[tuple[Key, Text]]) -> dict[Key, list[Text]]:
     return found
 
 
-def _joined(one: Thoughts, other: Thoughts) -> Thoughts:
-    """What one member thought while drafting some texts and reading others."""
-    width = max(one.logits.shape[1], other.logits.shape[1])
-    padded = [torch.nn.functional.pad(each, (0, 0, 0, width - each.shape[1])) for each in (one.logits, other.logits)]
-    begin = len(one.logits)
-    return Thoughts(torch.cat(padded), {**one.place, **{text: begin + i for text, i in other.place.items()}})
+def _alphas(group: Sequence[Text], counts: Sequence[int]) -> list[list[Alpha]]:
+    """How strongly each pair steers at every position of some texts, or one alpha where it is everywhere the same."""
+    asked = zip(*([steering.alpha for steering in text.mixture.steering] for text in group), strict=True)
+    return [
+        [of[0]] if len(set(of)) == 1 else [a for a, n in zip(of, counts, strict=True) for _ in range(n)] for of in asked
+    ]
 
 
 def _chosen(
     mixed: Tensor, group: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]]
-) -> list[tuple[list[int], list[TokenLogprobs | None]]]:
-    """What the mixture writes behind each proposal of each text, from its logits [texts, positions, vocabulary]."""
+) -> tuple[list[int], list[TokenLogprobs | None]]:
+    """What the mixture writes behind each proposal of each text, from its logits [positions, vocabulary]."""
     if all(text.request.sampling.plain for text in group):
-        return [(tokens, [None] * len(tokens)) for tokens in likeliest(mixed).tolist()]
-    counts = [len(proposals[text]) + 1 for text in group]
+        return likeliest(mixed).tolist(), [None] * len(mixed)
     draws = [
         Draw(text.request.sampling, text.row.start, [*text.row.ids, *proposals[text][:i]])
-        for text, n in zip(group, counts, strict=True)
-        for i in range(n)
+        for text in group
+        for i in range(len(proposals[text]) + 1)
     ]
-    tokens, known = choose(torch.cat([rows[:n] for rows, n in zip(mixed, counts, strict=True)]), draws)
-    ends = accumulate(counts)
-    return [(tokens[end - n : end], known[end - n : end]) for n, end in zip(counts, ends, strict=True)]
+    return choose(mixed, draws)
