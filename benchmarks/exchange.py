@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/exchange.py [--json FILE] [--repeat N]
 
-An exchange asks a member to read five tokens of one text and carries the logits of the answer, [1, 5, 1536] in
+An exchange asks a member to read five tokens of one text and carries the logits of the answer, [5, 1536] in
 float32; the member answers at once, so that nothing else is measured. What it makes of a round of the batch is
 measured by `proxy_decode.py` (spread).
 """
@@ -30,7 +30,7 @@ from earnest.decoding.local import Done
 from earnest.decoding.members import Member
 from rows import Row, parser, report, row, seconds
 
-SHAPE = (1, 5, 1536)
+SHAPE = (5, 1536)
 CALLS = 300
 SECRET = b"benchmark"
 PROCESSES = multiprocessing.get_context("spawn")

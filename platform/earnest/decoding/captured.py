@@ -43,11 +43,13 @@ class FixedStep:
         # Rows that fill the bucket write to nobody's slot, so whose they are does not matter.
         lines += [self._line(row, 0, ()) for row in range(len(rows), self.rows)]
         self._inputs.copy_(torch.tensor(lines))
-        logits = self._run()
         if all(len(row) == self.width for row in tokens):
-            return logits[: len(rows) * self.width].clone()
+            return self._run()[: len(rows) * self.width].clone()
         real = [number * self.width + step for number, row in enumerate(tokens) for step in range(len(row))]
-        return logits.index_select(0, torch.tensor(real, device=logits.device))
+        chosen = torch.tensor(
+            real, device=self._inputs.device
+        )  # copied before the graph is launched, and not behind it
+        return self._run().index_select(0, chosen)
 
     def _line(self, row: int, start: int, tokens: Sequence[int]) -> list[int]:
         empty = self.width - len(tokens)

@@ -66,7 +66,7 @@ class Draft:
 
     `text` is the end of what it has, its last token unread; `guesses` are to be read behind that, `tokens` are proposed
     so far, `kinds` is how they came about, and `chance` that all of them and the unread one are right. `found` tells
-    where the logits after each token lie among all that were read.
+    where the logits after each token lie among all that count.
     """
 
     row: int
@@ -148,25 +148,29 @@ class Drafter:
         drafts = [self._begun(*row) for row in zip(rows, starts, wanted, strict=True)]
         rates = {kind: acceptance.rate for kind, acceptance in self._right.items()}
         kept: list[Tensor] = []
-        active, read, steps = drafts, 0, 0
+        active, counted, steps = drafts, 0, 0
         while 2 * len(active) >= len(drafts) or not all(draft.found for draft in active):
             self._guess(active)
             places = [draft.row for draft in active], [draft.position for draft in active]
             logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
             chosen = _chosen(active, logits)
+            begin, counts = 0, list[int]()
             for draft, tokens, right in zip(active, chosen, self._rights(active, chosen), strict=True):
                 if self._is_sound(draft, tokens):
-                    draft.take(tokens, right, read, rates)
-                read += len(tokens)
-            kept.append(logits)
-            steps += 1
+                    draft.take(tokens, right, counted + len(counts), rates)
+                    counts += range(begin, begin + 1 + right)
+                begin += len(tokens)
+            kept.append(_picked(logits, counts))
+            counted, steps = counted + len(counts), steps + 1
             active = [draft for draft in active if draft.goes_on]
         for draft, start in zip(drafts, starts, strict=True):
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
             past.begin, past.proposed = start + 1, draft.kinds
-        found = torch.tensor([*chain.from_iterable(draft.found for draft in drafts)], device=kept[0].device)
-        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), torch.cat(kept).index_select(0, found), steps)
+        logits = _picked(
+            kept[0] if steps == 1 else torch.cat(kept), [*chain.from_iterable(draft.found for draft in drafts)]
+        )
+        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps)
 
     def _judge(self, pasts: Sequence[Past], starts: Sequence[int]) -> None:
         """Learn which proposals were right, now that texts go on at `starts`."""
@@ -234,3 +238,10 @@ def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
         for number, token in zip(drawn, tokens, strict=True):
             chosen[number] = [token]
     return chosen
+
+
+def _picked(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """Logits [some, vocabulary] of these rows, which are the caller's own or the very same where all are chosen."""
+    if list(rows) == list(range(len(logits))):
+        return logits
+    return logits.index_select(0, torch.tensor(rows, dtype=torch.int64, device=logits.device))

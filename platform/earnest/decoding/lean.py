@@ -61,7 +61,7 @@ class LeanDecoder:
         self.store[:, row, :, start:] = 0
 
     def one(self, row: int, start: int, ids: Tensor) -> Place:
-        """A step of one row: `ids` [tokens] from position `start` on. All of it is views, none of it an index."""
+        """A step of one row: `ids` [tokens] from position `start` on. All of it but a mask is views."""
         width, own = len(ids), self.store[:, row : row + 1]
         end = start + width
         keys, values = self._pass.seen(own[:, :, :, :end])

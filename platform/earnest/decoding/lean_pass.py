@@ -62,20 +62,24 @@ class Layout:
     ) -> Layout:
         """Of `tokens` of each row, of which there may be none, from position `starts` on."""
         lengths, width = [*map(len, tokens)], max(map(len, tokens))
+        uneven = min(lengths) < width
         parts: tuple[list[int], ...] = [], [*rows], [], [], [], [], []
-        ids, _, owners, slots, positions, real, shown = parts
+        ids, _, owners, slots, real, shown, positions = parts
         for number, (new, owner, start, length) in enumerate(zip(tokens, rows, starts, lengths, strict=True)):
-            real += range(number * width, number * width + length)
-            shown += range(len(ids), len(ids) + length)
+            begin, end = len(ids), len(ids) + length
             ids += new
-            shown += [max(0, len(ids) - 1)] * (width - length)  # a row without tokens shows another's to nobody
             owners += [owner] * length
             slots += range(start, start + length)
-            positions += range(start, start + width)
+            if uneven:
+                real += range(number * width, number * width + length)
+                last = max(0, end - 1)  # a row without tokens shows another's to nobody
+                shown += [*range(begin, end), *[last] * (width - length)]
+                positions += range(start, start + width)
         numbers = array("q", [*chain.from_iterable(parts)])  # a list to torch.tensor would take six times as long
         every = torch.split(torch.frombuffer(numbers, dtype=torch.int64).to(device), [*map(len, parts)])
-        padding = Padding(*every[5:]) if min(lengths) < width else None
-        return cls(every[0], every[1], every[2], every[3], every[4].view(-1, width), padding)
+        padding = Padding(every[4], every[5]) if uneven else None
+        grid = every[6] if uneven else every[3]
+        return cls(every[0], every[1], every[2], every[3], grid.view(len(rows), width), padding)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Place:
     keys: Sequence[Tensor] | None = None
     values: Sequence[Tensor] | None = None
     chosen: Tensor | None = None  # [rows]
-    mask: Tensor | None = None  # [rows, 1, width, span], added to scores
+    mask: Tensor | None = None  # [rows, 1, width or groups * width, span], added to scores
     causal: bool = False
     trunk: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # [1, kv_heads, tokens, width] each
 
@@ -154,7 +158,10 @@ class LeanPass:
         return self._groups > 1 and self._groups * width <= MOST_PACKED
 
     def mask(self, positions: Tensor, span: int) -> Tensor:
-        """What is added to scores [rows, 1, width, span] so that positions [rows, width] see nothing behind them."""
+        """What is added to scores [rows, 1, width, span] so that positions [rows, width] see nothing behind them.
+
+        Where heads are packed, it is there once for each that shares a key: [rows, 1, groups * width, span].
+        """
         rows, width = positions.shape
         places = positions.repeat(1, self._groups) if self.packs(width) else positions
         chosen = (len(self._masks) - 1 - places).view(-1)  # a short row's padding may lie beyond the longest text

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LENGTH = 3
-MOST_RUNS = 1 << 16
+MOST_RUNS = 1 << 15
 BITS = 20
 """Of a token in the number of a run; two runs of a larger vocabulary may share one, which makes a guess worse."""
 
@@ -48,7 +48,7 @@ class Lookup:
 class Phrases:
     """What came last after runs of up to three tokens, in one text or in many.
 
-    At least the `most` runs of three learnt last are known, and about twice as many at most.
+    At least the `most` runs of three learnt last are known, and twice as many at most, with the texts that they end in.
     """
 
     def __init__(self, most: int = MOST_RUNS) -> None:
