@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +59,20 @@ def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command in this process; it must be refused as a user's mistake, and what it says on stderr is given."""
+    from earnest.cli import main
+
+    def run(*command: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["earnest", *map(str, command)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2, said
+        assert "error:" in said
+        return said
+
+    return run

@@ -8,6 +8,7 @@ import transformers
 
 from earnest.decoding.blocks import fits, fused
 from earnest.decoding.lean import LeanDecoder
+from earnest.decoding.lean_pass import Layout
 from earnest.decoding.local import decoder_for
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
@@ -197,3 +198,22 @@ def test_a_compressed_checkpoints_weights_are_read_too(tmp_path_factory: pytest.
     model = load_checkpoint(folder).model
     assert fits(model)
     assert largest_error(LeanDecoder(model, 4, 100), model, vocabulary=1500) < FLOAT32_ROUNDING
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 2], [2, 2, 2], [0, 2, 1]])
+def test_a_layout_says_where_each_token_of_each_row_lies(lengths: list[int]) -> None:
+    rows, starts = [5, 0, 3], [7, 4, 9]
+    tokens = [list(range(100 * row, 100 * row + length)) for row, length in zip(rows, lengths, strict=True)]
+    at = Layout.of(tokens, rows, starts, torch.device("cpu"))
+    each = [(row, start + step) for row, start, n in zip(rows, starts, lengths, strict=True) for step in range(n)]
+    assert list(zip(at.owners.tolist(), at.slots.tolist(), strict=True)) == each
+    assert at.ids.tolist() == [token for row in tokens for token in row]
+    width = max(lengths)
+    assert at.positions.tolist() == [list(range(start, start + width)) for start in starts]
+    assert (at.padding is None) == (len(set(lengths)) == 1)
+    if at.padding is not None:
+        spread = at.padding.spread(at.ids)
+        for row, new in zip(spread.view(3, width).tolist(), tokens, strict=True):
+            assert row[: len(new)] == new
+            assert set(row[len(new) :]) <= {*new[-1:]} or not new
+        assert at.padding.joined(spread).tolist() == at.ids.tolist()
