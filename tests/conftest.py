@@ -68,11 +68,14 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run(*command: object) -> str:
         monkeypatch.setattr(sys, "argv", ["earnest", *map(str, command)])
+        capsys.readouterr()  # what was said before is not the command's
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr().err
-        assert ended.value.code == 2, said
-        assert "error:" in said
-        return said
+        said = capsys.readouterr()
+        assert ended.value.code == 2, said.err
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert "Traceback" not in said.err
+        return said.err
 
     return run

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from earnest.cli import app, main
+from earnest.cli import app
 from earnest.specs import UserError
 
 runner = CliRunner()
@@ -137,16 +137,9 @@ def test_an_ensemble_is_evaluated_and_alpha_zero_is_the_base(tmp_path: Path) -> 
     ],
 )
 def test_every_mistake_is_told_before_or_without_harm(
-    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, refused: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["earnest", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr()
-    assert ended.value.code == 2, said.err
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert words in said.err
+    assert words in refused(*arguments)
 
 
 def test_a_task_is_given_its_own_settings(tmp_path: Path) -> None:

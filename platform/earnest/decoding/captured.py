@@ -46,9 +46,7 @@ class FixedStep:
         if all(len(row) == self.width for row in tokens):
             return self._run()[: len(rows) * self.width].clone()
         real = [number * self.width + step for number, row in enumerate(tokens) for step in range(len(row))]
-        chosen = torch.tensor(
-            real, device=self._inputs.device
-        )  # copied before the graph is launched, and not behind it
+        chosen = torch.tensor(real, device=self._inputs.device)  # before the graph is launched: a copy waits for it
         return self._run().index_select(0, chosen)
 
     def _line(self, row: int, start: int, tokens: Sequence[int]) -> list[int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from math import log
 from typing import Literal, Protocol
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.lookup import LENGTH, Phrases, follow
-from earnest.decoding.members import Drafted, Wanted
+from earnest.decoding.members import Drafted, Wanted, picked, stretches
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
 from earnest.decoding.seats import shared
@@ -154,22 +154,20 @@ class Drafter:
             places = [draft.row for draft in active], [draft.position for draft in active]
             logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
             chosen = _chosen(active, logits)
-            begin, counts = 0, list[int]()
-            for draft, tokens, right in zip(active, chosen, self._rights(active, chosen), strict=True):
+            rights, counts = self._rights(active, chosen), list[int]()
+            for draft, tokens, right, part in zip(active, chosen, rights, stretches(map(len, chosen)), strict=True):
                 if self._is_sound(draft, tokens):
                     draft.take(tokens, right, counted + len(counts), rates)
-                    counts += range(begin, begin + 1 + right)
-                begin += len(tokens)
-            kept.append(_picked(logits, counts))
+                    counts += range(part.start, part.start + 1 + right)
+            kept.append(picked(logits, counts))
             counted, steps = counted + len(counts), steps + 1
             active = [draft for draft in active if draft.goes_on]
         for draft, start in zip(drafts, starts, strict=True):
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
             past.begin, past.proposed = start + 1, draft.kinds
-        logits = _picked(
-            kept[0] if steps == 1 else torch.cat(kept), [*chain.from_iterable(draft.found for draft in drafts)]
-        )
+        every, found = torch.cat(kept) if steps > 1 else kept[0], chain.from_iterable(draft.found for draft in drafts)
+        logits = picked(every, [*found])
         return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps)
 
     def _judge(self, pasts: Sequence[Past], starts: Sequence[int]) -> None:
@@ -198,8 +196,8 @@ class Drafter:
         reach = min(MOST_GUESSED, MOST_READ // len(drafts) - 1, int(log(LIKELY) / log(min(self._guessed.rate, 0.999))))
         others = self._phrases.tables
         for draft in drafts:
-            count = min(reach, draft.room)
-            draft.guesses = follow(draft.text, self._pasts[draft.row].phrases.tables + others, count) if count else ()
+            tables = self._pasts[draft.row].phrases.tables + others
+            draft.guesses = follow(draft.text, tables, min(reach, draft.room))
 
     def _rights(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> list[int]:
         """How many guesses of each draft were right, which is learnt."""
@@ -228,20 +226,12 @@ def _silent(sampling: Sampling) -> Sampling:
 
 def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
     """What each row's settings choose after the tokens that were read, from logits [tokens, vocabulary]."""
-    lengths = [1 + len(draft.guesses) for draft in drafts]
-    begins = [0, *accumulate(lengths)]
-    plain = likeliest(logits).tolist()
-    chosen: list[list[int]] = [plain[begin:end] for begin, end in pairwise(begins)]
+    plain, parts = likeliest(logits).tolist(), [*stretches(1 + len(draft.guesses) for draft in drafts)]
+    chosen: list[list[int]] = [plain[part] for part in parts]
     drawn = [number for number, draft in enumerate(drafts) if not draft.sampling.plain]
     if drawn:  # these guess nothing
-        tokens, _ = choose(logits[[begins[number] for number in drawn]], [drafts[number].draw for number in drawn])
+        own = picked(logits, [parts[number].start for number in drawn])
+        tokens, _ = choose(own, [drafts[number].draw for number in drawn])
         for number, token in zip(drawn, tokens, strict=True):
             chosen[number] = [token]
     return chosen
-
-
-def _picked(logits: Tensor, rows: Sequence[int]) -> Tensor:
-    """Logits [some, vocabulary] of these rows, which are the caller's own or the very same where all are chosen."""
-    if list(rows) == list(range(len(logits))):
-        return logits
-    return logits.index_select(0, torch.tensor(rows, dtype=torch.int64, device=logits.device))

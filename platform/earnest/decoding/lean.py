@@ -75,13 +75,7 @@ class LeanDecoder:
     def many(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Place:
         """A step of several rows of any lengths."""
         span = max(start + len(row) for start, row in zip(starts, tokens, strict=True))
-        at = Layout.of(tokens, rows, starts, self.device)
-        keys, values, chosen = self._seen(at.rows, span, block_of(rows))
-        return Place(
-            at.ids, self._turn(at.slots), len(rows), at.positions.shape[1], padding=at.padding,
-            written=self._written, owners=at.owners, slots=at.slots,
-            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(at.positions, span),
-        )  # fmt: skip
+        return self._place(Layout.of(tokens, rows, starts, self.device), span, block_of(rows))
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
         """A step that no value in a tensor changes the shape of, as CUDA graphs need it.
@@ -89,12 +83,15 @@ class LeanDecoder:
         `ids` [rows * width] go to `positions` [rows, width] of `rows` [rows], which are the `block` of the store or lie
         anywhere in it; tokens that mean nothing go to position `slots`. All positions to be seen lie before `span`.
         """
-        (count, width), slots = positions.shape, positions.flatten()
-        keys, values, chosen = self._seen(rows, span, block)
+        owners = rows.repeat_interleave(positions.shape[1])
+        return self._place(Layout(ids, rows, owners, positions.flatten(), positions, None), span, block)
+
+    def _place(self, at: Layout, span: int, block: slice | None) -> Place:
+        keys, values, chosen = self._seen(at.rows, span, block)
         return Place(
-            ids, self._turn(slots), count, width,
-            written=self._written, owners=rows.repeat_interleave(width), slots=slots,
-            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(positions, span),
+            at.ids, self._turn(at.slots), len(at.positions), at.positions.shape[1], padding=at.padding,
+            written=self._written, owners=at.owners, slots=at.slots,
+            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(at.positions, span),
         )  # fmt: skip
 
     def _seen(

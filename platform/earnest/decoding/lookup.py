@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LENGTH = 3
-MOST_RUNS = 1 << 15
+MOST_RUNS = 1 << 16
 BITS = 20
 """Of a token in the number of a run; two runs of a larger vocabulary may share one, which makes a guess worse."""
 
@@ -48,7 +48,7 @@ class Lookup:
 class Phrases:
     """What came last after runs of up to three tokens, in one text or in many.
 
-    At least the `most` runs of three learnt last are known, and twice as many at most, with the texts that they end in.
+    The `most` runs learnt last are known, and about twice as many at most.
     """
 
     def __init__(self, most: int = MOST_RUNS) -> None:
@@ -64,8 +64,9 @@ class Phrases:
         for token in text[begin:]:
             one[last] = two[pair] = three[run] = token
             last, pair, run = token + 1, last << BITS | token + 1, pair << BITS | token + 1
-        if len(three) > self._most:
-            self._after, self._older = ({}, {}, {}), self._after
+            if len(one) + len(two) + len(three) > self._most:
+                self._older = self._after
+                self._after = one, two, three = {}, {}, {}
 
     @property
     def tables(self) -> list[Table]:

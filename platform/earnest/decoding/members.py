@@ -8,10 +8,12 @@ another one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from earnest.decoding.sampling import Sampling
@@ -101,3 +103,19 @@ class Member(Protocol):
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Give row `target` the first `count` tokens of row `source`'s past."""
+
+
+def stretches(lengths: Iterable[int]) -> Iterator[slice]:
+    """Where each row's own lie in logits row after row.
+
+    >>> [*stretches([2, 0, 3])]
+    [slice(0, 2, None), slice(2, 2, None), slice(2, 5, None)]
+    """
+    return (slice(*ends) for ends in pairwise(accumulate(lengths, initial=0)))
+
+
+def picked(logits: Tensor, places: Sequence[int]) -> Tensor:
+    """Logits [some, vocabulary] at these places; the very same tensor where all are picked in order."""
+    if list(places) == list(range(len(logits))):
+        return logits
+    return logits.index_select(0, torch.tensor(places, dtype=torch.int64, device=logits.device))

@@ -12,13 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, pairwise
+from itertools import chain
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from earnest.decoding.members import Member, Wanted
+from earnest.decoding.members import Member, Wanted, picked, stretches
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Pace
 from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
@@ -32,25 +32,22 @@ class Thoughts:
     """One member's logits [positions, head], text after text, and which of them are whose."""
 
     logits: Tensor
-    place: Mapping[Text, range]
+    place: Mapping[Text, slice]
 
     @classmethod
     def of(cls, logits: Tensor, counts: Mapping[Text, int]) -> Thoughts:
         """Of so many positions for each text, in this order."""
-        ends = accumulate(counts.values(), initial=0)
-        return cls(logits, {text: range(*ends) for text, ends in zip(counts, pairwise(ends), strict=True)})
+        return cls(logits, dict(zip(counts, stretches(counts.values()), strict=True)))
 
     def about(self, texts: Sequence[Text]) -> Tensor:
         """The logits of some texts [their positions, head]."""
-        if list(self.place) == list(texts):
-            return self.logits
-        rows = [*chain.from_iterable(self.place[text] for text in texts)]
-        return self.logits.index_select(0, torch.tensor(rows, device=self.logits.device))
+        parts = (self.place[text] for text in texts)
+        return picked(self.logits, [*chain.from_iterable(range(part.start, part.stop) for part in parts)])
 
     def beside(self, other: Thoughts) -> Thoughts:
         """These and others of the same member."""
         begin = len(self.logits)
-        moved = {text: range(begin + of.start, begin + of.stop) for text, of in other.place.items()}
+        moved = {text: slice(begin + part.start, begin + part.stop) for text, part in other.place.items()}
         return Thoughts(torch.cat([self.logits, other.logits]), {**self.place, **moved})
 
 
@@ -167,15 +164,14 @@ class Rounds:
             lead, pairs = self._apart(group, answers)
             counts = [1 + len(proposals[text]) for text in group]
             mixed, alphas = self._mixer.mix(lead, pairs, _alphas(group, counts))  # [positions, vocabulary]
-            ends = [0, *accumulate(counts)]
             tokens, logprobs = _chosen(mixed, group, proposals)
-            for text, (begin, end) in zip(group, pairwise(ends), strict=True):
-                chosen = proposals[text], tokens[begin:end], logprobs[begin:end]
+            for text, part in zip(group, stretches(counts), strict=True):
+                chosen = proposals[text], tokens[part], logprobs[part]
                 if text.request.account is None:
                     verdicts[text] = Verdict(*chosen)
                     continue
                 apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
-                verdicts[text] = Verdict(*chosen, tuple(logits[begin:end] for logits in apart), alphas[begin:end])
+                verdicts[text] = Verdict(*chosen, tuple(logits[part] for logits in apart), alphas[part])
         return verdicts
 
     def _apart(self, group: Sequence[Text], answers: Answers) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
