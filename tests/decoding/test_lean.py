@@ -7,9 +7,10 @@ import torch
 import transformers
 
 from earnest.decoding.blocks import fits, fused
+from earnest.decoding.compiled import CompiledDecoder
 from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.lean_pass import Layout
-from earnest.decoding.local import decoder_for
+from earnest.decoding.local import Decoder, decoder_for
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
 
@@ -47,6 +48,9 @@ BFLOAT16_ROUNDING = 0.004
 """Likewise; a norm that is scaled before it is rounded, and not after, costs 0.009 to 0.04 here."""
 
 
+KINDS: dict[str, Callable[[LeanDecoder], Decoder]] = {"plain": lambda plain: plain, "compiled": CompiledDecoder}
+
+
 def random_model(family: str, changes: dict[str, object]) -> torch.nn.Module:
     """A model whose every number matters: biases and norms too are drawn."""
     torch.manual_seed(0)
@@ -66,7 +70,7 @@ def whole(model: torch.nn.Module, text: list[int]) -> torch.Tensor:
         return model(torch.tensor([text]), use_cache=False).logits[0].float()
 
 
-def largest_error(decoder: LeanDecoder, model: torch.nn.Module, length: int = 60, vocabulary: int = 700) -> float:
+def largest_error(decoder: Decoder, model: torch.nn.Module, length: int = 60, vocabulary: int = 700) -> float:
     """Texts read in pieces of many shapes against the model's reading of them whole; relative to the largest logit."""
     read = texts(4, length, vocabulary)
     wanted = [whole(model, text) for text in read]
@@ -88,11 +92,12 @@ def largest_error(decoder: LeanDecoder, model: torch.nn.Module, length: int = 60
     return float(max(errors) / max(logits.abs().max() for logits in wanted))
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_that_fits_gets_the_logits_that_transformers_gives(shape: str) -> None:
+def test_every_shape_that_fits_gets_the_logits_that_transformers_gives(shape: str, kind: str) -> None:
     model = random_model(*SHAPES[shape])
     assert fits(model)
-    assert largest_error(LeanDecoder(model, 4, 100), model) < FLOAT32_ROUNDING
+    assert largest_error(KINDS[kind](LeanDecoder(model, 4, 100)), model) < FLOAT32_ROUNDING
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -104,12 +109,13 @@ def test_in_bfloat16_nothing_is_rounded_elsewhere_than_in_transformers(shape: st
     assert float((found - wanted).abs().max() / wanted.abs().max()) < BFLOAT16_ROUNDING
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["large", "small"])
-def test_a_nano_model_is_read_whole_to_the_last_bits(nano: Callable[[str], LoadedModel], name: str) -> None:
+def test_a_nano_model_is_read_whole_to_the_last_bits(nano: Callable[[str], LoadedModel], name: str, kind: str) -> None:
     model = nano(name).model
     text = texts(1, 64, 1500)[0]
     wanted = whole(model, text)
-    found = LeanDecoder(model, 4, 64).read([2], [0], [text])
+    found = KINDS[kind](LeanDecoder(model, 4, 64)).read([2], [0], [text])
     assert float((found - wanted).abs().max() / wanted.abs().max()) < FLOAT32_ROUNDING
 
 
@@ -149,7 +155,7 @@ def test_joined_weights_are_the_models_own_memory_and_are_joined_once() -> None:
     before = whole(model, text)
     held = [LeanDecoder(model, 2, 32) for _ in range(2)]
     attention = model.model.layers[0].self_attn
-    joined = [decoder._pass._blocks[0].qkv for decoder in held]
+    joined = [decoder.forward.blocks[0].qkv for decoder in held]
     assert joined[0].weight.data_ptr() == joined[1].weight.data_ptr() == attention.q_proj.weight.data_ptr()
     rows = [0, 96, 128, 160]  # of six query heads, then two heads of keys and of values, sixteen wide
     for first, linear in zip(rows, (attention.q_proj, attention.k_proj, attention.v_proj), strict=False):
@@ -164,12 +170,12 @@ def test_a_decoder_holds_no_weight_twice() -> None:
     theirs = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     ours = [
         tensor
-        for block in decoder._pass._blocks
+        for block in decoder.forward.blocks
         for part in vars(block).values()
         for tensor in (part.weight, getattr(part, "bias", None))
         if tensor is not None
     ]
-    rest = [decoder._pass._embeddings, decoder._pass._norm.weight, decoder._pass._head.weight]
+    rest = [decoder.forward.embeddings, decoder.forward.norm.weight, decoder.forward.head.weight]
     assert {tensor.untyped_storage().data_ptr() for tensor in [*ours, *rest]} == theirs
 
 
@@ -188,7 +194,8 @@ def test_one_product_alone_is_not_moved() -> None:
     assert fused(linear).weight.data_ptr() == at == linear.weight.data_ptr()
 
 
-def test_a_compressed_checkpoints_weights_are_read_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compressed_checkpoints_weights_are_read_too(tmp_path_factory: pytest.TempPathFactory, kind: str) -> None:
     from earnest.compression.checkpoint import load as load_checkpoint
     from earnest.compression.produce import compress_to_folder
     from earnest.specs.methods import Magnitude
@@ -197,7 +204,7 @@ def test_a_compressed_checkpoints_weights_are_read_too(tmp_path_factory: pytest.
     compress_to_folder(load(resolve("nano:small"), dtype="float32"), Magnitude(sparsity=0.5), None, folder)
     model = load_checkpoint(folder).model
     assert fits(model)
-    assert largest_error(LeanDecoder(model, 4, 100), model, vocabulary=1500) < FLOAT32_ROUNDING
+    assert largest_error(KINDS[kind](LeanDecoder(model, 4, 100)), model, vocabulary=1500) < FLOAT32_ROUNDING
 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 2], [2, 2, 2], [0, 2, 1]])

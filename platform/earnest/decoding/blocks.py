@@ -44,9 +44,14 @@ class Linear:
         self.weight, self.bias = weight, bias
         self._turned = weight.t()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return x [tokens, in] times the weight, plus the bias; what F.linear does, with fewer calls."""
-        return torch.mm(x, self._turned) if self.bias is None else torch.addmm(self.bias, x, self._turned)
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return x [tokens, in] times the weight, plus the bias, in `out` where it is given.
+
+        What F.linear does, with fewer calls.
+        """
+        if self.bias is None:
+            return torch.mm(x, self._turned, out=out)
+        return torch.addmm(self.bias, x, self._turned, out=out)
 
 
 @torch.no_grad()
@@ -75,14 +80,14 @@ class Norm:
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self.weight = weight.detach()
-        self._eps = torch.tensor(eps, dtype=torch.float32, device=weight.device)
+        self.eps = torch.tensor(eps, dtype=torch.float32, device=weight.device)
         self._width = torch.tensor(float(len(weight)), device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise x [..., width]."""
         wide = x if x.dtype is torch.float32 else x.float()
         # eps + sum / width in one call; torch's mean takes four, and costs more than all the rest.
-        scale = torch.addcdiv(self._eps, torch.mul(wide, wide).sum(-1, keepdim=True), self._width).rsqrt_()
+        scale = torch.addcdiv(self.eps, torch.mul(wide, wide).sum(-1, keepdim=True), self._width).rsqrt_()
         scaled = torch.mul(wide, scale)
         return (scaled if wide is x else scaled.to(x.dtype)).mul_(self.weight)
 

@@ -25,11 +25,11 @@ class LeanDecoder:
 
     def __init__(self, model: Any, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots
-        self._pass = LeanPass(model, slots + 1)
-        self.vocabulary = self._pass.vocabulary
-        self.device, self.dtype = self._pass.device, self._pass.dtype
-        self.hidden, self.logits = self._pass.hidden, self._pass.logits
-        self.store = self._pass.store(rows, slots + 1)
+        self.forward = LeanPass(model, slots + 1)
+        self.vocabulary = self.forward.vocabulary
+        self.device, self.dtype = self.forward.device, self.forward.dtype
+        self.hidden, self.logits = self.forward.hidden, self.forward.logits
+        self.store = self.forward.store(rows, slots + 1)
         self._written = self.store.transpose(2, 3).unbind(0)
 
     @property
@@ -64,11 +64,11 @@ class LeanDecoder:
         """A step of one row: `ids` [tokens] from position `start` on. All of it but a mask is views."""
         width, own = len(ids), self.store[:, row : row + 1]
         end = start + width
-        keys, values = self._pass.seen(own[:, :, :, :end])
-        causal = width > 1 and start == 0 and not self._pass.packs(width)
-        mask = None if width == 1 or causal else self._pass.mask(self._pass.steps[None, start:end], end)
+        keys, values = self.forward.seen(own[:, :, :, :end])
+        causal = width > 1 and start == 0 and not self.forward.packs(width)
+        mask = None if width == 1 or causal else self.forward.mask(self.forward.steps[None, start:end], end)
         return Place(
-            ids, (self._pass.cos[start:end], self._pass.sin[start:end]), 1, width,
+            ids, (self.forward.cos[start:end], self.forward.sin[start:end]), 1, width,
             written=own[:, :, :, start:end].unbind(0), keys=keys, values=values, mask=mask, causal=causal,
         )  # fmt: skip
 
@@ -91,7 +91,7 @@ class LeanDecoder:
         return Place(
             at.ids, self._turn(at.slots), len(at.positions), at.positions.shape[1], padding=at.padding,
             written=self._written, owners=at.owners, slots=at.slots,
-            keys=keys, values=values, chosen=chosen, mask=self._pass.mask(at.positions, span),
+            keys=keys, values=values, chosen=chosen, mask=self.forward.mask(at.positions, span),
         )  # fmt: skip
 
     def _seen(
@@ -99,11 +99,11 @@ class LeanDecoder:
     ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
         """Keys and values of each layer that hold those of `rows`, and which of them are theirs, None where all are."""
         if block is None:
-            return *self._pass.seen(self.store[:, :, :, :span]), rows
-        return *self._pass.seen(self.store[:, block, :, :span]), None
+            return *self.forward.seen(self.store[:, :, :, :span]), rows
+        return *self.forward.seen(self.store[:, block, :, :span]), None
 
     def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self._pass.cos.index_select(0, positions), self._pass.sin.index_select(0, positions)
+        return self.forward.cos.index_select(0, positions), self.forward.sin.index_select(0, positions)
 
 
 def block_of(rows: Sequence[int]) -> slice | None:

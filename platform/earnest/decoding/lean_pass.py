@@ -120,11 +120,11 @@ class LeanPass:
         self.heads, self.kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self._groups = self.heads // self.kv_heads
         self.width = int(body.layers[0].self_attn.head_dim)
-        self._scale = self.width**-0.5
-        self._blocks = [Block.of(layer, config.rms_norm_eps) for layer in body.layers]
-        self._embeddings: Tensor = body.embed_tokens.weight.detach()
-        self._norm, self._head = Norm(body.norm.weight, config.rms_norm_eps), fused(head)
-        self.device, self.dtype = self._embeddings.device, self._embeddings.dtype
+        self.scale = self.width**-0.5
+        self.blocks = [Block.of(layer, config.rms_norm_eps) for layer in body.layers]
+        self.embeddings: Tensor = body.embed_tokens.weight.detach()
+        self.norm, self.head = Norm(body.norm.weight, config.rms_norm_eps), fused(head)
+        self.device, self.dtype = self.embeddings.device, self.embeddings.dtype
         self.steps = torch.arange(longest, device=self.device)
         self.cos, self.sin = self._rotary(body.rotary_emb)
         seen = torch.zeros(3 * longest, dtype=self.dtype, device=self.device)
@@ -133,7 +133,7 @@ class LeanPass:
 
     def store(self, rows: int, slots: int) -> Tensor:
         """Room for keys and values, empty: [layers, rows, 2 * kv_heads, slots, width]."""
-        shape = (len(self._blocks), rows, 2 * self.kv_heads, slots, self.width)
+        shape = (len(self.blocks), rows, 2 * self.kv_heads, slots, self.width)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def seen(self, store: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
@@ -142,8 +142,8 @@ class LeanPass:
 
     def hidden(self, place: Place) -> Tensor:
         """The last hidden states [tokens, hidden] of a step."""
-        x = self._embeddings.index_select(0, place.ids)
-        for number, block in enumerate(self._blocks):
+        x = self.embeddings.index_select(0, place.ids)
+        for number, block in enumerate(self.blocks):
             x = block.out(self._attend(block, number, block.before(x), place)).add_(x)
             gate, up = block.gate_up(block.between(x)).chunk(2, -1)
             x = block.down(F.silu(gate).mul_(up)).add_(x)
@@ -151,7 +151,7 @@ class LeanPass:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits [positions, vocabulary] in float32 of hidden states [positions, hidden]."""
-        return self._head(self._norm(hidden)).float()
+        return self.head(self.norm(hidden)).float()
 
     def packs(self, width: int) -> bool:
         """Whether heads that share keys are folded into one head of more queries, so that no key is repeated."""
@@ -191,7 +191,7 @@ class LeanPass:
         if place.trunk is not None:
             return self._beside_trunk(query, own, keys, values, place, number)
         y = F.scaled_dot_product_attention(
-            own, keys, values, attn_mask=place.mask, is_causal=place.causal, scale=self._scale
+            own, keys, values, attn_mask=place.mask, is_causal=place.causal, scale=self.scale
         )
         return self._by_token(y, place).flatten(1)
 
@@ -210,13 +210,13 @@ class LeanPass:
         Softmax over both is each one's softmax, weighed by its share of the sum of exponentials.
         """
         assert place.trunk is not None
-        mine, mass = (self._by_token(part, place) for part in _attention(own, keys, values, place, self._scale))
+        mine, mass = (self._by_token(part, place) for part in _attention(own, keys, values, place, self.scale))
         grouped = query.view(-1, self.kv_heads, self._groups, self.width).permute(1, 2, 0, 3)
         folded = grouped.reshape(1, self.kv_heads, -1, self.width)  # [1, kv_heads, groups * tokens, width]
         trunk = Place(place.ids, place.turn, 1, len(query))
         shared, weight = (
             part.reshape(self.heads, len(query), -1).transpose(0, 1)
-            for part in _attention(folded, place.trunk[0][number], place.trunk[1][number], trunk, self._scale)
+            for part in _attention(folded, place.trunk[0][number], place.trunk[1][number], trunk, self.scale)
         )
         share = torch.sigmoid(mass - weight)  # [tokens, heads, 1]
         return torch.lerp(shared.float(), mine.float(), share).to(query.dtype).flatten(1)
@@ -240,7 +240,7 @@ class LeanPass:
 
     def _rotary(self, rotary: Any) -> tuple[Tensor, Tensor]:
         """Cosines and sines [longest, 1, width] of all positions; the sines carry the sign of rotating by halves."""
-        cos, sin = (table[0][:, None] for table in rotary(self._embeddings, self.steps[None]))
+        cos, sin = (table[0][:, None] for table in rotary(self.embeddings, self.steps[None]))
         sign = torch.ones(self.width, dtype=sin.dtype, device=sin.device)
         sign[: self.width // 2] = -1
         return cos.contiguous(), sin * sign

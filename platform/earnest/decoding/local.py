@@ -13,6 +13,7 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.captured import CapturedDecoder
+from earnest.decoding.compiled import CompiledDecoder, compiles
 from earnest.decoding.drafting import Drafter, Readable
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder, stores
 from earnest.decoding.lean import LeanDecoder
@@ -176,6 +177,8 @@ def _candidates(model: Any, rows: int, slots: int) -> Iterator[Decoder]:
         lean = LeanDecoder(model, rows, slots)
         if lean.device.type == "cuda":
             yield CapturedDecoder(lean)
+        if compiles(lean):
+            yield CompiledDecoder(lean)
         yield lean
         del lean  # its keys and values would stand beside the next one's
     if stores(model):
