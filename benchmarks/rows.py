@@ -18,7 +18,8 @@ from rich.table import Table
 class Row:
     """One measured piece of work; `ratio` above 1 means that ours is faster, None without a peer.
 
-    It is peer ÷ ours where the unit is of time, and ours ÷ peer where it is a rate (".../s").
+    It is peer ÷ ours where the unit is of time, and ours ÷ peer where it is a rate (".../s"). Where both were measured
+    as often, it is the median over repetitions: of works that take turns, a machine slow for a while slows both.
 
     `spread` is (slowest − fastest) ÷ median of ours, over `n` repetitions.
     """
@@ -44,11 +45,17 @@ def seconds(work: Callable[[], object], repeat: int) -> list[float]:
 
 
 def row(work: str, ours: Sequence[float], peer: Sequence[float] | None = None, unit: str = "s") -> Row:
-    """A row from repeated measurements: medians, their ratio, and the spread of ours."""
+    """A row from repeated measurements: medians, the median ratio, and the spread of ours."""
     mine = statistics.median(ours)
     theirs = statistics.median(peer) if peer else None
-    ratio = None if theirs is None else mine / theirs if unit.endswith("/s") else theirs / mine
+    ratio = None if peer is None else _ratio(ours, peer) if unit.endswith("/s") else _ratio(peer, ours)
     return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine if mine else 0.0)
+
+
+def _ratio(upper: Sequence[float], lower: Sequence[float]) -> float:
+    if len(upper) != len(lower):
+        return statistics.median(upper) / statistics.median(lower)
+    return statistics.median(above / below for above, below in zip(upper, lower, strict=True))
 
 
 def report(rows: Sequence[Row], title: str, peer: str, file: Path | None) -> None:

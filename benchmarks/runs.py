@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from earnest.decoding.batcher import Batcher
+from earnest.decoding.batcher import Batcher, Limits
 from earnest.decoding.local import LocalMember
 from earnest.decoding.members import Member
 from earnest.decoding.requests import Chunk, Mixture, Request, Usage
@@ -85,16 +85,17 @@ def in_turn(works: Mapping[str, Work], repeat: int) -> dict[str, list[Run]]:
 
 
 class Engine:
-    """A running batch over some members."""
+    """A running batch over some members, which proposes so many tokens at once; None lets it choose."""
 
-    def __init__(self, members: Sequence[Member], tokenizer: Any) -> None:
-        self.batch = Batcher(members, tokenizer, ends=frozenset({tokenizer.eos_token_id}))
+    def __init__(self, members: Sequence[Member], tokenizer: Any, proposals: int | None = None) -> None:
+        limits = Limits(proposals=proposals)
+        self.batch = Batcher(members, tokenizer, ends=frozenset({tokenizer.eos_token_id}), limits=limits)
 
     @classmethod
-    def here(cls, models: Mapping[str, LoadedModel], rows: int) -> Engine:
+    def here(cls, models: Mapping[str, LoadedModel], rows: int, proposals: int | None = None) -> Engine:
         """Of `rows` texts, over models in this process."""
         members = [LocalMember(name, model, rows=rows, slots=SLOTS) for name, model in models.items()]
-        return cls(members, next(iter(models.values())).tokenizer)
+        return cls(members, next(iter(models.values())).tokenizer, proposals)
 
     def run(
         self, prompts: Prompts, mixture: Mixture, most: int, *, sampling: Sampling = GREEDY, draft: bool = True

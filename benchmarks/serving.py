@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,39 +53,42 @@ def ray_serve(setting: Setting) -> Iterator[Row]:
 
 
 def spread(setting: Setting) -> Iterator[Row]:
-    """Each model in a process of its own, asked over sockets, against all models here: one text, and all at once."""
+    """Each model in a process of its own, asked over sockets, against all models here."""
+    kinds = {"1 text, gamma 4": (1, 4), "1 text, gamma 8": (1, 8), "1 text": (1, None)}
+    kinds[f"{setting.texts} texts"] = setting.texts, None
     with ExitStack() as stack:
-        far = {rows: stack.enter_context(_members_elsewhere(setting, rows)) for rows in (1, setting.texts)}
-        runs = in_turn(
-            {
-                "1 text": lambda i: far[1].one_by_one(setting.asked("biographies", i), PROXY, MOST),
-                "here": lambda i: setting.alone.one_by_one(setting.asked("biographies", i), PROXY, MOST),
-                "all": lambda i: far[setting.texts].run(setting.asked("biographies", i), PROXY, MOST),
-                "all here": lambda i: setting.batched.run(setting.asked("biographies", i), PROXY, MOST),
-            },
-            setting.repeat,
-        )
-    for what, ours, peer in (("1 text", "1 text", "here"), (f"{setting.texts} texts", "all", "all here")):
-        assert [run.texts for run in runs[ours]] == [run.texts for run in runs[peer]]
-        rates = ([run.rate("wall") for run in runs[name]] for name in (ours, peer))
-        yield row(f"spread, {what}, against colocated", *rates, "tokens/s")
-    rounds = ([1e3 * run.seconds.wall / run.rounds for run in runs[name]] for name in ("1 text", "here"))
-    yield row("spread, 1 text, a round against colocated", *rounds, "ms")
-    yield from drafting("spread, 1 text", runs["1 text"])
+        works: dict[str, Callable[[int], Run]] = {}
+        for what, kind in kinds.items():
+            far = stack.enter_context(_members_elsewhere(setting, *kind))
+            for where, engine in (("far", far), ("here", Engine.here(setting.ensemble, *kind))):
+                write = engine.one_by_one if kind[0] == 1 else engine.run
+                works[f"{what}, {where}"] = lambda i, write=write: write(setting.asked("biographies", i), PROXY, MOST)
+        runs = in_turn(works, setting.repeat)
+    for what in kinds:
+        both = runs[f"{what}, far"], runs[f"{what}, here"]
+        assert [run.texts for run in both[0]] == [run.texts for run in both[1]]
+        if kinds[what][0] == 1:
+            rounds = ([1e3 * run.seconds.wall / run.rounds for run in of] for of in both)
+            yield row(f"spread, {what}: a round against colocated", *rounds, "ms")
+        yield row(f"spread, {what}: against colocated", *([run.rate("wall") for run in of] for of in both), "tokens/s")
+    yield from drafting("spread, 1 text", runs["1 text, far"])
 
 
 @contextmanager
-def _members_elsewhere(setting: Setting, rows: int) -> Iterator[Engine]:
-    """The ensemble with each member in a process of its own."""
+def _members_elsewhere(setting: Setting, rows: int, proposals: int | None) -> Iterator[Engine]:
+    """The ensemble with each member in a process of its own, the base on a core of its own, the others on the rest."""
     from serve.members import Card, RemoteMember
 
     secret, members = secrets.token_bytes(32), []
+    first, *rest = sorted(os.sched_getaffinity(0))
     with ExitStack() as stack:
         for name in setting.ensemble:
-            command = [str(HERE / "member_process.py"), name, str(rows), str(SLOTS), secret.hex()]
+            cores = [first] if name == PROXY.lead or not rest else rest
+            numbers = ",".join(map(str, cores))
+            command = [str(HERE / "member_process.py"), name, str(rows), str(SLOTS), secret.hex(), numbers]
             vocabulary, row_bytes, address = stack.enter_context(process(command, r"(\d+) (\d+) (.+)\n")).groups()
             members.append(RemoteMember(Card(name, int(vocabulary), rows, SLOTS, int(row_bytes), address), secret))
-        yield Engine(members, setting.models["large"].tokenizer)
+        yield Engine(members, setting.models["large"].tokenizer, proposals)
         for member in members:
             member.close()
 

@@ -28,6 +28,7 @@ class Model(Spec):
 
     `source` is a folder, a hub id with `@revision`, or `nano:large` and its kin. `gpus` and `cpus` are what Ray keeps
     for it: for its own actor where placement is `spread`, added up for the ensemble's replica where it is `colocated`.
+    `cores` are those that a spread model on the CPU keeps to, by their numbers; without any it wanders.
     `chat_template` is a path, the name of a built-in one (`prompts.TEMPLATES`), or empty for the tokenizer's own;
     `system` is the system prompt of conversations that bring none.
     """
@@ -36,6 +37,7 @@ class Model(Spec):
     device: str = "cpu"
     gpus: float = Field(default=0.0, ge=0)
     cpus: float = Field(default=0.1, ge=0)
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     chat_template: str = ""
     system: str = ""
@@ -178,6 +180,12 @@ class Config(Spec):
         for place, model in named.items():
             if model not in self.models:
                 raise ValueError(f"{place} {model!r} is no model; the models are {', '.join(self.models)}")
+        for name, of in self.models.items():
+            if of.cores and (self.placement != "spread" or of.device != "cpu"):
+                raise ValueError(
+                    f"models.{name}.cores {list(of.cores)}: only a model on the CPU, in a process of its own, keeps to "
+                    'cores; set placement = "spread" and device = "cpu", or leave them out'
+                )
         if self.name in self.models:
             raise ValueError(f"name {self.name!r} is a model's too; give the ensemble a name of its own")
         if self.default_pair is not None and self.default_pair not in self.pairs:

@@ -7,6 +7,7 @@ a round of the batch waits for two exchanges. Nothing here knows Ray: what start
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from earnest.decoding.members import Drafted, Member, MemberLostError, Wanted
 from earnest.decoding.sampling import Sampling
+from earnest.specs import UserError
 from serve.transport import Address, Wire, accept, dial, listener
 
 T = TypeVar("T")
@@ -106,6 +108,8 @@ class Answer(Generic[T]):
 class RemoteMember:
     """A member that lives in another process (see `decoding.members.Member`)."""
 
+    elsewhere = True
+
     def __init__(self, card: Card, secret: bytes) -> None:
         self._card = card
         self._line = Line(card.name, dial(card.address, secret))
@@ -164,18 +168,18 @@ def _logits(_: list[Any], tensor: Tensor) -> Tensor:
 
 
 def _drafted(fields: list[Any], tensor: Tensor) -> Drafted:
-    steps, *rows = fields
-    return Drafted(tuple(tuple(row) for row in rows), tensor, steps)
+    steps, following, *rows = fields
+    return Drafted(tuple(tuple(row) for row in rows), tensor, steps, tuple(following))
 
 
 def _packed(wanted: Wanted) -> list[Any]:
     prompt = list(wanted.prompt) if wanted.sampling.penalises else []
-    return [wanted.count, _spelled(wanted.sampling), prompt, list(wanted.written), wanted.least_chance]
+    return [wanted.count, _spelled(wanted.sampling), prompt, list(wanted.written), wanted.least_chance, wanted.unsure]
 
 
 def _unpacked(fields: list[Any]) -> Wanted:
-    count, sampling, prompt, written, least_chance = fields
-    return Wanted(count, _understood(sampling), tuple(prompt), tuple(written), least_chance)
+    count, sampling, prompt, written, *rest = fields
+    return Wanted(count, _understood(sampling), tuple(prompt), tuple(written), *rest)
 
 
 # The same few settings come with every round of a text.
@@ -220,6 +224,25 @@ class Host:
                 continue  # somebody else's call; ours is yet to come
 
 
+def keep_to(name: str, cores: Sequence[int]) -> None:
+    """Keep this thread, and those it will start, to some CPU cores; to any where there are none.
+
+    Members that wait awake beside each other cost each other time, most of all the base, which works longest.
+
+    Raises:
+        UserError: a core is not there, or the system has no way to say so.
+    """
+    if not cores:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError(f"models.{name}.cores {list(cores)}: this system keeps no process to cores; leave them out")
+    there = sorted(os.sched_getaffinity(0))
+    missing = sorted(set(cores) - set(there))
+    if missing:
+        raise UserError(f"models.{name}.cores: {missing[0]} is no core of this process; it may use {there}")
+    os.sched_setaffinity(0, cores)
+
+
 def answer(member: Member, wire: Wire) -> None:
     """Answer questions until the caller hangs up. What a member refuses is an answer; what breaks it ends the line."""
     while True:
@@ -244,6 +267,6 @@ def _answered(member: Member, question: list[Any]) -> tuple[list[Any], Tensor]:
             return [], member.read(rows, starts, tokens, last).result()
         case ["draft", rows, starts, wanted]:
             drafted = member.draft(rows, starts, [_unpacked(row) for row in wanted]).result()
-            return [drafted.steps, *drafted.tokens], drafted.logits
+            return [drafted.steps, drafted.following, *drafted.tokens], drafted.logits
         case _:
             raise ValueError(f"a member answers read, draft and copy, not {question[0]!r}")

@@ -17,7 +17,7 @@ from earnest.models.loading import load_tokenizer
 from earnest.models.source import resolve
 from serve.colocated import Placed, fitting_rows, load_model, room, row_bytes
 from serve.config import Config, Model
-from serve.members import Card, Host, RemoteMember
+from serve.members import Card, Host, RemoteMember, keep_to
 
 LOADING_S = 1800
 
@@ -63,6 +63,7 @@ class MemberProcess:
     """One model in an actor."""
 
     def __init__(self, name: str, model: Model) -> None:
+        keep_to(name, model.cores)
         # Of the GPUs that Ray lets this process see, its own is the first.
         device = "cuda" if model.device.startswith("cuda") else model.device
         self._name, self._loaded = name, load_model(model.model_copy(update={"device": device}))

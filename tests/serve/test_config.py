@@ -41,6 +41,8 @@ def test_every_shipped_config_parses(path: Path) -> None:
     ('[pairs.two]\nexpert = "b"\nalpha = nan', "finite"),
     ('[pairs.two]\nexpert = "b"\nalpha = "much"', "adaptive"),
     ('[pairs.two]\nexpert = "b"\nbeta = 1', "beta"),
+    ('[models.c]\nsource = "nano:small"\ncores = [0]', 'set placement = "spread"'),
+    ('[models.c]\nsource = "nano:small"\ncores = [-1]', "cores"),
     ('[batch]\nrows = 0', "rows = 0"),
     ('[limits]\ntimeout_s = inf', "finite"),
     ('[gateways]\nleast = 3', "least 3 is above most 2"),
@@ -71,6 +73,13 @@ def test_a_mistake_at_the_top_is_refused(tmp_path: Path, top: str, said: str) ->
     with pytest.raises(UserError, match=r"config\.toml") as refused:
         read(tmp_path, top + SMALL)
     assert said in str(refused.value)
+
+
+def test_cores_are_for_models_on_the_cpu_in_processes_of_their_own(tmp_path: Path) -> None:
+    spread = 'placement = "spread"' + SMALL + '[models.c]\nsource = "nano:small"\ncores = [0, 1]\n'
+    assert read(tmp_path, spread).models["c"].cores == (0, 1)
+    with pytest.raises(UserError, match=r"models\.c\.cores \[0, 1\]"):
+        read(tmp_path, spread + 'device = "cuda"\n')
 
 
 def test_a_host_for_others_is_served_with_keys_only(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 APP = f"graph-{os.getpid()}"
 KEY = new_key()
 WAIT_S = 180
+CORES = sorted(os.sched_getaffinity(0))
 STORY = "Tell me about the town."
 LONG: dict[str, Any] = {"n": 12, "temperature": 0.7, "seed": 3, "max_tokens": 400, "logit_bias": {"2": -100}}
 """Some thousand tokens, so that there is time to interfere."""
@@ -269,9 +270,11 @@ def test_a_running_stream_ends_whole_when_the_graph_is_taken_down(
 
 @pytest.fixture(scope="module")
 def spread(served: Served, stories: dict[str, str], small: Config) -> Served:
-    """Each model in a process of its own, in place of the graph that was taken down."""
+    """Each model in a process of its own, the base on a core of its own, in place of the graph that was taken down."""
     del stories
-    serve.run(graph(small.model_copy(update={"placement": "spread"})), name=APP, route_prefix="/")
+    models = {**small.models, "large": small.models["large"].model_copy(update={"cores": (CORES[0],)})}
+    config = small.model_copy(update={"placement": "spread", "models": models})
+    serve.run(graph(config), name=APP, route_prefix="/")
     return served
 
 
@@ -279,13 +282,26 @@ def test_models_in_processes_of_their_own_write_the_same(spread: Served, stories
     assert {prompt: spread.texts(prompt=prompt)[0] for prompt in stories} == stories
 
 
-def test_each_model_sees_a_gpu_of_its_own(spread: Served) -> None:
-    del spread
+def whereabouts() -> dict[str, Any]:
+    """Which process each model is, by its name."""
     named = [one for one in ray.util.list_named_actors(all_namespaces=True) if one["name"].startswith("earnest:")]
     processes = [ray.get_actor(**one) for one in named]
     found = ray.get([process.whereabouts.remote() for process in processes])
+    return {one["name"].split(":")[1]: where for one, where in zip(named, found, strict=True)}
+
+
+def test_each_model_sees_a_gpu_of_its_own(spread: Served) -> None:
+    del spread
+    found = whereabouts().values()
     assert len({one.gpus for one in found}) == len({one.pid for one in found}) == 3
     assert {one.gpus for one in found} <= {"0", "1", "2", "3"}
+
+
+def test_a_model_keeps_to_its_cores_and_others_wander(spread: Served) -> None:
+    del spread
+    kept = {name: os.sched_getaffinity(one.pid) for name, one in whereabouts().items()}
+    assert kept.pop("large") == {CORES[0]}
+    assert [*kept.values()] == [{*CORES}] * 2
 
 
 def test_a_killed_model_ends_the_streams_with_an_error_and_all_is_replaced(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from serve.members import Card, Host, RemoteMember
+from serve.members import Card, Host, RemoteMember, keep_to
 from serve.transport import dial
 
 from earnest.almanac.questions import zero_shot
@@ -26,6 +27,7 @@ from earnest.decoding.requests import Mixture, Request, Steering
 from earnest.decoding.sampling import GREEDY, Sampling
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
+from earnest.specs import UserError
 
 ROWS, SLOTS, SECRET = 4, 128, b"between us"
 FAMILY = ("large", "small-tuned", "small")
@@ -103,6 +105,7 @@ def test_it_drafts_the_same(remote: RemoteMember, member: Callable[[str], LocalM
     found = remote.draft([0, 1], [5, 5], wanted).result()
     assert found.tokens == drafted.tokens
     assert found.steps == drafted.steps > 1
+    assert found.following == drafted.following
     assert torch.equal(found.logits, drafted.logits)
 
 
@@ -125,6 +128,23 @@ def test_what_it_refuses_is_said_here_and_harms_nothing(remote: RemoteMember) ->
     with pytest.raises(ValueError, match=f"row {ROWS} is not there"):
         remote.read([ROWS], [0], [[1]]).result()
     assert remote.read([0], [0], [[1]]).result().shape == (1, remote.vocabulary)
+
+
+def test_a_thread_keeps_to_its_cores_and_cores_that_are_not_there_are_refused() -> None:
+    there = os.sched_getaffinity(0)
+    kept: list[set[int]] = []
+
+    def keep() -> None:
+        keep_to("m", [min(there)])
+        kept.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    thread.join()
+    assert kept == [{min(there)}]
+    assert os.sched_getaffinity(0) == there
+    with pytest.raises(UserError, match=f"models.m.cores: {max(there) + 1} is no core"):
+        keep_to("m", [min(there), max(there) + 1])
 
 
 def test_a_stranger_is_turned_away_and_the_caller_still_gets_through(member: Callable[[str], LocalMember]) -> None:

@@ -79,7 +79,7 @@ class Batcher:
         self._limits = limits or Limits()
         self._seats = Seats(self._members)
         mixer = Mixer(tokenizer, [member.vocabulary for member in members])
-        self._rounds = Rounds(self._members, self._seats, mixer, self._limits.proposals)
+        self._rounds = Rounds(self._members, self._seats, mixer, ends=ends, proposals=self._limits.proposals)
         self._reader = Reader(tokenizer, ends)
         self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
         self._lock = threading.Lock()
@@ -151,6 +151,8 @@ class Batcher:
         chunks: list[tuple[int, Chunk]] = []
         try:
             chunks += self._write()
+            if not self._writing:
+                self._rounds.rest()
             chunks += self._read()
         except MemberLostError as lost:
             chunks += self._abandon(lost)
@@ -279,15 +281,14 @@ class Batcher:
     def _append(self, text: Text, verdict: Verdict) -> Chunk:
         """The proposals up to the first wrong one, and one token more; what all members have read of it stays known."""
         row, before, unread = text.row, len(text.row.ids), text.row.ids[-1:]
-        right = shared(verdict.proposed, verdict.tokens)
-        taken = 0
-        while taken <= right and row.finish is None:
-            self._reader.append(row, verdict.tokens[taken], verdict.logprobs[taken])
+        tokens, taken = verdict.right, 0
+        while taken < len(tokens) and row.finish is None:
+            self._reader.append(row, tokens[taken], verdict.logprobs[taken])
             taken += 1
         read = [*unread, *verdict.proposed[: taken - 1]]
         for name in text.reads:  # behind the last token, some member's logits were not finite: it is wiped there
             self._seats.known(name, text.seat).extend(read[:-1] if row.finish == "not_finite" else read)
-        self._learn(text, len(verdict.proposed), min(taken, right), taken)
+        self._learn(text, len(verdict.proposed), min(taken, len(tokens) - 1), taken)
         fresh = tuple(row.ids[before:])
         piece = text.wrote(fresh)
         return Chunk(

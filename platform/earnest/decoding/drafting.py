@@ -97,15 +97,19 @@ class Draft:
         """The place behind the unread token."""
         return Draw(self.sampling, self.wanted.prompt, (*self.wanted.written, *self.tokens, *self.unread))
 
+    @property
+    def own(self) -> Kind:
+        """How a proposal comes about that was not guessed."""
+        return "own" if self.sampling.plain else "drawn"
+
     def take(self, chosen: Sequence[int], right: int, found: int, rates: Mapping[Kind, float]) -> None:
         """Take what was chosen behind the `right` guesses, its logits from `found` on."""
-        own: Kind = "own" if self.sampling.plain else "drawn"
-        self.kinds += [own] * len(self.unread) + ["guessed"] * right
+        self.kinds += [self.own] * len(self.unread) + ["guessed"] * right
         self.tokens += [*self.unread, *self.guesses[:right]]
         self.found += range(found, found + 1 + right)
         self.position += 1 + right
         self.text += chosen[: 1 + right]
-        self.chance *= rates["guessed"] ** right * rates[own]
+        self.chance *= rates["guessed"] ** right * rates[self.own]
 
     @property
     def goes_on(self) -> bool:
@@ -131,7 +135,7 @@ class Drafter:
             self._pasts[row] = Past([*past.text[:start], *tokens])
             return
         if past.proposed:
-            self._judge([past], [start])
+            self._judge([past], [start], [0])
         past.text[start:] = tokens
 
     def copied(self, source: int, target: int, count: int) -> None:
@@ -144,7 +148,7 @@ class Drafter:
         A row whose logits are not finite gets no further proposals, and is wiped from there on. When most rows are
         done, the others are: a step for one of them takes nearly as long as one for all.
         """
-        self._judge([self._pasts[row] for row in rows], starts)
+        self._judge([self._pasts[row] for row in rows], starts, [want.unsure for want in wanted])
         drafts = [self._begun(*row) for row in zip(rows, starts, wanted, strict=True)]
         rates = {kind: acceptance.rate for kind, acceptance in self._right.items()}
         kept: list[Tensor] = []
@@ -165,28 +169,36 @@ class Drafter:
         for draft, start in zip(drafts, starts, strict=True):
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
-            past.begin, past.proposed = start + 1, draft.kinds
+            past.proposed += [draft.own] * bool(draft.wanted.unsure) + draft.kinds
         every, found = torch.cat(kept) if steps > 1 else kept[0], chain.from_iterable(draft.found for draft in drafts)
         logits = picked(every, [*found])
-        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps)
+        following = tuple(draft.text[-1] for draft in drafts)
+        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps, following)
 
-    def _judge(self, pasts: Sequence[Past], starts: Sequence[int]) -> None:
-        """Learn which proposals were right, now that texts go on at `starts`."""
-        rights = [max(0, start - past.begin) for past, start in zip(pasts, starts, strict=True)]
+    def _judge(self, pasts: Sequence[Past], starts: Sequence[int], unsure: Sequence[int]) -> None:
+        """Learn which proposals were right, now that texts go on at `starts`; their last `unsure` tokens stay open.
+
+        A text that leaves nothing open has refused what was proposed for where it goes on.
+        """
+        sure = [start + 1 - of for start, of in zip(starts, unsure, strict=True)]
+        decided = [past.proposed[: max(0, until - past.begin)] for past, until in zip(pasts, sure, strict=True)]
+        rights = [
+            kinds[: until - past.begin - (not of)]
+            for past, until, of, kinds in zip(pasts, sure, unsure, decided, strict=True)
+        ]
         for kind, acceptance in self._right.items():
-            pairs = list(zip(pasts, rights, strict=True))
-            tried = sum(past.proposed[: right + 1].count(kind) for past, right in pairs)
-            acceptance.counted(tried, sum(past.proposed[:right].count(kind) for past, right in pairs))
-        for past in pasts:
-            past.proposed = []
+            acceptance.counted(*(sum(kinds.count(kind) for kinds in each) for each in (decided, rights)))
+        for past, until, of, kinds in zip(pasts, sure, unsure, decided, strict=True):
+            past.begin, past.proposed = until, past.proposed[len(kinds) :] if of else []
 
     def _begun(self, row: int, start: int, wanted: Wanted) -> Draft:
-        """A row's draft; how its text went on is learnt, but for the token that nobody has read yet."""
+        """A row's draft; how its text went on is learnt, as far as that is sure and was read."""
         past = self._pasts[row]
         del past.text[start:]
+        known = start - wanted.unsure
         for phrases in (past.phrases, self._phrases):
-            phrases.learn(past.text, past.learnt)
-        past.learnt = start
+            phrases.learn(past.text[:known], past.learnt)
+        past.learnt = known
         past.text += wanted.written[-1:]
         sampling = wanted.sampling if wanted.sampling.plain else _silent(wanted.sampling)
         return Draft(row, start, wanted, sampling, past.text[-LENGTH:])

@@ -67,6 +67,8 @@ class LocalMember:
         ValueError: `rows` or `slots` is not what the model can hold.
     """
 
+    elsewhere = False
+
     def __init__(self, name: str, loaded: LoadedModel, *, rows: int, slots: int) -> None:
         if rows < 1:
             raise ValueError(f"member {name}: rows = {rows} holds no text; use at least 1")

@@ -37,7 +37,9 @@ class Wanted:
     """How one row's tokens are proposed: at most `count`, under the row's own settings.
 
     `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties. No further
-    step is made where the next token, with all before it, is right with a chance below `least_chance`.
+    step is made where the next token, with all before it, is right with a chance below `least_chance`. The last
+    `unsure` tokens written are this member's own proposals, and what it would write behind them: whether they are right
+    is not known yet.
     """
 
     count: int
@@ -45,18 +47,21 @@ class Wanted:
     prompt: tuple[int, ...]
     written: tuple[int, ...]
     least_chance: float = 0.0
+    unsure: int = 0
 
 
 @dataclass(frozen=True)
 class Drafted:
     """Proposed tokens per row, and the drafting member's logits after the last unread token and after each proposal.
 
-    `logits` [proposals + rows, vocabulary], float32, row after row. `steps` is how often the member was run.
+    `logits` [proposals + rows, vocabulary], float32, row after row. `steps` is how often the member was run, and
+    `following` what it would write behind each row's proposals, NO_TOKEN where that is nothing.
     """
 
     tokens: tuple[tuple[int, ...], ...]
     logits: Tensor
     steps: int
+    following: tuple[int, ...]
 
 
 class Member(Protocol):
@@ -65,6 +70,10 @@ class Member(Protocol):
     @property
     def name(self) -> str:
         """How requests call it."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it works on what it was asked while the caller does something else."""
 
     @property
     def vocabulary(self) -> int:

@@ -112,10 +112,14 @@ class Pace:
         self._rounds = Usual()
         self._rested = 0
 
-    def drafted(self, rows: int, steps: int, read: int, seconds: float) -> None:
-        """Learn from a draft: its steps, and how many tokens of all rows were read and are left to be verified."""
-        self.draft.saw(rows, seconds / steps)
-        self._rounds.saw(steps=steps, read=read / rows)
+    def drafted(self, rows: int, steps: int, read: int, seconds: float | None) -> None:
+        """Learn from a draft: its steps, and how many tokens of all rows were read and are left to be verified.
+
+        `seconds` are None where it took place while something else did, and nobody waited for its steps.
+        """
+        if seconds is not None:
+            self.draft.saw(rows, seconds / steps)
+        self._rounds.saw(steps=steps if seconds is not None else 0, read=read / rows)
 
     def wrote(self, tokens: int) -> None:
         """Learn how many tokens a drafted text was given in a round."""

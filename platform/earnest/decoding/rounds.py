@@ -18,11 +18,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from earnest.decoding.members import Member, Wanted, picked, stretches
+from earnest.decoding.foresight import Foreseen, Foresight
+from earnest.decoding.members import Drafted, Member, Pending, Wanted, picked, stretches
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Pace
 from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
-from earnest.decoding.seats import Seats
+from earnest.decoding.seats import Seats, shared
 from earnest.decoding.texts import Text
 from earnest.specs import Alpha
 
@@ -53,6 +54,8 @@ class Thoughts:
 
 Key = TypeVar("Key", bound=Hashable)
 Answers = dict[str, Thoughts]
+UnderWay = list[tuple[str, list[Text], Pending[Tensor]]]
+"""Who reads for which texts."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,31 @@ class Verdict:
     apart: tuple[Tensor, ...] = ()
     alphas: Tensor | None = None
 
+    @property
+    def right(self) -> tuple[int, ...]:
+        """The proposals up to the first wrong one, and one token more."""
+        return tuple(self.tokens[: 1 + shared(self.proposed, self.tokens)])
+
 
 class Rounds:
-    """Moves texts on, all of them together; with `proposals` a fixed number of tokens is proposed at once."""
+    """Moves texts on, all of them together; with `proposals` a fixed number of tokens is proposed at once.
 
-    def __init__(self, members: Mapping[str, Member], seats: Seats, mixer: Mixer, proposals: int | None = None) -> None:
+    `ends` are the tokens that end a text.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        seats: Seats,
+        mixer: Mixer,
+        *,
+        ends: frozenset[int],
+        proposals: int | None = None,
+    ) -> None:
         self._members, self._seats, self._mixer = members, seats, mixer
         self._proposals = proposals
         self._pace = Pace()
+        self._foresight = Foresight(members, seats, ends)
         self._drafted: frozenset[Text] = frozenset()
         self.drafting_steps = 0
 
@@ -87,18 +107,30 @@ class Rounds:
             MemberLostError: a member is gone.
         """
         proposals: dict[Text, tuple[int, ...]] = dict.fromkeys(texts, ())
-        drafted: Answers = {}
+        drafts: dict[str, tuple[list[Text], Drafted]] = {}
         for drafter, group in grouped((text.drafter, text) for text in texts).items():
             if drafter is None:
                 wanted = self._looked_up(group)
                 proposals |= {text: text.lookup.propose(n) for text, n in wanted.items() if text.lookup is not None}
             elif any((wanted := self._wanted(group)).values()):
-                drafted[drafter] = self._draft(drafter, wanted, proposals)
+                drafts[drafter] = group, self._draft(drafter, wanted)
+                proposals |= zip(group, drafts[drafter][1].tokens, strict=True)
         began = time.perf_counter()
-        verdicts = self.judge(self._verify(texts, proposals, drafted), proposals)
+        drafted = {name: _thought(*of) for name, of in drafts.items()}
+        under_way = self._verify(texts, proposals, drafted)
+        alone = [(name, group[0], draft) for name, (group, draft) in drafts.items() if len(texts) == 1]
+        for name, text, draft in alone:  # of many texts, some nearly always go on otherwise
+            self._foresight.hope(name, text, draft, self._most, self._least_chance([text]))
+        verdicts = self.judge(_answered(under_way, proposals, drafted), proposals)
+        for name, text, _ in alone:
+            self._foresight.know(name, text, verdicts[text].right, self._most, self._least_chance([text]))
         self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
-        self._drafted = frozenset(text for drafts in drafted.values() for text in drafts.place)
+        self._drafted = frozenset(text for group, _ in drafts.values() for text in group)
         return verdicts
+
+    def rest(self) -> None:
+        """Leave nothing under way. Raises MemberLostError."""
+        self._foresight.forget()
 
     def took(self, text: Text, tokens: int) -> None:
         """Learn how many tokens a text took of its verdict; where it has ended, those behind its end were in vain."""
@@ -113,32 +145,46 @@ class Rounds:
             most = self._pace.looked_up([text.acceptance.rate for text in able])
         return {text: min(most, text.left - 1) if text in able else 0 for text in texts}
 
+    @property
+    def _most(self) -> int:
+        """How many tokens a member may propose for a text."""
+        return self._pace.most if self._proposals is None else self._proposals
+
+    def _least_chance(self, texts: Sequence[Text]) -> float:
+        return self._pace.least_chance(len(texts)) if self._proposals is None else 0.0
+
     def _wanted(self, texts: Sequence[Text]) -> dict[Text, int]:
         """How many tokens a member may propose for each text; none where proposals are not worth it."""
-        if self._proposals is not None:
-            return {text: min(self._proposals, text.left - 1) for text in texts}
-        most = self._pace.most if self._pace.pays(len(texts)) else 0
+        most = self._most if self._proposals is not None or self._pace.pays(len(texts)) else 0
         return {text: min(most, text.left - 1) for text in texts}
 
-    def _draft(self, name: str, wanted: Mapping[Text, int], proposals: dict[Text, tuple[int, ...]]) -> Thoughts:
-        """Let a member propose; it reads what it proposes, so its logits there are known too."""
+    def _draft(self, name: str, wanted: Mapping[Text, int]) -> Drafted:
+        """Let a member propose, or take what it has proposed already; it reads that, so its logits there are known."""
         began = time.perf_counter()
+        foreseen = self._foresight.take(name, wanted)
+        if foreseen is not None:
+            return self._foreseen(foreseen)
         rows, starts = self._seats.places(name, [text.seat for text in wanted])
-        least = self._pace.least_chance(len(wanted)) if self._proposals is None else 0.0
+        least = self._least_chance([*wanted])
         asked = [
             Wanted(n, text.request.sampling, text.row.start, tuple(text.row.ids), least) for text, n in wanted.items()
         ]  # fmt: skip
         drafted = self._members[name].draft(rows, starts, asked).result()
-        proposals |= zip(wanted, drafted.tokens, strict=True)
         self.drafting_steps += drafted.steps
         read = sum(len(tokens) + 1 for tokens in drafted.tokens)
         self._pace.drafted(len(rows), drafted.steps, read, time.perf_counter() - began)
-        counts = {text: 1 + len(mine) for text, mine in zip(wanted, drafted.tokens, strict=True)}
-        return Thoughts.of(drafted.logits, counts)
+        return drafted
 
-    def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> Answers:
+    def _foreseen(self, foreseen: Foreseen) -> Drafted:
+        """Learn from a draft that was asked for before."""
+        drafted, seconds = foreseen.drafted, foreseen.seconds
+        self.drafting_steps += drafted.steps
+        self._pace.drafted(1, drafted.steps, len(drafted.tokens[0]) + 1, seconds)
+        return drafted
+
+    def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> UnderWay:
         """Let all other members read each text's last token and its proposals, side by side where they can."""
-        under_way = []
+        under_way: UnderWay = []
         for name, every in grouped((name, text) for text in texts for name in text.reads).items():
             done = drafted[name].place if name in drafted else {}
             of = [text for text in every if text not in done]
@@ -146,11 +192,7 @@ class Rounds:
                 rows, starts = self._seats.places(name, [text.seat for text in of])
                 tokens = [(text.row.ids[-1], *proposals[text]) for text in of]
                 under_way.append((name, of, self._members[name].read(rows, starts, tokens)))
-        answers = dict(drafted)
-        for name, of, pending in under_way:
-            read = Thoughts.of(pending.result(), {text: 1 + len(proposals[text]) for text in of})
-            answers[name] = answers[name].beside(read) if name in answers else read
-        return answers
+        return under_way
 
     def judge(self, answers: Answers, proposals: Mapping[Text, tuple[int, ...]]) -> dict[Text, Verdict]:
         """Mix what the members think of each text's proposals, and choose.
@@ -183,6 +225,20 @@ class Rounds:
             return answers[name].about(group).to(lead.device)
 
         return lead, [(beside(expert), beside(antiexpert)) for expert, antiexpert, _ in named]
+
+
+def _thought(texts: Sequence[Text], drafted: Drafted) -> Thoughts:
+    """What a member thought while it drafted."""
+    return Thoughts.of(drafted.logits, {text: 1 + len(mine) for text, mine in zip(texts, drafted.tokens, strict=True)})
+
+
+def _answered(under_way: UnderWay, proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> Answers:
+    """What all members think, once they have read."""
+    answers = dict(drafted)
+    for name, of, pending in under_way:
+        read = Thoughts.of(pending.result(), {text: 1 + len(proposals[text]) for text in of})
+        answers[name] = answers[name].beside(read) if name in answers else read
+    return answers
 
 
 def grouped(pairs: Iterable[tuple[Key, Text]]) -> dict[Key, list[Text]]:
