@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from earnest.decoding.foresight import Foreseen, Foresight
+from earnest.decoding.foresight import Foresight
 from earnest.decoding.members import Drafted, Member, Pending, Wanted, picked, stretches
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Pace
@@ -118,12 +118,12 @@ class Rounds:
         began = time.perf_counter()
         drafted = {name: _thought(*of) for name, of in drafts.items()}
         under_way = self._verify(texts, proposals, drafted)
-        alone = [(name, group[0], draft) for name, (group, draft) in drafts.items() if len(texts) == 1]
-        for name, text, draft in alone:  # of many texts, some nearly always go on otherwise
-            self._foresight.hope(name, text, draft, self._most, self._least_chance([text]))
+        alone = drafts if len(texts) == 1 else {}  # of many texts, some nearly always go on otherwise
+        for name, (group, draft) in alone.items():
+            self._foresight.hope(name, group[0], draft, self._most, self._least_chance(1))
         verdicts = self.judge(_answered(under_way, proposals, drafted), proposals)
-        for name, text, _ in alone:
-            self._foresight.know(name, text, verdicts[text].right, self._most, self._least_chance([text]))
+        for name, (group, _) in alone.items():
+            self._foresight.know(name, group[0], verdicts[group[0]].right, self._most, self._least_chance(1))
         self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
         self._drafted = frozenset(text for group, _ in drafts.values() for text in group)
         return verdicts
@@ -150,8 +150,8 @@ class Rounds:
         """How many tokens a member may propose for a text."""
         return self._pace.most if self._proposals is None else self._proposals
 
-    def _least_chance(self, texts: Sequence[Text]) -> float:
-        return self._pace.least_chance(len(texts)) if self._proposals is None else 0.0
+    def _least_chance(self, rows: int) -> float:
+        return self._pace.least_chance(rows) if self._proposals is None else 0.0
 
     def _wanted(self, texts: Sequence[Text]) -> dict[Text, int]:
         """How many tokens a member may propose for each text; none where proposals are not worth it."""
@@ -163,24 +163,22 @@ class Rounds:
         began = time.perf_counter()
         foreseen = self._foresight.take(name, wanted)
         if foreseen is not None:
-            return self._foreseen(foreseen)
+            self._learn(foreseen.drafted, foreseen.seconds)
+            return foreseen.drafted
         rows, starts = self._seats.places(name, [text.seat for text in wanted])
-        least = self._least_chance([*wanted])
+        least = self._least_chance(len(wanted))
         asked = [
             Wanted(n, text.request.sampling, text.row.start, tuple(text.row.ids), least) for text, n in wanted.items()
         ]  # fmt: skip
         drafted = self._members[name].draft(rows, starts, asked).result()
-        self.drafting_steps += drafted.steps
-        read = sum(len(tokens) + 1 for tokens in drafted.tokens)
-        self._pace.drafted(len(rows), drafted.steps, read, time.perf_counter() - began)
+        self._learn(drafted, time.perf_counter() - began)
         return drafted
 
-    def _foreseen(self, foreseen: Foreseen) -> Drafted:
-        """Learn from a draft that was asked for before."""
-        drafted, seconds = foreseen.drafted, foreseen.seconds
+    def _learn(self, drafted: Drafted, seconds: float | None) -> None:
+        """Learn what a draft took; no seconds where nobody waited for it."""
         self.drafting_steps += drafted.steps
-        self._pace.drafted(1, drafted.steps, len(drafted.tokens[0]) + 1, seconds)
-        return drafted
+        read = sum(len(tokens) + 1 for tokens in drafted.tokens)
+        self._pace.drafted(len(drafted.tokens), drafted.steps, read, seconds)
 
     def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> UnderWay:
         """Let all other members read each text's last token and its proposals, side by side where they can."""
