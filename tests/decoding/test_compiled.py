@@ -112,6 +112,13 @@ def test_a_row_that_breaks_the_model_breaks_no_other_and_can_be_used_again() -> 
     torch.testing.assert_close(again, whole(model, text), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("token", [-1, 700])
+def test_a_token_that_is_not_in_the_vocabulary_is_refused(token: int) -> None:
+    decoder = CompiledDecoder(LeanDecoder(random_model("Llama", {}), 1, 8))
+    with pytest.raises(IndexError, match="not in the vocabulary"):
+        decoder.read([0], [0], [[3, token]])
+
+
 def test_narrow_float32_models_on_a_cpu_are_compiled_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = random_model("Llama", {})
     assert isinstance(decoder_for(narrow, 2, 32), CompiledDecoder)

@@ -179,11 +179,13 @@ def test_a_decoder_holds_no_weight_twice() -> None:
     assert {tensor.untyped_storage().data_ptr() for tensor in [*ours, *rest]} == theirs
 
 
-def test_a_changed_weight_is_read_by_both() -> None:
-    model = random_model("Llama", {})
-    decoder = LeanDecoder(model, 1, 32)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_weight_is_read_by_both(kind: str) -> None:
+    model = random_model("Qwen3", {})
+    decoder = KINDS[kind](LeanDecoder(model, 1, 32))
     text = texts(1, 20)[0]
     model.model.layers[1].mlp.up_proj.weight.mul_(-1)
+    model.model.layers[0].self_attn.k_norm.weight.mul_(2)
     found, wanted = decoder.read([0], [0], [text]), whole(model, text)
     assert float((found - wanted).abs().max()) < FLOAT32_ROUNDING * float(wanted.abs().max())
 

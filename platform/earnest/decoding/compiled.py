@@ -81,8 +81,8 @@ class Layer:
         """`after` is the weight of the norm behind the layer, `store` [rows, 2 * kv_heads, slots, width] its past."""
         self.block = block
         self.between, self.after, self.store = block.between.weight.numpy(), after.numpy(), store.numpy()
-        norms = [norm.weight for norm in (block.query, block.key) if norm is not None]
-        self.norms = (torch.stack(norms) if norms else torch.empty(0, store.shape[-1])).numpy()
+        norms = [torch.empty(0) if norm is None else norm.weight for norm in (block.query, block.key)]
+        self.query, self.key = (weight.numpy() for weight in norms)
 
 
 class CompiledDecoder:
@@ -143,7 +143,7 @@ class CompiledDecoder:
             block = layer.block
             block.qkv(room.normed.tensor, room.qkv.tensor)
             kernels.attend(
-                room.qkv.array, owners, slots, *self._turn, layer.norms, eps, scale,
+                room.qkv.array, owners, slots, *self._turn, layer.query, layer.key, eps, scale,
                 layer.store, self._scores, bits, room.seen.array,
             )  # fmt: skip
             block.out(room.seen.tensor, room.more.tensor)

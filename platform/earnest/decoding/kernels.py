@@ -71,8 +71,14 @@ def _norm(x: Floats, weight: Floats, eps: Number, y: Floats) -> None:
 
 @_compiled
 def embed(table: Floats, ids: Ids, weight: Floats, eps: Number, x: Floats, y: Floats) -> None:
-    """Put the embeddings [vocabulary, hidden] of ids [tokens] into x [tokens, hidden], and their norms into y."""
+    """Put the embeddings [vocabulary, hidden] of ids [tokens] into x [tokens, hidden], and their norms into y.
+
+    Raises:
+        IndexError: an id is not in the vocabulary.
+    """
     for t in range(len(ids)):
+        if ids[t] < 0 or ids[t] >= len(table):
+            raise IndexError("a token is not in the vocabulary")
         x[t] = table[ids[t]]
         _norm(x[t], weight, eps, y[t])
 
@@ -147,8 +153,8 @@ def _mean(values: Floats, shares: Floats, y: Floats) -> None:
 
 @_compiled
 def attend(
-    qkv: Floats, owners: Ids, slots: Ids, cos: Floats, sin: Floats, norms: Floats, eps: Number, scale: Number,
-    store: Floats, scores: Floats, bits: Bits, y: Floats,
+    qkv: Floats, owners: Ids, slots: Ids, cos: Floats, sin: Floats, query: Floats, key: Floats, eps: Number,
+    scale: Number, store: Floats, scores: Floats, bits: Bits, y: Floats,
 ) -> None:  # fmt: skip
     """Keep each token's key and value in its row's slot, and put what it sees of its row up to there into y.
 
@@ -157,7 +163,7 @@ def attend(
         owners: [tokens], rows of the store; the tokens of a row come in order.
         slots: [tokens].
         cos, sin: [positions, width].
-        norms: [2, width], weights of the queries' and keys' norms, or [0, width] where there are none.
+        query, key: [width], weights of the queries' and keys' norms, or [0] where there are none.
         eps: of these norms.
         scale: of scores.
         store: [rows, 2 * kv_heads, slots, width], written.
@@ -171,8 +177,8 @@ def attend(
         row, slot = store[owners[t]], slots[t]
         parts, out = qkv[t].reshape(heads + 2 * kv_heads, width), y[t].reshape(heads, width)
         for h in range(heads + kv_heads):
-            if len(norms):
-                _norm(parts[h], norms[0 if h < heads else 1], eps, parts[h])
+            if len(query):
+                _norm(parts[h], query if h < heads else key, eps, parts[h])
             _turn(parts[h], cos[slot], sin[slot])
         row[:, slot] = parts[heads:]
         for h in range(heads):
