@@ -47,7 +47,7 @@ def seconds(work: Callable[[], object], repeat: int) -> list[float]:
 def row(work: str, ours: Sequence[float], peer: Sequence[float] | None = None, unit: str = "s") -> Row:
     """A row from repeated measurements: medians, the median ratio, and the spread of ours."""
     mine = statistics.median(ours)
-    theirs = statistics.median(peer) if peer else None
+    theirs = None if peer is None else statistics.median(peer)
     ratio = None if peer is None else _ratio(ours, peer) if unit.endswith("/s") else _ratio(peer, ours)
     return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine if mine else 0.0)
 

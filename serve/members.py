@@ -225,7 +225,7 @@ class Host:
 
 
 def keep_to(name: str, cores: Sequence[int]) -> None:
-    """Keep this thread, and those it will start, to some CPU cores; to any where there are none.
+    """Keep this thread, and those it will start, to some CPU cores, one a core; to any where there are none.
 
     Members that wait awake beside each other cost each other time, most of all the base, which works longest.
 
@@ -241,6 +241,7 @@ def keep_to(name: str, cores: Sequence[int]) -> None:
     if missing:
         raise UserError(f"models.{name}.cores: {missing[0]} is no core of this process; it may use {there}")
     os.sched_setaffinity(0, cores)
+    torch.set_num_threads(min(torch.get_num_threads(), len(set(cores))))
 
 
 def answer(member: Member, wire: Wire) -> None:
@@ -253,12 +254,16 @@ def answer(member: Member, wire: Wire) -> None:
         if question[0] == "copy":
             member.copy(*question[1:])
             continue
+        fields: list[Any]
+        logits: Tensor | None
         try:
             fields, logits = _answered(member, question)
         except ValueError as error:
-            wire.send([str(error)])
-        else:
+            fields, logits = [str(error)], None
+        try:
             wire.send(fields, logits)
+        except OSError:
+            return
 
 
 def _answered(member: Member, question: list[Any]) -> tuple[list[Any], Tensor]:

@@ -130,3 +130,14 @@ def test_narrow_float32_models_on_a_cpu_are_compiled_and_others_are_not(monkeypa
 def test_without_the_compiler_the_plain_pass_reads_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "find_spec", lambda _: None)
     assert isinstance(decoder_for(random_model("Llama", {}), 2, 32), LeanDecoder)
+
+
+def test_a_compiler_that_fails_is_said_and_the_plain_pass_reads_everything(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(CompiledDecoder, "_hidden", full)
+    assert isinstance(decoder_for(random_model("Llama", {}), 2, 32), LeanDecoder)
+    assert "CompiledDecoder cannot be used, decoding goes on without (OSError: no space left" in caplog.text

@@ -8,6 +8,7 @@ import pytest
 from decoding.test_drafting import Circles
 from earnest.almanac.questions import biographies
 from earnest.almanac.world import World
+from earnest.decoding import foresight
 from earnest.decoding.batcher import Batcher, Limits
 from earnest.decoding.drafting import Drafter
 from earnest.decoding.encoding import encode
@@ -142,6 +143,33 @@ def test_no_answer_is_left_on_its_way_when_all_texts_have_ended(
     assert members["small-tuned"].open == []
 
 
+def test_what_was_drafted_ahead_of_a_text_that_left_is_heard_though_others_run(
+    make: Callable[..., Any], stories: list[tuple[int, ...]]
+) -> None:
+    far, members = make(Elsewhere)
+    expert = members["small-tuned"]
+    left = far.submit(Request(stories[0], PROXY, 60))
+    while not any(want.unsure for want in expert.asked):
+        far.step()
+    far.submit(Request(stories[1], Mixture("large"), 60, draft=False))
+    assert expert.open
+    far.cancel(left)
+    for _ in range(3):
+        far.step()
+    assert far.gauges().running == 1
+    assert expert.open == []
+
+
+def test_a_long_text_is_not_drafted_ahead(
+    make: Callable[..., Any], stories: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foresight, "LONGEST", len(stories[0]) + 20)
+    far, members = make(Elsewhere)
+    written(far, [Request(stories[0], PROXY, 60)])
+    reached = [len(want.written) for want in members["small-tuned"].asked if want.unsure]
+    assert 10 < max(reached) <= 20
+
+
 def test_a_member_that_is_lost_while_it_drafts_ahead_ends_the_text_with_an_error(
     make: Callable[..., Any], stories: list[tuple[int, ...]]
 ) -> None:
@@ -184,4 +212,4 @@ def test_a_chain_of_drafts_ahead_is_counted_as_it_becomes_sure(monkeypatch: pyte
     for start, unsure, decided in ((5, 2, 0), (7, 2, 2), (9, 2, 2)):  # each proposes one token behind its first
         counts.clear()
         drafter.draft([0], [start], [Wanted(1, GREEDY, (), tuple(range(3, 1 + start)), unsure=unsure)])
-        assert [sum(each) for each in zip(*counts, strict=True)] == [decided, decided]
+        assert (sum(tried for tried, _ in counts), sum(right for _, right in counts)) == (decided, decided)

@@ -127,9 +127,9 @@ class Batcher:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """Whether nothing runs, nothing waits, and no member is still at work."""
         with self._lock:
-            return not self._texts
+            return not self._texts and (self._rounds.resting or self._lost is not None)
 
     def gauges(self) -> Gauges:
         """How the batch stands."""
@@ -150,9 +150,9 @@ class Batcher:
         self._admit()
         chunks: list[tuple[int, Chunk]] = []
         try:
-            chunks += self._write()
             if not self._writing:
                 self._rounds.rest()
+            chunks += self._write()
             chunks += self._read()
         except MemberLostError as lost:
             chunks += self._abandon(lost)

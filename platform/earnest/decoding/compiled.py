@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import accumulate, chain
 from types import ModuleType
@@ -27,7 +28,7 @@ MOST_SEEN = 16_384
 
 
 def compiles(decoder: LeanDecoder) -> bool:
-    """Whether kernels pay for a decoder, and can be made here."""
+    """Whether kernels pay for a decoder, and what makes them is installed."""
     narrow = decoder.forward.embeddings.shape[1] <= MOST_HIDDEN
     fits = narrow and decoder.dtype is torch.float32 and decoder.device.type == "cpu"
     return fits and find_spec("numba") is not None
@@ -81,12 +82,16 @@ class Layer:
         """`after` is the weight of the norm behind the layer, `store` [rows, 2 * kv_heads, slots, width] its past."""
         self.block = block
         self.between, self.after, self.store = block.between.weight.numpy(), after.numpy(), store.numpy()
-        norms = [torch.empty(0) if norm is None else norm.weight for norm in (block.query, block.key)]
+        none = torch.empty(0)
+        norms = (none, none) if block.query is None or block.key is None else (block.query.weight, block.key.weight)
         self.query, self.key = (weight.numpy() for weight in norms)
 
 
 class CompiledDecoder:
-    """Reads short steps by `kernels`, and others by the lean decoder that it shares all with."""
+    """Reads short steps by `kernels`, and others by the lean decoder that it shares all with.
+
+    Kernels do not look where they write: rows and positions must be there, which is `local`'s to see to.
+    """
 
     kind = "lean"
 
@@ -94,7 +99,6 @@ class CompiledDecoder:
         self.plain = decoder
         self.vocabulary = decoder.vocabulary
         forward = decoder.forward
-        self._kernels = _kernels()
         self._head, self._table = forward.head, forward.embeddings.numpy()
         befores = [block.before.weight for block in forward.blocks]
         self._first = befores[0].numpy()
@@ -106,6 +110,13 @@ class CompiledDecoder:
         intermediate = forward.blocks[0].down.weight.shape[1]
         self._bits = np.empty(max(len(self._scores), intermediate), np.int32)
         self._rooms = Rooms(forward.blocks[0])
+
+    @cached_property
+    def _kernels(self) -> ModuleType:
+        """Loading their compiler takes half a second, which who compiles nothing need not pay."""
+        from earnest.decoding import kernels
+
+        return kernels
 
     @property
     def row_bytes(self) -> int:
@@ -153,10 +164,3 @@ class CompiledDecoder:
             block.down(room.gated.tensor, room.more.tensor)
             kernels.add(x, more, layer.after, eps, normed)
         return room.normed.tensor
-
-
-def _kernels() -> ModuleType:
-    """The compiled kernels; loading their compiler takes half a second, which others need not pay."""
-    from earnest.decoding import kernels
-
-    return kernels

@@ -178,7 +178,7 @@ class Drafter:
     def _judge(self, pasts: Sequence[Past], starts: Sequence[int], unsure: Sequence[int]) -> None:
         """Learn which proposals were right, now that texts go on at `starts`; their last `unsure` tokens stay open.
 
-        A text that leaves nothing open has refused what was proposed for where it goes on.
+        With nothing open, what was proposed for the position where a text goes on, if anything, was refused.
         """
         sure = [start + 1 - of for start, of in zip(starts, unsure, strict=True)]
         decided = [past.proposed[: max(0, until - past.begin)] for past, until in zip(pasts, sure, strict=True)]
@@ -186,8 +186,9 @@ class Drafter:
             kinds[: until - past.begin - (not of)]
             for past, until, of, kinds in zip(pasts, sure, unsure, decided, strict=True)
         ]
-        for kind, acceptance in self._right.items():
-            acceptance.counted(*(sum(kinds.count(kind) for kinds in each) for each in (decided, rights)))
+        if any(decided) or not all(unsure):  # where all is still open, there is nothing to learn and nothing to fade
+            for kind, acceptance in self._right.items():
+                acceptance.counted(*(sum(kinds.count(kind) for kinds in each) for each in (decided, rights)))
         for past, until, of, kinds in zip(pasts, sure, unsure, decided, strict=True):
             past.begin, past.proposed = until, past.proposed[len(kinds) :] if of else []
 
@@ -195,10 +196,10 @@ class Drafter:
         """A row's draft; how its text went on is learnt, as far as that is sure and was read."""
         past = self._pasts[row]
         del past.text[start:]
-        known = start - wanted.unsure
+        known = past.text[: start - wanted.unsure]
         for phrases in (past.phrases, self._phrases):
-            phrases.learn(past.text[:known], past.learnt)
-        past.learnt = known
+            phrases.learn(known, past.learnt)
+        past.learnt = len(known)
         past.text += wanted.written[-1:]
         sampling = wanted.sampling if wanted.sampling.plain else _silent(wanted.sampling)
         return Draft(row, start, wanted, sampling, past.text[-LENGTH:])

@@ -17,10 +17,13 @@ from earnest.decoding.sampling import NO_TOKEN
 from earnest.decoding.seats import Seats
 from earnest.decoding.texts import Text
 
+LONGEST = 8192
+"""Longer texts, prompt included, are not drafted ahead: a question must get through beside an answer not yet heard."""
+
 
 @dataclass(frozen=True)
 class Hope:
-    """What a member was asked for, should the text go on with `ids`; `sure` where it was known to, when it was."""
+    """What a member was asked for, should the text go on with `ids`; `sure`: it was certain to, when it was asked."""
 
     text: Text
     ids: tuple[int, ...]
@@ -70,19 +73,23 @@ class Foresight:
         drafted = hope.pending.result()
         return Foreseen(drafted, time.perf_counter() - hope.asked if hope.sure else None)
 
-    def forget(self) -> None:
-        """Wait for what nobody wants any more, so that no answer is on its way. Raises MemberLostError."""
-        while self._hopes:
-            _, hope = self._hopes.popitem()
-            hope.pending.result()
+    @property
+    def open(self) -> bool:
+        """Whether an answer may be on its way."""
+        return bool(self._hopes)
+
+    def forget(self, but: Collection[Text] = ()) -> None:
+        """Wait for all that is drafted ahead of other texts than these; nobody wants it. Raises MemberLostError."""
+        for name in [name for name, hope in self._hopes.items() if hope.text not in but]:
+            self._hopes.pop(name).pending.result()
 
     def _ask(self, name: str, text: Text, fresh: tuple[int, ...], unsure: int, most: int, least_chance: float) -> None:
         """Ask for a draft behind `fresh` tokens, of which the last is unread."""
         count = min(most, text.left - len(fresh) - 1)
-        over = count < 1 or fresh[-1] == NO_TOKEN or not self._ends.isdisjoint(fresh)
-        if over or not self._members[name].elsewhere:
-            return
         ids = (*text.row.ids, *fresh)
+        over = count < 1 or fresh[-1] == NO_TOKEN or not self._ends.isdisjoint(fresh)
+        if over or not self._members[name].elsewhere or len(text.row.start) + len(ids) > LONGEST:
+            return
         rows, (start,) = self._seats.places(name, [text.seat])
         wanted = Wanted(count, text.request.sampling, text.row.start, ids, least_chance, unsure)
         pending = self._members[name].draft(rows, [start + len(fresh)], [wanted])

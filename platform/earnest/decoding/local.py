@@ -163,13 +163,15 @@ def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
 
 
 def _works(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
-    """Whether the probe is passed; graphs that this driver or this model does not let capture do not pass it."""
-    if not isinstance(decoder, CapturedDecoder):
+    """Whether the probe is passed; what cannot be captured or compiled here does not pass it."""
+    if not isinstance(decoder, CapturedDecoder | CompiledDecoder):
         return _agrees(decoder, model, rows, slots)
     try:
         return _agrees(decoder, model, rows, slots)
-    except RuntimeError as error:
-        logging.getLogger(__name__).warning("CUDA graphs cannot be captured, decoding goes on without: %s", error)
+    except Exception as error:  # noqa: BLE001 - drivers and compilers fail in many ways, and the plain pass does not
+        logging.getLogger(__name__).warning(
+            "%s cannot be used, decoding goes on without (%s: %s)", type(decoder).__name__, type(error).__name__, error
+        )
         return False
 
 

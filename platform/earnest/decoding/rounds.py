@@ -106,6 +106,7 @@ class Rounds:
         Raises:
             MemberLostError: a member is gone.
         """
+        self._foresight.forget(but=texts)
         proposals: dict[Text, tuple[int, ...]] = dict.fromkeys(texts, ())
         drafts: dict[str, tuple[list[Text], Drafted]] = {}
         for drafter, group in grouped((text.drafter, text) for text in texts).items():
@@ -127,6 +128,11 @@ class Rounds:
         self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
         self._drafted = frozenset(text for group, _ in drafts.values() for text in group)
         return verdicts
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is under way between rounds."""
+        return not self._foresight.open
 
     def rest(self) -> None:
         """Leave nothing under way. Raises MemberLostError."""
