@@ -196,10 +196,10 @@ class Drafter:
         """A row's draft; how its text went on is learnt, as far as that is sure and was read."""
         past = self._pasts[row]
         del past.text[start:]
-        known = past.text[: start - wanted.unsure]
+        known = start - wanted.unsure
         for phrases in (past.phrases, self._phrases):
-            phrases.learn(known, past.learnt)
-        past.learnt = len(known)
+            phrases.learn(past.text, past.learnt, known)
+        past.learnt = known
         past.text += wanted.written[-1:]
         sampling = wanted.sampling if wanted.sampling.plain else _silent(wanted.sampling)
         return Draft(row, start, wanted, sampling, past.text[-LENGTH:])

@@ -41,7 +41,7 @@ class Foreseen:
 
 
 class Foresight:
-    """What members elsewhere draft before it is wanted; members that lie here are not asked.
+    """What members elsewhere draft before it is wanted.
 
     Behind one of the tokens that are `ends` nothing is drafted.
     """
@@ -88,7 +88,7 @@ class Foresight:
         count = min(most, text.left - len(fresh) - 1)
         ids = (*text.row.ids, *fresh)
         over = count < 1 or fresh[-1] == NO_TOKEN or not self._ends.isdisjoint(fresh)
-        if over or not self._members[name].elsewhere or len(text.row.start) + len(ids) > LONGEST:
+        if over or len(text.row.start) + len(ids) > LONGEST:
             return
         rows, (start,) = self._seats.places(name, [text.seat])
         wanted = Wanted(count, text.request.sampling, text.row.start, ids, least_chance, unsure)

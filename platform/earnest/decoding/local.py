@@ -164,11 +164,11 @@ def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
 
 def _works(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
     """Whether the probe is passed; what cannot be captured or compiled here does not pass it."""
-    if not isinstance(decoder, CapturedDecoder | CompiledDecoder):
-        return _agrees(decoder, model, rows, slots)
     try:
         return _agrees(decoder, model, rows, slots)
-    except Exception as error:  # noqa: BLE001 - drivers and compilers fail in many ways, and the plain pass does not
+    except Exception as error:  # drivers and compilers fail in many ways
+        if not isinstance(decoder, CapturedDecoder | CompiledDecoder):
+            raise
         logging.getLogger(__name__).warning(
             "%s cannot be used, decoding goes on without (%s: %s)", type(decoder).__name__, type(error).__name__, error
         )

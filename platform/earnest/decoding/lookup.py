@@ -56,12 +56,12 @@ class Phrases:
         self._after: After = ({}, {}, {})
         self._older: After = ({}, {}, {})
 
-    def learn(self, text: Sequence[int], begin: int) -> None:
-        """Learn what each token of a text from `begin` on came after."""
+    def learn(self, text: Sequence[int], begin: int, end: int | None = None) -> None:
+        """Learn what each token of a text from `begin` on came after, up to `end`."""
         begin = max(1, begin)
         one, two, three = self._after
         last, pair, run = _ends(text[max(0, begin - LENGTH) : begin])
-        for token in text[begin:]:
+        for token in text[begin:end]:
             one[last] = two[pair] = three[run] = token
             last, pair, run = token + 1, last << BITS | token + 1, pair << BITS | token + 1
             if len(one) + len(two) + len(three) > self._most:

@@ -119,12 +119,13 @@ class Rounds:
         began = time.perf_counter()
         drafted = {name: _thought(*of) for name, of in drafts.items()}
         under_way = self._verify(texts, proposals, drafted)
-        alone = drafts if len(texts) == 1 else {}  # of many texts, some nearly always go on otherwise
-        for name, (group, draft) in alone.items():
-            self._foresight.hope(name, group[0], draft, self._most, self._least_chance(1))
+        # Of many texts, some nearly always go on otherwise.
+        ahead = [name for name in drafts if len(texts) == 1 and self._members[name].elsewhere]
+        for name in ahead:
+            self._foresight.hope(name, texts[0], drafts[name][1], self._most, self._least_chance(1))
         verdicts = self.judge(_answered(under_way, proposals, drafted), proposals)
-        for name, (group, _) in alone.items():
-            self._foresight.know(name, group[0], verdicts[group[0]].right, self._most, self._least_chance(1))
+        for name in ahead:
+            self._foresight.know(name, texts[0], verdicts[texts[0]].right, self._most, self._least_chance(1))
         self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
         self._drafted = frozenset(text for group, _ in drafts.values() for text in group)
         return verdicts
