@@ -51,15 +51,26 @@ def build(args: dict[str, str]) -> Application:
     """The application for `serve run`, `serve deploy` and KubeRay.
 
     Raises:
-        Refused: unknown arguments, a bad config, a model that is missing, vocabularies that differ.
+        Refused: unknown arguments, a bad config, one without keys that is not `keyless`, a model that is missing,
+            vocabularies that differ.
     """
     from serve.deployments import graph
 
     try:
         arguments = validated(TypeAdapter(Arguments), args, "serve.app:build")
-        return graph(checked(read_config(Path(arguments.config))))
+        return graph(_locked(checked(read_config(Path(arguments.config)))))
     except UserError as error:
         raise Refused(str(error)) from None
+
+
+def _locked(config: Config) -> Config:
+    """The config, if it has keys or says that none are meant: what was locked is not opened by a mistake."""
+    if not config.keys and not config.keyless:
+        raise UserError(
+            "keys: there is none, so that any process of this machine is served; add one (python -m serve.keys new "
+            "NAME), or say keyless = true"
+        )
+    return config
 
 
 def checked(config: Config) -> Config:

@@ -140,7 +140,8 @@ class Settings(Spec):
 class Config(Spec):
     """One served ensemble.
 
-    `examples` are prompts that the page offers to begin with.
+    `keyless` says that without keys is meant so: this machine alone is then served. `examples` are prompts that the
+    page offers to begin with.
     """
 
     name: Name = "earnest"
@@ -155,6 +156,7 @@ class Config(Spec):
     gateways: Gateways = Gateways()
     limits: Limits = Limits()
     keys: tuple[Key, ...] = ()
+    keyless: bool = False
     examples: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
@@ -192,6 +194,8 @@ class Config(Spec):
             raise ValueError(f"default_pair {self.default_pair!r} is no pair; the pairs are {', '.join(self.pairs)}")
 
     def _check_keys(self) -> None:
+        if self.keys and self.keyless:
+            raise ValueError(f"keyless = true with {len(self.keys)} keys; leave one of them out")
         for what in ("name", "sha256"):
             counts = Counter(getattr(key, what) for key in self.keys)
             twice = [value for value, count in counts.items() if count > 1]
@@ -210,8 +214,10 @@ class Config(Spec):
         return self.default_pair or next(iter(self.pairs), None)
 
     def with_settings(self, fields: Mapping[str, Any]) -> Config:
-        """The same config with other `Settings`. Raises UserError where they do not fit it."""
+        """The same config with other `Settings`. Raises UserError where they do not fit it, or take its last key."""
         settings = validated(TypeAdapter(Settings), fields, "settings")
+        if self.keys and settings.keys == ():
+            raise UserError("settings: keys is empty: that would serve anybody; keep at least one key")
         unknown = sorted(set(settings.alphas) - set(self.pairs))
         if unknown:
             raise UserError(f"settings: {unknown[0]!r} is no pair; the pairs are {', '.join(self.pairs)}")
@@ -219,6 +225,7 @@ class Config(Spec):
         for pair, alpha in settings.alphas.items():
             changed["pairs"][pair]["alpha"] = alpha
         changed |= settings.model_dump(include={"default_pair", "limits", "keys"}, exclude_none=True)
+        changed["keyless"] = self.keyless and not settings.keys
         if settings.trace_rate is not None:
             changed["traces"]["rate"] = settings.trace_rate
         return validated(TypeAdapter(Config), changed, "settings")

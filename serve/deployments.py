@@ -6,6 +6,7 @@ Only this module and `spread` know Ray. What the deployments do is in `gateway` 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import AsyncGenerator, Iterator
 from hashlib import blake2b
@@ -19,12 +20,15 @@ from ray.serve.handle import DeploymentHandle
 
 from earnest.decoding.batcher import Gauges
 from earnest.decoding.requests import Chunk, QueueFullError, Request
+from earnest.specs import UserError
 from serve.colocated import colocated
 from serve.config import Config, Settings
 from serve.ensemble import Ensemble
 from serve.gateway import make_app
 from serve.seam import EnsembleCard, EnsembleLostError
 from serve.spread import spread
+
+log = logging.getLogger("ray.serve")
 
 UNDER_WAY = 64  # requests that a gateway answers at once before Serve starts another one
 MOST_UNDER_WAY = 10_000  # the batch itself says when it is full, in OpenAI's shape; Serve never should
@@ -121,15 +125,25 @@ class Gateway:
     """The HTTP side in a replica."""
 
     def __init__(self, config: Config, ensemble: DeploymentHandle) -> None:
-        self._config = config
+        self._config, self._configured = config, False
         self._app = make_app(config, Remote(ensemble), replica=serve.get_replica_context().replica_tag)
 
     def __serve_build_asgi_app__(self) -> Any:
         return self._app
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
-        """Take other `config.Settings` while requests run."""
-        self._app.state.configure(self._config.with_settings(settings))
+        """Take other `config.Settings` while requests run; those that do not fit are logged, and nothing changes.
+
+        Raises:
+            UserError: the first settings do not fit, so that this replica never answers.
+        """
+        try:
+            self._app.state.configure(self._config.with_settings(settings))
+        except UserError as error:
+            if not self._configured:
+                raise
+            log.error("%s; nothing was taken over", error)  # noqa: TRY400
+        self._configured = True
 
 
 class Remote:

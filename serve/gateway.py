@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 import earnest
 from earnest.decoding.tokens import TokenTexts
+from earnest.specs import UserError
 from serve.asked import ChatBody, CompletionBody
 from serve.config import Config, Key
 from serve.errors import ApiError, install
@@ -65,7 +66,13 @@ class Gateway:
         self._context: int | None = None
 
     def configure(self, config: Config) -> None:
-        """Take another config for the requests to come; those under way go on with theirs."""
+        """Take another config for the requests to come; those under way go on with theirs.
+
+        Raises:
+            UserError: keys are asked for now, and would not be then.
+        """
+        if self.config.keys and not config.keys:
+            raise UserError("keys: none is left: that would serve anybody; keep at least one key")
         self.config = config
 
     async def clerk(self) -> Clerk:

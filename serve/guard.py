@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,8 +56,7 @@ class Guard:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         config, headers = self._config(), Headers(scope=scope)
         state = scope.setdefault("state", {})
-        # Behind a prefix, the path begins with it.
-        state["key"] = self._key(config, headers, scope["path"].removeprefix(scope.get("root_path", "")))
+        state["key"] = self._key(config, scope, headers)
         if scope["method"] == "POST":
             body = await _body(receive, headers, config)
             state["body_bytes"] = len(body)
@@ -64,14 +64,15 @@ class Guard:
         await self._app(scope, receive, send)
 
     @staticmethod
-    def _key(config: Config, headers: Headers, path: str) -> Key:
+    def _key(config: Config, scope: Scope, headers: Headers) -> Key:
         """Whose request this is. Raises ApiError where that must be known and is not."""
         if not config.keys:
             # A page that some browser here shows must not reach us through a name that leads to 127.0.0.1.
-            host = urlsplit(f"//{headers.get('host', '')}").hostname
-            if host not in LOOPBACK:
+            if not (_names_this_machine(headers.get("host", "")) and _is_near(scope.get("client"))):
                 raise ApiError(403, "served without keys, to this machine only: ask for it as 127.0.0.1")
             return EVERYBODY
+        # Behind a prefix, the path begins with it.
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in OPEN or path.startswith(OPEN_FOLDER):
             return EVERYBODY
         presented = bearer(headers.get("authorization", ""))
@@ -85,6 +86,26 @@ class Guard:
         if path == "/metrics" and not key.metrics:
             raise ApiError(403, f"key {key.name} may not read metrics; set metrics = true for it")
         return key
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a Host header asks for this machine as itself."""
+    try:
+        return urlsplit(f"//{host}").hostname in LOOPBACK
+    except ValueError:  # such as a bracket that is not closed
+        return False
+
+
+def _is_near(client: Sequence[Any] | None) -> bool:
+    """Whether a peer (address, port) is on this machine; one that is not known, as of a Unix socket, is."""
+    if not client:
+        return True
+    try:
+        address = ip_address(str(client[0]))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
 
 
 async def _body(receive: Receive, headers: Headers, config: Config) -> bytes:

@@ -26,7 +26,8 @@ def operate(file: Path, config: Config) -> None:
     Raises:
         UserError: the cluster has less than the models need, or the deployment failed.
     """
-    key = None if config.keys else new_key()
+    key, began, seen = None if config.keys else new_key(), read_config(file), _changed_at(file)
+    config = config.model_copy(update={"keys": (*config.keys, *_made(key)), "keyless": False})
     with connected(None):
         from ray import serve
 
@@ -36,9 +37,13 @@ def operate(file: Path, config: Config) -> None:
         for one in (signal.SIGINT, signal.SIGTERM):  # Ray's own handlers would not let running answers end
             signal.signal(one, signal.default_int_handler)
         try:
-            _deploy(config, _settings(config, key))
+            _deploy(config, _settings(config))
             _announce(config, key)
-            _follow(file, config, key)
+            while True:
+                time.sleep(LOOK_S)
+                if (now := _changed_at(file)) not in (None, seen):
+                    seen = now
+                    _say(_taken_over(file, began, config, key))
         except KeyboardInterrupt:
             _say("ending: running answers are finished first; Ctrl-C again ends them too")
             with contextlib.suppress(KeyboardInterrupt):
@@ -47,14 +52,26 @@ def operate(file: Path, config: Config) -> None:
             serve.shutdown()
 
 
-def _settings(config: Config, key: str | None) -> Settings:
+def _made(key: str | None) -> tuple[Key, ...]:
+    """The key that was made here, for the deployed config itself, so that new replicas ask for it."""
+    return () if key is None else (Key(name="demo", sha256=digest(key), metrics=True),)
+
+
+def _changed_at(file: Path) -> int | None:
+    """When a file was changed last, in ns; None while there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _settings(config: Config, key: str | None = None) -> Settings:
     """All that may change while requests run, and the key that was made here."""
-    made = () if key is None else (Key(name="demo", sha256=digest(key), metrics=True),)
     return Settings(
         alphas={name: pair.alpha for name, pair in config.pairs.items()},
         default_pair=config.default_pair,
         limits=config.limits,
-        keys=(*config.keys, *made),
+        keys=(*config.keys, *_made(key)),
         trace_rate=config.traces.rate,
     )
 
@@ -112,24 +129,15 @@ def _announce(config: Config, key: str | None) -> None:
     sys.stdout.flush()
 
 
-def _follow(file: Path, config: Config, key: str | None) -> None:
-    """Look at the file now and then; what may change in it is deployed while requests go on."""
-    began, seen = read_config(file), file.stat().st_mtime_ns
-    while True:
-        time.sleep(LOOK_S)
-        now = file.stat().st_mtime_ns if file.is_file() else seen
-        if now != seen:
-            seen = now
-            _say(_taken_over(file, began, config, key))
-
-
 def _taken_over(file: Path, began: Config, config: Config, key: str | None) -> str:
     try:
         changed = read_config(file)
-        settings = _settings(changed, None)
+        settings = _settings(changed)
         if began.with_settings(settings.model_dump()) != changed:
             return f"{file} changed in what takes a restart; nothing of it was taken over"
-        _deploy(config, _settings(changed, key))
+        settings = _settings(changed, key)
+        config.with_settings(settings.model_dump())
+        _deploy(config, settings)
     except UserError as error:
         return f"error: {error}\nnothing was taken over"
     return f"{file} was taken over"

@@ -40,8 +40,10 @@ def read_toml(path: Path, adapter: TypeAdapter[T], missing: str) -> T:
         raise UserError(f"{path}: no such {missing}")
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     return validated(adapter, fields, str(path))
 
 
