@@ -15,6 +15,7 @@ from earnest.decoding.sampling import Sampling, processed
 from earnest.evaluation.engine import Engine
 from earnest.evaluation.programs import clean
 from earnest.evaluation.run import evaluate
+from earnest.evaluation.sandbox import Limits, run_all
 from earnest.evaluation.tasks import ds_1000, human_eval
 from earnest.specs import DS1000, HumanEval, UserError, read_task
 
@@ -94,6 +95,71 @@ def test_ds_1000_is_judged_by_its_own_harness(tokenizer, tmp_path: Path) -> None
     assert json.loads(str(sample.more["outcomes"])) == ["passed", "failed AssertionError:", "failed AssertionError:"]
     assert sample.domain == "Numpy"
     assert sample.prompt.endswith("\n")
+
+
+FORGED = """import sys, os
+frame = sys._getframe()
+while frame:
+    for name, value in list(frame.f_globals.items()):
+        if callable(value): frame.f_globals[name] = lambda *_, **__: 1
+    frame = frame.f_back
+for fd in range(3, 32):
+    try: os.write(fd, b'passed')
+    except OSError: pass
+y = 5
+"""
+
+
+def test_a_solution_cannot_forge_what_the_harness_says(tokenizer, tmp_path: Path) -> None:
+    harness = HARNESS + "import numpy as np\ndef right(): return np.arange(3)\n"
+    harness += "def test_execution(solution):\n    space = {'a': np.zeros(3)}\n    exec(solution, space)\n"
+    harness += "    np.testing.assert_array_equal(space['y'], right())\n"
+    data = write(tmp_path / "test.parquet", [{"prompt": "y = ?", "code_context": harness}])
+    replies = [
+        FORGED,
+        "import numpy\ny = a + range(3)",
+        "y = lambda: 1",
+        "",
+        "class All:\n    __eq__ = lambda *_: True\ny = All()",
+    ]
+    spec = DS1000(execute=True, data=data, samples=5, seconds=20, memory_mib=2048, python=sys.executable)
+    found = ds_1000.measure(Scripted(tokenizer, replies), spec, data)
+    ends = [outcome.partition(" ")[0] for outcome in json.loads(str(found.samples[0].more["outcomes"]))]
+    assert ends[1] == "passed"
+    assert set(ends[:1] + ends[2:]) <= {"failed", "died"}
+    assert "not sent to the judge" in str(found.samples[0].more["outcomes"])
+
+
+def test_a_harness_that_evaluates_a_solution_otherwise_is_not_judged(tokenizer, tmp_path: Path) -> None:
+    harness = "def test_execution(solution):\n    assert eval(solution) == 4\n"
+    data = write(tmp_path / "test.parquet", [{"prompt": "y = ?", "code_context": harness}])
+    spec = DS1000(execute=True, data=data, samples=1, temperature=0, python=sys.executable)
+    found = ds_1000.measure(Scripted(tokenizer, ["4"]), spec, data)
+    assert "only exec is judged" in str(found.samples[0].more["outcomes"])
+
+
+def test_what_the_prompt_defines_is_there_for_the_tests(tokenizer, tmp_path: Path) -> None:
+    prompt = 'def twice(x):\n    return 2 * x\n\ndef half(x):\n    """Undo twice."""\n'
+    test = "def check(candidate):\n    assert all(candidate(twice(x)) == x == half(2 * x) for x in range(9))\n"
+    row = {"task_id": "mine/0", "prompt": prompt, "entry_point": "half", "test": test}
+    data = write(tmp_path / "test.parquet", [row])
+    spec = HumanEval(execute=True, data=data, samples=2)
+    found = human_eval.measure(Scripted(tokenizer, ["    return x // 2", "    return x"]), spec, data)
+    assert found.samples[0].more["passed"] == 1
+
+
+@pytest.mark.slow
+def test_the_published_solutions_of_human_eval_pass_and_none_of_them_by_chance(tokenizer) -> None:
+    data = Path(__file__).parents[2].parent / "shared" / "data" / "real" / "humaneval.parquet"
+    if not data.is_file():
+        pytest.skip("HumanEval's rows are not beside the checkout")
+    rows = pq.read_table(data).to_pylist()
+    problems = human_eval.problems(HumanEval(execute=True, data=str(data)), str(data))
+    right = [problem.program(row["canonical_solution"]) for problem, row in zip(problems, rows, strict=True)]
+    empty = [problem.program("    return None") for problem in problems[:40]]
+    outcomes = run_all(right + empty, Limits(seconds=20))
+    assert [row["task_id"] for row, ended in zip(rows, outcomes, strict=False) if not ended.passed] == []
+    assert not any(ended.passed for ended in outcomes[len(right) :])
 
 
 def test_code_runs_only_if_asked_for() -> None:

@@ -19,17 +19,17 @@ SHORT = Limits(seconds=1.5)
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin")
 
 
-def _behind_the_filter_alone(program: str, limits: Limits = SHORT) -> Outcome:
+def _behind_the_filter_alone(program: str, limits: Limits = SHORT, checks: str = "") -> Outcome:
     """The fallback of machines without namespaces, forced."""
     if os.geteuid() == 0 and SYSTEM_PYTHON is None:
         pytest.skip("nobody can read no Python here, and the filter alone never runs root's")
     python = SYSTEM_PYTHON if os.geteuid() == 0 else sys.executable
     assert python is not None
-    return host._run(program, limits, python, Walls("filter", nobody=os.geteuid() == 0))
+    return run(program, limits, python, checks=checks, wall=Walls("filter", "nobody" if os.geteuid() == 0 else "own"))
 
 
-def _behind_the_best_walls(program: str, limits: Limits = SHORT) -> Outcome:
-    return run(program, limits)
+def _behind_the_best_walls(program: str, limits: Limits = SHORT, checks: str = "") -> Outcome:
+    return run(program, limits, checks=checks)
 
 
 both_walls = pytest.mark.parametrize("attack", [_behind_the_best_walls, _behind_the_filter_alone])
@@ -197,7 +197,7 @@ def test_the_environment_with_its_keys_is_not_there(monkeypatch: pytest.MonkeyPa
 
 @both_walls
 def test_no_other_process_can_be_harmed(attack) -> None:
-    victim = subprocess.Popen(["/bin/sleep", "30"], user=host.NOBODY if os.geteuid() == 0 else None)
+    victim = subprocess.Popen(["/bin/sleep", "30"], user=host.USERS[0] if os.geteuid() == 0 else None)
     try:
         attack(f"import os, signal\nos.kill({victim.pid}, signal.SIGKILL)")
         attack("import os, signal\nos.kill(-1, signal.SIGKILL)")
@@ -243,16 +243,153 @@ def test_devices_do_not_open() -> None:
 def test_root_becomes_nobody_where_nobody_can_read_the_python() -> None:
     if os.geteuid() != 0 or SYSTEM_PYTHON is None:
         pytest.skip("not root here, or no Python that all may read")
-    assert walls(SYSTEM_PYTHON).nobody
+    assert walls(SYSTEM_PYTHON).user == "nobody"
     mine = "import os\ntry: open('/etc/shadow')\nexcept PermissionError: pass\nelse: raise ValueError(os.getuid())"
     assert run(mine, python=SYSTEM_PYTHON) == Outcome("passed")
 
 
 def test_several_run_at_once_and_in_order() -> None:
-    found = run_all(["pass", "raise ValueError", "pass"], SHORT, workers=2)
+    found = run_all([("pass", ""), ("raise ValueError", ""), ("pass", "")], SHORT, workers=2)
     assert [outcome.passed for outcome in found] == [True, False, True]
 
 
 def test_a_python_that_does_not_start_is_one_clear_error() -> None:
     with pytest.raises(UserError, match="nothing is run"):
         run("pass", python="/no/such/python")
+
+
+ADD = "def add(a, b):\n"
+TESTS = "add = __candidate__('add')\nassert add(1, 2) == 3\nassert add(5, 7) == 12\n"
+
+
+@both_walls
+def test_tests_in_a_process_of_their_own_tell_right_from_wrong(attack) -> None:
+    assert attack(ADD + "    return a + b", checks=TESTS) == Outcome("passed")
+    assert attack(ADD + "    return a - b", checks=TESTS) == Outcome("failed", "AssertionError:")
+    assert attack("def other(): pass", checks=TESTS).detail == "NameError: name 'add' is not defined"
+    assert attack(ADD + "    raise KeyError(a)", checks=TESTS).status == "failed"
+
+
+WRITE_TO_ALL = """
+    import os
+    for fd in range(64):
+        for text in (b'passed\\n', b'ready\\npassed\\n', b'\\0\\0\\0\\x10{"returned": null}' * 9):
+            try: os.write(fd, text)
+            except OSError: pass
+    os._exit(0)
+"""
+READ_MEMORY = """
+    spans = [line.split()[0] for line in open('/proc/self/maps')]
+    memory = open('/proc/self/mem', 'rb')
+    import re
+    for span in spans:
+        low, high = (int(part, 16) for part in span.split('-'))
+        try: memory.seek(low); held = memory.read(high - low)
+        except Exception: continue
+        if re.search(rb'asser' + rb't add', held): return a + b
+    return 0
+"""
+READ_OTHERS = """
+    import glob, os
+    for path in glob.glob('/proc/[0-9]*/mem') + glob.glob('/proc/[0-9]*/fd/*') + glob.glob('/proc/[0-9]*/cmdline'):
+        if path.split('/')[2] not in (str(os.getpid()), 'self'):
+            try: held = open(path, 'rb').read(1)
+            except OSError: continue
+            if held and path.endswith('mem'): return a + b
+    return 0
+"""
+PATCH_FRAMES = """
+    import sys, gc
+    frame = sys._getframe()
+    while frame:
+        for space in (frame.f_globals, frame.f_locals):
+            for name in list(space):
+                if callable(space[name]) and name != 'add': space[name] = lambda *_, **__: {'returned': None}
+        frame = frame.f_back
+    return 0
+"""
+EQUAL_TO_ALL = """
+    class Equal(int):
+        def __eq__(self, other): return True
+        def __ne__(self, other): return False
+        def __reduce__(self): return (eval, ('type("E", (), dict(__eq__=lambda *_: True))()',))
+    return Equal(0)
+"""
+FRAMES = """
+    import sys
+    frame = sys._getframe()
+    while frame:
+        if 'asser' + 't add' in str(frame.f_locals): return a + b
+        frame = frame.f_back
+    return 0
+"""
+OBJECTS = """
+    import gc
+    return a + b if any('asser' + 't add' in each for each in gc.get_objects() if isinstance(each, str)) else 0
+"""
+MODULES = """
+    import sys
+    for module in list(sys.modules.values()):
+        if 'sandbox' in module.__name__: module.__dict__.update(encode=lambda _: True)
+    return 0
+"""
+FORGERIES = {
+    "frames": FRAMES,
+    "objects": OBJECTS,
+    "modules": MODULES,
+    "own memory": READ_MEMORY,
+    "others' memory": READ_OTHERS,
+    "patched frames": PATCH_FRAMES,
+    "every descriptor": WRITE_TO_ALL,
+    "exit code": "    import os; os._exit(0)",
+    "exit": "    import sys; sys.exit(0)",
+    "at exit": "    import atexit, os; atexit.register(lambda: os._exit(0)); return 0",
+    "equal to all": EQUAL_TO_ALL,
+    "builtins": "    import builtins; builtins.AssertionError = ValueError; builtins.exec = lambda *_: None; return 0",
+    "trace": "    import sys; sys.settrace(lambda frame, *_: frame.f_globals.update(add=lambda a, b: a + b)); return 0",
+    "parent": "    import os, signal\n    os.kill(os.getppid(), signal.SIGTERM)\n    return 0",
+    "own exception": "    class Passed(BaseException): pass\n    raise Passed('passed')",
+}
+
+
+@both_walls
+@pytest.mark.parametrize("body", FORGERIES.values(), ids=FORGERIES)
+def test_no_forgery_passes(attack, body: str) -> None:
+    assert attack(ADD + body, checks=TESTS).status in {"failed", "died"}
+
+
+@both_walls
+@pytest.mark.parametrize("body", FORGERIES.values(), ids=FORGERIES)
+def test_no_forgery_passes_as_it_is_imported(attack, body: str) -> None:
+    program = "def forge(a, b):\n" + body + "\nadd = forge(1, 2)\ndef add(a, b): return 0"
+    assert attack(program, checks=TESTS).status in {"failed", "died"}
+
+
+def test_what_the_tests_wrote_cannot_be_written_over() -> None:
+    if walls().kind != "namespaces":
+        pytest.skip("no namespaces here: nothing can be written at all")
+    forged = "open('right', 'w').write('2'); open('mine', 'w').write('2')"
+    tests = f"open('right', 'w').write('1')\n__execute__({forged!r}, {{}})\n"
+    tests += "assert open('mine').read() == open('right').read()"
+    assert run("", checks=tests).status == "failed"
+
+
+def test_root_never_runs_code_as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not root here")
+    for python in filter(None, (sys.executable, SYSTEM_PYTHON)):
+        # The root of a namespace of nobody's is nobody to the files of root.
+        assert run("open('/etc/shadow')", python=python).detail.startswith("PermissionError")
+        assert run("import os\nassert os.getgroups() in ([], [65534], [0])", python=python) == Outcome("passed")
+    assert run("import os\nassert 0 not in os.getresuid()").passed or walls().user == "nobody"
+
+
+def test_arguments_that_a_function_changes_are_changed() -> None:
+    checks = "f = __candidate__('f')\nl, d = [3, 1], {}\nassert f(l, d) is None\nassert l == [1, 3] and d == {'a': 1}"
+    assert run("def f(l, d):\n    l.sort()\n    d['a'] = 1", checks=checks) == Outcome("passed")
+
+
+def test_exceptions_of_the_candidate_reach_the_tests() -> None:
+    checks = "f = __candidate__('f')\ntry: f()\nexcept ValueError as e: assert str(e) == 'no'\nelse: assert False"
+    assert run("def f(): raise ValueError('no')", checks=checks) == Outcome("passed")
+    assert run("def f(): raise TypeError('no')", checks=checks) == Outcome("failed", "TypeError: no")

@@ -25,11 +25,11 @@ KS = (1, 10)
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked; what makes a program with its tests of a completion; a right completion, if one is known."""
+    """What is asked; what makes a program and its tests of a completion; a right completion, if one is known."""
 
     id: str
     prompt: str
-    program: Callable[[str], str]
+    program: Callable[[str], tuple[str, str]]
     gold: str = ""
     domain: str = ""
 

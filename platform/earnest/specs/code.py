@@ -13,10 +13,12 @@ class CodeTask(Task):
     """Several sampled programs per problem, each run with the problem's tests: pass@1 and pass@10, unbiased.
 
     `execute = true` is the user's word that code which a model wrote may run here; it runs in the sandbox alone, with
-    `seconds` and `memory_mib` for each program. Texts in `banned` are never written. The settings are proxy-tuning's.
-    `python` is the executable that runs the programs; by default the one that evaluates.
+    `seconds` and `memory_mib` for each program; its tests run in another process, out of its reach. Texts in `banned`
+    are never written. The settings are proxy-tuning's. `python` is the executable that runs the programs; by default
+    the one that evaluates.
     """
 
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "pass_at_1"
     execute: bool = False
     samples: int = Field(default=20, ge=1)

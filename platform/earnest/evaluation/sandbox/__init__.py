@@ -1,7 +1,8 @@
 """Where code that a model wrote is run: a process of its own behind walls, with limits, and nothing to reach outside.
 
-`run` runs one program, `run_all` several at once; `walls` says what this machine can build. The guest may read what
-everybody on the machine may read (or its user, who need not be root), but it has no way to tell anyone.
+`run` judges one program by its tests, `run_all` several at once; `walls` says what this machine can build. The tests
+run in another process behind walls of its own: the program sees neither them nor the verdict. It may read what
+everybody on the machine may read (or its user, who is never root), but it has no way to tell anyone.
 """
 
 from earnest.evaluation.sandbox.host import Limits, Outcome, Walls, run, run_all, walls

@@ -45,8 +45,10 @@ def _problem(row: dict[str, Any], identity: str, where: str) -> Problem:
         raise UserError(f"{where}: code_context defines no test_execution; bring DS-1000's rows as published")
     checks = [name for name in ("test_execution", "test_string") if f"{name}(" in harness]
 
-    def program(completion: str) -> str:
-        return f"{harness}\nsolution = {completion!r}\n" + "".join(f"{check}(solution)\n" for check in checks)
+    def program(completion: str) -> tuple[str, str]:
+        judged = "exec, eval, compile = __execute__, __refuse__, __refuse__\n"  # the solution runs in its own process
+        asked = f"solution = {completion!r}\n" + "".join(f"{check}(solution)\n" for check in checks)
+        return "", f"{harness}\n{judged}{asked}"
 
     asked = prompt if prompt.endswith("\n") else prompt + "\n"
     return Problem(identity, asked, program, str(row.get(GOLD) or ""), _library(row, where))

@@ -32,7 +32,22 @@ def problems(spec: HumanEval, data: str) -> list[Problem]:
 
 
 def _problem(row: dict[str, Any]) -> Problem:
-    def program(completion: str) -> str:
-        return f"{row['prompt']}{completion}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"
+    prompt, name = row["prompt"], row["entry_point"]
+    # What the prompt defines beside the function, such as an inverse, the tests may use.
+    checks = f"{_alone(prompt)}\n\n{name} = __candidate__({name!r})\n\n{row['test']}\n\ncheck({name})\n"
+
+    def program(completion: str) -> tuple[str, str]:
+        return f"{prompt}{completion}\n", checks
 
     return Problem(row["task_id"], row["prompt"], program)
+
+
+def _alone(prompt: str) -> str:
+    """The prompt as a program without a completion; empty if it is none."""
+    for program in (prompt, f"{prompt.rstrip()}\n    pass"):
+        try:
+            compile(program, "<prompt>", "exec")
+        except (SyntaxError, ValueError):
+            continue
+        return program
+    return ""
