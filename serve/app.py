@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from earnest.models.source import resolve
 from earnest.preflight import check_model
 from earnest.specs import Spec, UserError, validated
+from serve import front
 from serve.config import LOOPBACK, Config, read_config
 from serve.operate import operate
 
@@ -56,6 +57,7 @@ def build(args: dict[str, str]) -> Application:
     """
     from serve.deployments import graph
 
+    front.wanted()
     try:
         arguments = validated(TypeAdapter(Arguments), args, "serve.app:build")
         return graph(_locked(checked(read_config(Path(arguments.config)))))
@@ -101,6 +103,7 @@ def _from_root(name: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a config until interrupted."""
     options = _options(arguments)
+    front.wanted()
     try:
         config = read_config(options.config)
         if options.port is not None:

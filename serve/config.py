@@ -16,6 +16,8 @@ from earnest.specs import Spec, UserError, read_toml, validated
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_ALPHA = 100.0
+MOST_BODY = 1 << 24
+"""Bytes of a body that Serve's proxies pass on."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
 Number = Annotated[float, Field(ge=-LARGEST_ALPHA, le=LARGEST_ALPHA, allow_inf_nan=False)]
@@ -87,7 +89,7 @@ class Limits(Spec):
 
     choices: int = Field(default=16, ge=1)
     max_tokens: int = Field(default=4096, ge=1)
-    body_bytes: int = Field(default=1 << 20, ge=1024)
+    body_bytes: int = Field(default=1 << 20, ge=1024, le=MOST_BODY)
     timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
 
 
@@ -127,13 +129,14 @@ class Traces(Spec):
 class Settings(Spec):
     """What may change while requests run (Serve's `user_config`): what is left out stays as it is.
 
-    `alphas` sets the alpha of pairs by their names.
+    `alphas` sets the alpha of pairs by their names. While `draining`, what runs goes on and new requests get 503.
     """
 
     alphas: Mapping[str, Alpha] = {}
     default_pair: str | None = None
     limits: Limits | None = None
     keys: tuple[Key, ...] | None = None
+    draining: bool | None = None
     trace_rate: float | None = Field(default=None, ge=0, le=1)
 
 
@@ -157,6 +160,7 @@ class Config(Spec):
     limits: Limits = Limits()
     keys: tuple[Key, ...] = ()
     keyless: bool = False
+    draining: bool = False
     examples: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
@@ -224,7 +228,7 @@ class Config(Spec):
         changed = self.model_dump()
         for pair, alpha in settings.alphas.items():
             changed["pairs"][pair]["alpha"] = alpha
-        changed |= settings.model_dump(include={"default_pair", "limits", "keys"}, exclude_none=True)
+        changed |= settings.model_dump(include={"default_pair", "limits", "keys", "draining"}, exclude_none=True)
         changed["keyless"] = self.keyless and not settings.keys
         if settings.trace_rate is not None:
             changed["traces"]["rate"] = settings.trace_rate

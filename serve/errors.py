@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES = {
     400: "invalid_value", 401: "invalid_api_key", 403: "permission_denied", 404: "not_found", 405: "method_not_allowed",
-    413: "request_too_large", 429: "rate_limit_exceeded", 500: "internal_error", 503: "overloaded", 504: "timeout",
+    408: "timeout", 413: "request_too_large", 429: "rate_limit_exceeded",
+    431: "request_too_large", 500: "internal_error", 503: "overloaded", 504: "timeout",
 }  # fmt: skip
 
 

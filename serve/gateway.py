@@ -152,8 +152,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, said in {
         400: "the request breaks a rule", 401: "no key, or an unknown one", 403: "the key may not do this",
         404: "no such model", 408: "the body did not come in time", 413: "the body is too large",
+        431: "the headers are too long",
         429: "too much is asked; Retry-After says when to return",
-        500: "internal error", 503: "the ensemble is lost", 504: "not finished in time",
+        500: "internal error", 503: "the ensemble is lost, or takes no more requests", 504: "not finished in time",
     }.items()
 }  # fmt: skip
 """Every error has the same shape; 422 is never used."""

@@ -6,20 +6,30 @@ A request without a right key costs one hash: nothing of its body is read.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.bounds import HEAD_BYTES
 from serve.config import LOOPBACK, Config, Key
 from serve.errors import ApiError
 from serve.keys import EVERYBODY, bearer, holder
 from serve.metrics import Metrics
 
+ACCESS = logging.getLogger("earnest.access")
+LEFT = 499
+"""What is counted where the client did not wait for the end of its answer, as nginx does."""
+LONGEST_PATH = 200
+KIND = "unsupported_media_type"
+WHILE_DRAINING = ("/health", "/metrics")
+COME_BACK = {"Retry-After": "5"}
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 OPEN_FOLDER = "/page/"
 """What needs no key; everything else does, whether it is there or not."""
@@ -36,29 +46,52 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, ended = time.perf_counter(), LEFT, False
 
         async def sent(message: Message) -> None:
-            nonlocal status
+            nonlocal status, ended
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif message["type"] == "http.response.body":
+                ended = not message.get("more_body", False)
             await send(message)
 
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        answered = _without_body(sent) if scope["method"] == "HEAD" else sent
         try:
-            await self._pass(scope, receive, sent)
+            await self._pass(asked, receive, answered)
         except ApiError as error:
-            await error.response()(scope, receive, sent)
+            await error.response()(asked, receive, answered)
+        except ClientDisconnect:
+            ended = False
+        except Exception:
+            status, ended = 500, True
+            raise
         finally:
-            route = scope.get("route")
-            path = getattr(route, "path", "unknown")
-            self._metrics.answered(path, status, time.perf_counter() - began)
+            self._note(asked, scope["method"], status if ended else LEFT, time.perf_counter() - began)
+
+    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        """Count a request, and log it. Whose answer was not sent to its end has left."""
+        self._metrics.answered(getattr(scope.get("route"), "path", "unknown"), status, seconds)
+        if ACCESS.isEnabledFor(logging.INFO):
+            key, client = scope.get("state", {}).get("key"), scope.get("client")
+            ACCESS.info(
+                '%s %s "%s %s" %d %.3f s', client[0] if client else "-", key.name if key else "-", method,
+                quote(scope["path"])[:LONGEST_PATH], status, seconds,
+            )  # fmt: skip
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         config, headers = self._config(), Headers(scope=scope)
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            raise ApiError(431, f"the headers are longer than {HEAD_BYTES} bytes; send fewer")
         state = scope.setdefault("state", {})
         state["key"] = self._key(config, scope, headers)
+        if config.draining and scope["path"] not in WHILE_DRAINING:
+            raise ApiError(503, "this server takes no more requests", code="draining", headers=COME_BACK)
         if scope["method"] == "POST":
             body = await _body(receive, headers, config)
+            if body:
+                _check_kind(headers)
             state["body_bytes"] = len(body)
             receive = _replayed(body, receive)
         await self._app(scope, receive, send)
@@ -106,6 +139,26 @@ def _is_near(client: Sequence[Any] | None) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+def _without_body(send: Send) -> Send:
+    """As HEAD is answered: what GET is, its body left out."""
+
+    async def sent(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return sent
+
+
+def _check_kind(headers: Headers) -> None:
+    """Raise ApiError unless a body is said to be plain JSON."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+        said = f"content type {kind[:80]!r} is not read here" if kind else "the body has no content type"
+        raise ApiError(400, f"{said}; send Content-Type: application/json", code=KIND)
+    coding = headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(400, f"content encoding {coding[:80]!r} is not read; send the body as it is", code=KIND)
 
 
 async def _body(receive: Receive, headers: Headers, config: Config) -> bytes:

@@ -12,6 +12,7 @@ import openai
 import pytest
 import torch
 import uvicorn
+from serve.bounds import BoundedProtocol
 from serve.colocated import colocated
 from serve.config import Config, read_config
 from serve.ensemble import Ensemble
@@ -47,7 +48,9 @@ def serving() -> Callable[..., contextlib.AbstractContextManager[str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(
+            uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5, http=BoundedProtocol)
+        )
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:
