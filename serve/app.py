@@ -1,6 +1,6 @@
 """Start the served ensemble.
 
-    serve run serve.app:build config=serve/configs/nano.toml      on Ray Serve's own terms: its port, its cluster
+    serve run serve.app:build config=serve/configs/nano.toml      on the Ray that it finds, or one for this machine
     python -m serve.app serve/configs/nano.toml [--port PORT]     with host and port of the config; Ctrl-C ends it
 
 All that can be checked is checked before anything is deployed. A config without keys gets one, made at random for
@@ -24,7 +24,8 @@ from earnest.preflight import check_model
 from earnest.specs import Spec, UserError, validated
 from serve import front
 from serve.config import LOOPBACK, Config, read_config
-from serve.operate import operate
+from serve.operate import announce, operate
+from serve.starting import start_ahead_of_serve_run
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -60,7 +61,11 @@ def build(args: dict[str, str]) -> Application:
     front.wanted()
     try:
         arguments = validated(TypeAdapter(Arguments), args, "serve.app:build")
-        return graph(_locked(checked(read_config(Path(arguments.config)))))
+        config = _locked(checked(read_config(Path(arguments.config))))
+        if direct := start_ahead_of_serve_run(config):
+            config = _with_free_port(config)
+            announce(config)
+        return graph(config, direct=direct)
     except UserError as error:
         raise Refused(str(error)) from None
 

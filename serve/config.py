@@ -71,8 +71,14 @@ class Batch(Spec):
 
 
 class Gateways(Spec):
-    """How many processes answer HTTP; between the two numbers Serve scales on requests under way."""
+    """How many processes answer HTTP, and how clients reach them.
 
+    `direct`: on a Ray of one machine they listen on `host` and `port` themselves, `least` of them side by side.
+    `proxy`, and on several machines: Serve's own proxies listen and pass everything on, which costs a stream half its
+    speed; between the two numbers Serve scales on requests under way.
+    """
+
+    ingress: Literal["direct", "proxy"] = "direct"
     least: int = Field(default=1, ge=1)
     most: int = Field(default=2, ge=1)
     cpus: float = Field(default=0.1, ge=0)

@@ -8,12 +8,13 @@ row back before the next step, and a thread that dies ends every stream with an 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import sys
 import threading
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from earnest.decoding.members import MemberLostError
 from earnest.decoding.requests import Chunk, Request
 from serve.colocated import Placed
 from serve.config import Batch
+from serve.inbox import Inbox, LoopOutlet, Outlet
 from serve.members import RemoteMember
 from serve.seam import EnsembleCard, EnsembleLostError
 
@@ -40,7 +42,7 @@ class Ensemble:
         self._members, self._items_per_s = placed.members, items_per_s
         limits = Limits(batch.waiting, batch.prefill)
         self._batcher = Batcher(placed.members, placed.tokenizer, ends=placed.ends, limits=limits)
-        self._inboxes: dict[int, Inbox] = {}
+        self._streams: dict[int, tuple[Outlet, Any]] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._failure: str | None = None
@@ -55,16 +57,51 @@ class Ensemble:
             ValueError: the request cannot be served.
             EnsembleLostError: nothing decodes any more. Streams that were running end with an error chunk instead.
         """
-        inbox = Inbox(asyncio.get_running_loop())
-        ticket = self._submit(request, inbox)
+        inbox = Inbox()
+        ticket = self.submit(request, LoopOutlet(asyncio.get_running_loop()), inbox)
         try:
-            yield (chunks := await inbox.take())
-            while not chunks[-1].last:
-                yield (chunks := await inbox.take(len(self._inboxes) / self._items_per_s))
+            async with aclosing(inbox.items(lambda: self.streams / self._items_per_s)) as items:
+                async for chunks in items:
+                    yield chunks
         finally:
-            self._forget(ticket)
+            self.cancel(ticket)
+
+    def submit(self, request: Request, outlet: Outlet, stream: Any) -> int:
+        """Continue a text, its chunks going to `outlet` under the name `stream`; its ticket. Raises as `stream` does.
+
+        Every ticket must be given back to `cancel`, also where its text has ended.
+        """
+        with self._changed:
+            if self._failure is not None:
+                raise EnsembleLostError(self._failure)
+            try:
+                ticket = self._batcher.submit(request)
+            except MemberLostError as error:
+                raise EnsembleLostError(str(error)) from error
+            self._streams[ticket] = outlet, stream
+            self._changed.notify()
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Send no more chunks of a text, and free its row before the next step where it has not ended."""
+        with self._changed:
+            del self._streams[ticket]
+        self._batcher.cancel(ticket)
+
+    @property
+    def streams(self) -> int:
+        """How many texts have not been cancelled."""
+        return len(self._streams)
 
     async def describe(self) -> EnsembleCard:
+        """See `card`."""
+        return self.card()
+
+    async def gauges(self) -> Gauges:
+        """See `state`."""
+        return self.state()
+
+    def card(self) -> EnsembleCard:
         """What it is. Raises EnsembleLostError."""
         self.check_health()
         return EnsembleCard(
@@ -73,7 +110,7 @@ class Ensemble:
             min(member.slots for member in self._members),
         )
 
-    async def gauges(self) -> Gauges:
+    def state(self) -> Gauges:
         """How the batch stands. Raises EnsembleLostError."""
         self.check_health()
         return self._batcher.gauges()
@@ -96,23 +133,6 @@ class Ensemble:
             if isinstance(member, RemoteMember):
                 member.close()
 
-    def _submit(self, request: Request, inbox: Inbox) -> int:
-        with self._changed:
-            if self._failure is not None:
-                raise EnsembleLostError(self._failure)
-            try:
-                ticket = self._batcher.submit(request)
-            except MemberLostError as error:
-                raise EnsembleLostError(str(error)) from error
-            self._inboxes[ticket] = inbox
-            self._changed.notify()
-        return ticket
-
-    def _forget(self, ticket: int) -> None:
-        with self._changed:
-            del self._inboxes[ticket]
-        self._batcher.cancel(ticket)
-
     def _decode(self, threads: int) -> None:
         torch.set_num_threads(threads)  # OpenMP counts threads per calling thread
         try:
@@ -130,48 +150,15 @@ class Ensemble:
     def _end(self, error: BaseException | None) -> None:
         with self._changed:
             self._failure = f"the ensemble stopped: {error}" if error else "the ensemble was shut down"
-            self._deliver([(ticket, Chunk(error=self._failure)) for ticket in self._inboxes])
+            self._deliver([(ticket, Chunk(error=self._failure)) for ticket in self._streams])
 
     def _deliver(self, chunks: Sequence[tuple[int, Chunk]]) -> None:
-        """Wake each event loop once, with everything that came for its streams."""
-        parcels: defaultdict[asyncio.AbstractEventLoop, list[tuple[Inbox, Chunk]]] = defaultdict(list)
+        """Give each outlet, once, everything that came for its streams."""
+        parcels: defaultdict[Outlet, list[tuple[Any, Chunk]]] = defaultdict(list)
         with self._changed:
             for ticket, chunk in chunks:
-                if (inbox := self._inboxes.get(ticket)) is not None:
-                    parcels[inbox.loop].append((inbox, chunk))
-        for loop, parcel in parcels.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_hand_over, parcel)
-
-
-class Inbox:
-    """What came for one stream since it last looked."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._chunks: list[Chunk] = []
-        self._came, self._ended = asyncio.Event(), asyncio.Event()
-
-    def put(self, chunk: Chunk) -> None:
-        """Add a chunk, on the stream's own loop; nothing comes behind the last."""
-        if not (self._chunks and self._chunks[-1].last):
-            self._chunks.append(chunk)
-            self._came.set()
-            if chunk.last:
-                self._ended.set()
-
-    async def take(self, rest: float = 0.0) -> list[Chunk]:
-        """Everything, as soon as there is anything, but not before `rest` seconds have passed or it is all."""
-        if rest:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(rest):
-                    await self._ended.wait()
-        await self._came.wait()
-        self._came.clear()
-        chunks, self._chunks = self._chunks, []
-        return chunks
-
-
-def _hand_over(parcel: Sequence[tuple[Inbox, Chunk]]) -> None:
-    for inbox, chunk in parcel:
-        inbox.put(chunk)
+                if (found := self._streams.get(ticket)) is not None:
+                    outlet, stream = found
+                    parcels[outlet].append((stream, chunk))
+        for outlet, parcel in parcels.items():
+            outlet.deliver(parcel)

@@ -116,13 +116,16 @@ class Gateway:
         )
 
 
-def make_app(config: Config, ensemble: EnsembleHandle, *, replica: str = "") -> FastAPI:
+def make_app(
+    config: Config, ensemble: EnsembleHandle, *, replica: str = "", started: Callable[[], object] | None = None
+) -> FastAPI:
     """The gateway as an ASGI app; `app.state.configure(config)` changes what may change while requests run.
 
     Args:
         config: a checked config.
         ensemble: what decodes; not asked before the first request.
         replica: the name of this process in metrics and traces.
+        started: is called on the server's event loop before the first request.
 
     Raises:
         UserError: a model or template is not to be found, or vocabularies differ.
@@ -131,6 +134,8 @@ def make_app(config: Config, ensemble: EnsembleHandle, *, replica: str = "") -> 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if started is not None:
+            started()
         yield
         await asyncio.to_thread(gateway.tracer.close)
 

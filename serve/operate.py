@@ -13,6 +13,7 @@ from earnest.cluster.session import connected
 from earnest.specs import UserError
 from serve.config import Config, Key, Settings, read_config
 from serve.keys import digest, new_key
+from serve.starting import start
 
 LOOK_S = 1.0
 
@@ -33,17 +34,17 @@ def operate(file: Path, config: Config) -> None:
 
         _check_resources(config)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(http_options={"host": config.host, "port": config.port})
+        direct = start(config)
         for one in (signal.SIGINT, signal.SIGTERM):  # Ray's own handlers would not let running answers end
             signal.signal(one, signal.default_int_handler)
         try:
-            _deploy(config, _settings(config))
-            _announce(config, key)
+            _deploy(config, _settings(config), direct)
+            announce(config, key)
             while True:
                 time.sleep(LOOK_S)
                 if (now := _changed_at(file)) not in (None, seen):
                     seen = now
-                    _say(_taken_over(file, began, config, key))
+                    _say(_taken_over(file, began, config, key, direct))
         except KeyboardInterrupt:
             _say("ending: running answers are finished first; Ctrl-C again ends them too")
             with contextlib.suppress(KeyboardInterrupt):
@@ -92,13 +93,13 @@ def _check_resources(config: Config) -> None:
             )
 
 
-def _deploy(config: Config, settings: Settings) -> None:
+def _deploy(config: Config, settings: Settings, direct: bool) -> None:
     from ray import serve
 
     from serve.deployments import graph
 
     try:
-        serve.run(graph(config, settings), name=config.name, route_prefix="/")
+        serve.run(graph(config, settings, direct=direct), name=config.name, route_prefix="/")
     except RuntimeError as error:
         raise UserError(f"the ensemble could not be deployed: {_why(config.name) or error}") from error
 
@@ -121,7 +122,8 @@ def _drain(name: str) -> None:
             serve.delete(name)
 
 
-def _announce(config: Config, key: str | None) -> None:
+def announce(config: Config, key: str | None = None) -> None:
+    """Say where the ensemble answers, and the key that was made for it."""
     host = f"[{config.host}]" if ":" in config.host else config.host
     sys.stdout.write(f"{config.name} answers at http://{host}:{config.port}\n")
     if key is not None:
@@ -129,7 +131,7 @@ def _announce(config: Config, key: str | None) -> None:
     sys.stdout.flush()
 
 
-def _taken_over(file: Path, began: Config, config: Config, key: str | None) -> str:
+def _taken_over(file: Path, began: Config, config: Config, key: str | None, direct: bool = False) -> str:
     try:
         changed = read_config(file)
         settings = _settings(changed)
@@ -137,7 +139,7 @@ def _taken_over(file: Path, began: Config, config: Config, key: str | None) -> s
             return f"{file} changed in what takes a restart; nothing of it was taken over"
         settings = _settings(changed, key)
         config.with_settings(settings.model_dump())
-        _deploy(config, settings)
+        _deploy(config, settings, direct)
     except UserError as error:
         return f"error: {error}\nnothing was taken over"
     return f"{file} was taken over"

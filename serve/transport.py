@@ -26,8 +26,11 @@ KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPC
 LENGTH = struct.Struct("!I")
 
 
-def listener(host: str | None, secret: bytes) -> Listener:
-    """Waits for callers who know the secret, on this machine only or, with a host, on any free port of its."""
+def listener(host: str | None, secret: bytes | None) -> Listener:
+    """Waits for callers who know the secret, on this machine only or, with a host, on any free port of its.
+
+    Without a secret they are let in as they come, and whoever accepts them asks for it.
+    """
     return Listener(None if host is None else (host, 0), "AF_UNIX" if host is None else "AF_INET", authkey=secret)
 
 
@@ -41,6 +44,21 @@ def accept(listening: Listener) -> Wire:
     return Wire(listening.accept(), 0)
 
 
+def keep_alive(connection: Connection, patience: int) -> None:
+    """Wait `patience` seconds for a message, 0 without end, but not for a machine that vanished without a word."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as settings:
+        _keep_alive(settings, patience)
+
+
+def _keep_alive(settings: socket.socket, patience: int) -> None:
+    settings.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", patience, 0))
+    if settings.family == socket.AF_INET:
+        settings.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        settings.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEP_ALIVE.items():
+            settings.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 class Wire:
     """One end of a connection, whose handshake is done. For one thread, but for `hung_up`."""
 
@@ -48,12 +66,7 @@ class Wire:
         """Take a connection's socket over; `patience` is how many seconds to wait for a message, 0 without end."""
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         connection.close()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", patience, 0))
-        if self._socket.family == socket.AF_INET:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in KEEP_ALIVE.items():
-                self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        _keep_alive(self._socket, patience)
 
     def send(self, fields: list[Any], tensor: Tensor | None = None) -> None:
         """Send fields, and a tensor as float32. Raises OSError where nobody listens any more."""

@@ -97,7 +97,7 @@ def small(config: Config) -> Config:
         for name in ("large", "small-tuned", "small")
     }
     key = Key(name="tests", sha256=digest(KEY))
-    changes = {"keys": (key,), "batch": Batch(rows=16), "limits": Limits(max_tokens=400)}
+    changes = {"keys": (key,), "batch": Batch(rows=16), "limits": Limits(max_tokens=400), "keyless": False}
     return config.model_copy(update={"models": models, **changes})
 
 

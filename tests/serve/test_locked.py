@@ -90,7 +90,7 @@ def test_a_file_that_loses_its_keys_is_not_taken_over(
 
 def test_another_key_is_taken_over(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deployed: list[Any] = []
-    monkeypatch.setattr("serve.operate._deploy", lambda _, settings: deployed.append(settings.keys))
+    monkeypatch.setattr("serve.operate._deploy", lambda _, settings, direct: deployed.append(settings.keys))
     began, other = read_config(file), digest(new_key())
     file.write_text(LOCKED.replace(digest(KEY), other), encoding="utf-8")
     assert _taken_over(file, began, began, None).endswith("was taken over")

@@ -1,0 +1,137 @@
+"""The ensemble as other processes reach it: one socket for each gateway, with all of its streams.
+
+A gateway that is gone takes its streams with it; an ensemble that is gone hangs up, which its gateways notice at once.
+Messages are pickles, as Ray's own calls are, between two ends that have each proved to know the ensemble's secret.
+A gateway says (number, Request), (number, "cancel"), (number, "card") or (number, "state"), and hears in one message
+all that is new: (number, Chunk), (number, answer) or (number, error).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from queue import SimpleQueue
+from typing import Any
+
+from earnest.decoding.requests import Chunk, QueueFullError, Request
+from serve.ensemble import Ensemble
+from serve.seam import EnsembleLostError
+from serve.transport import Address, keep_alive, listener
+
+HANDSHAKE_S = 10
+QUIET_S = 1.0  # for a gateway to send what it is still reading
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an ensemble answers whom; `version` tells ensembles of different configs apart."""
+
+    address: Address
+    secret: bytes
+    version: str
+
+
+class EnsembleServer:
+    """Answers gateways on threads of its own."""
+
+    def __init__(self, ensemble: Ensemble, version: str) -> None:
+        self._ensemble, self._version, self._secret = ensemble, version, secrets.token_bytes(32)
+        self._listening: dict[str | None, Listener] = {}
+        self._gateways: set[Caller] = set()
+        self._lock = threading.Lock()
+
+    def place(self, host: str | None) -> Place:
+        """Where callers on this machine (None), or those who reach its address `host`, are answered from now on."""
+        with self._lock:
+            if host not in self._listening:
+                self._listening[host] = found = listener(host, None)
+                threading.Thread(target=self._accept, args=(found,), daemon=True).start()
+            return Place(self._listening[host].address, self._secret, self._version)
+
+    def drain(self, seconds: float) -> None:
+        """Return once all gateways have hung up or nothing has run for a moment, or time is up."""
+        end = time.monotonic() + seconds
+        quiet = time.monotonic() + QUIET_S
+        while self._gateways and time.monotonic() < min(end, quiet):
+            time.sleep(0.02)
+            if self._ensemble.streams:
+                quiet = time.monotonic() + QUIET_S
+
+    def _accept(self, listening: Listener) -> None:
+        while True:
+            try:
+                connection = listening.accept()
+            except OSError:  # it hung up before it was heard
+                continue
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: Connection) -> None:
+        with connection, contextlib.suppress(AuthenticationError, EOFError, OSError):
+            keep_alive(connection, HANDSHAKE_S)
+            deliver_challenge(connection, self._secret)
+            answer_challenge(connection, self._secret)
+            keep_alive(connection, 0)
+            caller = Caller(self._ensemble, connection)
+            self._gateways.add(caller)
+            try:
+                caller.listen()
+            finally:
+                caller.close()
+                self._gateways.discard(caller)
+
+
+class Caller:
+    """One gateway and its streams (see `inbox.Outlet`); what is for it is sent by a thread of its own."""
+
+    def __init__(self, ensemble: Ensemble, connection: Connection) -> None:
+        self._ensemble, self._connection = ensemble, connection
+        self._tickets: dict[int, int] = {}
+        self._new: SimpleQueue[list[tuple[int, Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._send, daemon=True).start()
+
+    def deliver(self, parcel: list[tuple[Any, Chunk]]) -> None:
+        """See `Outlet.deliver`."""
+        self._new.put(parcel)
+
+    def listen(self) -> None:
+        """Do what it says until it hangs up. Raises EOFError or OSError then."""
+        while True:
+            number, wanted = pickle.loads(self._connection.recv_bytes())  # noqa: S301 (it knows the secret)
+            try:
+                self._do(number, wanted)
+            except (EnsembleLostError, QueueFullError) as error:
+                self._new.put([(number, error)])
+            except ValueError as error:  # a subclass may not travel
+                self._new.put([(number, ValueError(str(error)))])
+
+    def close(self) -> None:
+        """End its streams."""
+        for ticket in self._tickets.values():
+            self._ensemble.cancel(ticket)
+        self._new.put(None)
+
+    def _do(self, number: int, wanted: Request | str) -> None:
+        if isinstance(wanted, Request):
+            self._tickets[number] = self._ensemble.submit(wanted, self, number)
+        elif wanted == "cancel":
+            if (ticket := self._tickets.pop(number, None)) is not None:
+                self._ensemble.cancel(ticket)
+        else:
+            self._new.put([(number, self._ensemble.card() if wanted == "card" else self._ensemble.state())])
+
+    def _send(self) -> None:
+        ended = False
+        with contextlib.suppress(OSError):  # it hung up, which `listen` notices too
+            while not ended:
+                new = [self._new.get()]
+                while not self._new.empty():
+                    new.append(self._new.get())
+                ended = None in new
+                parcel = [one for some in new for one in some or ()]
+                self._connection.send_bytes(pickle.dumps(parcel, pickle.HIGHEST_PROTOCOL))
