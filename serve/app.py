@@ -10,7 +10,6 @@ this run and printed, when it is started in the second way.
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,9 @@ from earnest.models.source import resolve
 from earnest.preflight import check_model
 from earnest.specs import Spec, UserError, validated
 from serve import front
-from serve.config import LOOPBACK, Config, read_config
+from serve.config import Config, read_config
 from serve.operate import announce, operate
-from serve.starting import start_ahead_of_serve_run
+from serve.starting import start_ahead_of_serve_run, with_free_port
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -62,10 +61,9 @@ def build(args: dict[str, str]) -> Application:
     try:
         arguments = validated(TypeAdapter(Arguments), args, "serve.app:build")
         config = _locked(checked(read_config(Path(arguments.config))))
-        if direct := start_ahead_of_serve_run(config):
-            config = _with_free_port(config)
-            announce(config)
-        return graph(config, direct=direct)
+        if (direct := start_ahead_of_serve_run(config)) is not None:
+            announce(direct)
+        return graph(direct or config, direct=direct is not None)
     except UserError as error:
         raise Refused(str(error)) from None
 
@@ -113,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(options.config)
         if options.port is not None:
             config = validated(TypeAdapter(Config), {**config.model_dump(), "port": options.port}, "--port")
-        operate(options.config, _with_free_port(checked(config)))
+        operate(options.config, with_free_port(checked(config)))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -125,19 +123,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("config", type=Path, nargs="?", default=Path(DEFAULT), help=f"TOML file (default: {DEFAULT})")
     parser.add_argument("--port", type=int, help="instead of the config's")
     return parser.parse_args(arguments)
-
-
-def _with_free_port(config: Config) -> Config:
-    """The config's port, or one that is free where it is taken and nobody but this machine is served."""
-    for port in (config.port, *((0,) if config.host in LOOPBACK else ())):
-        with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((config.host, port))
-            except OSError:
-                continue
-            return config.model_copy(update={"port": probe.getsockname()[1]})
-    raise UserError(f"port {config.port} of {config.host} cannot be had; set another one in the config, or --port")
 
 
 if __name__ == "__main__":
