@@ -29,7 +29,6 @@ def start_ahead_of_serve_run(config: Config) -> Config | None:
     asks, or where it was told how to.
     """
     import ray
-
     from ray.serve.scripts import run
 
     context = click.get_current_context(silent=True)
