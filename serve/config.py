@@ -103,7 +103,8 @@ class Key(Spec):
     """One bearer key, by the SHA-256 of it, and what its owner may do; None is no limit.
 
     `pairs` and `alphas` (a range) bound the steering that may be asked for, with `adaptive` a permission of its own;
-    `metrics` opens /metrics. Limits per minute and at a time hold in each gateway process.
+    `metrics` opens /metrics. A request is one of `concurrent`, each of its choices (prompts x n) one of `rows`. Limits
+    per minute and at a time hold in each gateway process.
     """
 
     name: Name
@@ -111,6 +112,7 @@ class Key(Spec):
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     concurrent: int | None = Field(default=None, ge=1)
+    rows: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     pairs: tuple[str, ...] | None = None
     alphas: tuple[Number, Number] | None = None

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(
         f'key: {key}\nIt is not kept anywhere. For the config:\n\n[[keys]]\nname = "{entry.name}"\n'
         f'sha256 = "{entry.sha256}"\n'
-        "# requests_per_minute = 60\n# tokens_per_minute = 20000\n# concurrent = 4\n# max_tokens = 512\n"
+        "# requests_per_minute = 60\n# tokens_per_minute = 20000\n# concurrent = 4\n# rows = 16\n# max_tokens = 512\n"
         "# pairs = []  # all where left out\n# alphas = [0.0, 2.0]\n# adaptive = true\n# metrics = false\n"
     )
     return 0

@@ -48,7 +48,7 @@ class Clerk:
         first = self._request(body, key, mixture, max(map(len, rows)), body.max_tokens, DEFAULT_COMPLETION)
         settings = [body.sampling(_seed(), body.logprobs) for _ in rows]
         asked = [replace(first, prompt=row, sampling=own) for row, own in zip(rows, settings, strict=True)]
-        every = self._choices(asked, body.n or 1)
+        every = self._choices(asked, body.n or 1, key)
         echoes = self._echoes(body, rows) if body.echo else {}
         shape = CompletionShape(self.tokens, body.logprobs, echoes)
         return Order(body, every, tuple(map(len, rows)), shape, report)
@@ -64,14 +64,14 @@ class Clerk:
         top = (body.top_logprobs or 0) if body.logprobs else None
         stops = tuple(dict.fromkeys((*first.stops, *self.config.chat_stop)))
         request = replace(first, prompt=prompt, forms=forms, stops=stops, sampling=body.sampling(_seed(), top))
-        every = self._choices([request], body.n or 1)
+        every = self._choices([request], body.n or 1, key)
         return Order(body, every, (len(prompt),), ChatShape(self.tokens, top), report)
 
     def _rows(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
         """The token ids of every prompt."""
         given: Sequence[str | int | list[int]] = [prompt] if isinstance(prompt, str) else prompt
         if len(given) > self.config.limits.choices and not isinstance(given[0], int):
-            raise self._too_many(len(given))
+            raise self._too_many(len(given), self.config.limits.choices)
         texts = [one for one in given if isinstance(one, str)]
         if texts:
             return self.prompts.read_texts(texts)
@@ -81,16 +81,17 @@ class Clerk:
             self.prompts.check_ids(row)
         return rows
 
-    def _choices(self, requests: Sequence[Request], n: int) -> tuple[Request, ...]:
+    def _choices(self, requests: Sequence[Request], n: int, key: Key) -> tuple[Request, ...]:
         """Every prompt n times, each choice with a seed of its own."""
-        if n > self.config.limits.choices or n * len(requests) > self.config.limits.choices:
-            raise self._too_many(n * len(requests))
+        most = min(self.config.limits.choices, key.rows or self.config.limits.choices)
+        if n * len(requests) > most:
+            raise self._too_many(n * len(requests), most)
         return tuple(
             replace(request, sampling=request.sampling.nth(number)) for request in requests for number in range(n)
         )
 
-    def _too_many(self, choices: int) -> ApiError:
-        most = self.config.limits.choices
+    @staticmethod
+    def _too_many(choices: int, most: int) -> ApiError:
         return ApiError(400, f"n: {choices} choices (prompts x n) are more than {most}; ask for fewer", param="n")
 
     def _request(

@@ -1,4 +1,4 @@
-"""How much each key may ask: requests and tokens per minute, requests at a time. Counted in this process."""
+"""How much each key may ask: requests and tokens per minute, requests and choices at a time; in this process."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Account:
     requests: Bucket | None
     tokens: Bucket | None
     running: int = 0
+    rows: int = 0
 
 
 class Quota:
@@ -44,11 +45,13 @@ class Quota:
         self._clock = clock
         self._accounts: dict[Key, Account] = {}
 
-    def enter(self, key: Key) -> None:
-        """Begin a request. Raises a 429 that says when to come back where the key has none left."""
+    def enter(self, key: Key, rows: int = 1) -> None:
+        """Begin a request of so many choices. Raises a 429 that says when to come back where the key has none left."""
         account = self._account(key)
         if key.concurrent is not None and account.running >= key.concurrent:
             raise busy(f"{account.running} requests of this key are under way, as many as it may have", 1.0)
+        if key.rows is not None and account.rows + rows > key.rows:
+            raise busy(f"{account.rows} choices of this key are under way, and it may have {key.rows}", 1.0)
         # Tokens are paid when they are known: a key in debt waits until it is out of it.
         for bucket, least, what in ((account.tokens, 0.0, "tokens"), (account.requests, 1.0, "requests")):
             if bucket is not None and (seconds := bucket.wait_for(least)) > 0:
@@ -56,10 +59,13 @@ class Quota:
         if account.requests is not None:
             account.requests.level -= 1
         account.running += 1
+        account.rows += rows
 
-    def leave(self, key: Key) -> None:
+    def leave(self, key: Key, rows: int = 1) -> None:
         """End a request that `enter` let in."""
-        self._account(key).running -= 1
+        account = self._account(key)
+        account.running -= 1
+        account.rows -= rows
 
     def pay(self, key: Key, tokens: int) -> None:
         """Count tokens, of a prompt or of an answer."""

@@ -118,7 +118,7 @@ class Turn:
     async def _chunks(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[tuple[int, Chunk], None]:
         """All choices' chunks, with the books kept."""
         key, model, failed = self._key, self._order.body.model, "left by the client"
-        self._quota.enter(key)
+        self._quota.enter(key, len(self._order.requests))
         try:
             begun = False
             async with aclosing(run(ensemble, self._order.requests, timeout_s)) as found:
@@ -135,7 +135,7 @@ class Turn:
             failed = str(error)
             raise
         finally:
-            self._quota.leave(key)
+            self._quota.leave(key, len(self._order.requests))
             if self._tracer is not None:
                 self._tracer.offer(self._trace(failed or None))
 

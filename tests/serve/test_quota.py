@@ -64,3 +64,14 @@ def test_keys_do_not_pay_for_each_other() -> None:
     quota.enter(one)
     quota.enter(other)
     retry_after(quota, one)
+
+
+def test_a_key_holds_so_many_choices_at_a_time() -> None:
+    key, quota = Key(name="rows", sha256="0" * 64, rows=16), Quota(lambda: 0.0)
+    quota.enter(key, 12)
+    with pytest.raises(ApiError) as refused:
+        quota.enter(key, 5)
+    assert refused.value.status == 429
+    quota.enter(key, 4)
+    quota.leave(key, 12)
+    quota.enter(key, 12)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from earnest.decoding.account import TokenAccount, accounts
-from earnest.decoding.fair_queue import FairQueue
+from earnest.decoding.fair_queue import FairQueue, overfull
 from earnest.decoding.generation import Reader
 from earnest.decoding.members import Member, MemberLostError
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.requests import Chunk, QueueFullError, Request
 from earnest.decoding.rounds import Rounds, Thoughts, Verdict, grouped
+from earnest.decoding.sampling import NO_TOKEN
 from earnest.decoding.seats import LEAST_COPIED, Seats, shared
 from earnest.decoding.texts import Text, text_of
 
@@ -84,6 +85,7 @@ class Batcher:
         self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
         self._lock = threading.Lock()
         self._tickets = count(1)
+        self._step = 0
         self._queue: FairQueue[Text] = FairQueue()
         self._texts: dict[int, Text] = {}
         self._cancelled: set[int] = set()
@@ -166,15 +168,34 @@ class Batcher:
             for ticket in self._cancelled & self._texts.keys():
                 self._leave(self._texts[ticket])
             self._cancelled.clear()
-            while len(self._queue) and self._seats.free:
-                text = self._queue.get()
-                text.take_seat(self._seats.take(text.lead, text.reads[text.lead]))
-                text.acceptance = self._usual[text.drafter or ""].heir()
+            held = Counter(text.request.owner for text in (*self._reading, *self._writing))
+            while len(self._queue) and (self._seats.free or self._make_room(held)):
+                text = self._queue.get(held)
+                held[text.request.owner] += 1
+                text.take_seat(self._seats.take(text.lead, text.past(text.lead)))
+                if not text.resumed:
+                    text.acceptance = self._usual[text.drafter or ""].heir()
                 self._reading.append(text)
+
+    def _make_room(self, held: Counter[str]) -> bool:
+        """Pause the last text of whoever holds most, if who waits holds less by more than one; the lock is held."""
+        owner = overfull(held, self._queue.next(held))
+        if owner is None:
+            return False
+        running = [text for text in (*self._reading, *self._writing) if text.request.owner == owner]
+        text = max(running, key=lambda text: text.ticket)
+        self._stand_up(text)
+        text.pause()
+        self._queue.put_back(owner, text)
+        held[owner] -= 1
+        return True
 
     def _leave(self, text: Text) -> None:
         """Take a text out; the lock is held."""
         del self._texts[text.ticket]
+        self._stand_up(text)
+
+    def _stand_up(self, text: Text) -> None:
         self._seats.leave(text.seat)
         for place in (self._reading, self._writing):
             if text in place:
@@ -219,7 +240,8 @@ class Batcher:
         """What each member reads next of each prompt: as much as the limit allows, first come, first served."""
         budget = self._limits.prefill
         work: dict[str, dict[Text, tuple[int, ...]]] = defaultdict(dict)
-        for text in self._reading:
+        self._step += 1
+        for text in _in_turn(self._reading):
             if budget <= 0:
                 break
             if not text.begun:
@@ -228,6 +250,7 @@ class Batcher:
                 self._begin(text)
             pieces = {name: self._unread(text, name)[:budget] for name in text.reads if name not in text.answers}
             budget -= max(map(len, pieces.values()))
+            text.turn = self._step
             for name, piece in pieces.items():
                 if piece:
                     work[name][text] = piece
@@ -235,31 +258,42 @@ class Batcher:
 
     def _has_a_twin_ahead(self, text: Text) -> bool:
         """Whether another text is about to read much of what this one begins with: then it waits and copies."""
-        mine = text.reads[text.lead]
-        others = (other.reads[other.lead] for other in self._reading if other.begun and other.lead == text.lead)
+        mine = text.past(text.lead)
+        others = (other.past(other.lead) for other in self._reading if other.begun and other.lead == text.lead)
         promised = min(max((shared(theirs, mine) for theirs in others), default=0), len(mine) - 1)
         return promised >= LEAST_COPIED and promised >= self._seats.most_shared(text.lead, mine) + LEAST_COPIED
 
     def _begin(self, text: Text) -> None:
-        held = {name: self._seats.begin(name, text.seat, tokens) for name, tokens in text.reads.items()}
+        held = {name: self._seats.begin(name, text.seat, text.past(name)) for name in text.reads}
         text.begin(held[text.lead])
+        if text.resumed:
+            return
         self._done["prompt_tokens"] += len(text.reads[text.lead])
         self._done["cached_tokens"] += text.cached
 
     def _unread(self, text: Text, name: str) -> tuple[int, ...]:
-        return text.reads[name][len(self._seats.known(name, text.seat)) :]
+        return text.past(name)[len(self._seats.known(name, text.seat)) :]
 
     def _begin_to_write(self, ready: list[Text]) -> list[tuple[int, Chunk]]:
         self._reading = [text for text in self._reading if text not in ready]
         self._writing = sorted([*self._writing, *ready], key=lambda text: text.seat)  # neighbours are read in place
+        chunks = [self._broken(text) for text in ready if text.row.ids and not text.sound]
+        ready = [text for text in ready if not text.row.ids]  # of the others, only the past was read again
         answers = {
             name: Thoughts.of(torch.stack([text.answers[name] for text in of]), dict.fromkeys(of, 1))
             for name, of in grouped((name, text) for text in ready for name in text.reads).items()
         }
-        chunks = self._settle(self._rounds.judge(answers, dict.fromkeys(ready, ())))
-        for text in ready:
+        chunks += self._settle(self._rounds.judge(answers, dict.fromkeys(ready, ())))
+        for text in self._writing:
             text.answers.clear()
         return chunks
+
+    def _broken(self, text: Text) -> tuple[int, Chunk]:
+        """End a text whose past could not be read again."""
+        self._reader.append(text.row, NO_TOKEN)
+        with self._lock:
+            self._leave(text)
+        return text.ticket, Chunk(text=text.wrote(()), finish=text.row.finish, usage=text.usage())
 
     # --- continuations -----------------------------------------------------------------------------------------------
 
@@ -318,3 +352,13 @@ class Batcher:
         return tuple(
             accounts(self._tokenizer, voices, kept[-1], verdict.alphas[: len(fresh)], fresh, text.request.account)
         )
+
+
+def _in_turn(texts: Sequence[Text]) -> list[Text]:
+    """Texts so that each owner has one before any has two, and who was served last comes behind who was not."""
+    seen: Counter[str] = Counter()
+    numbers = []
+    for text in sorted(texts, key=lambda text: text.turn):
+        numbers.append((seen[text.request.owner], text))
+        seen[text.request.owner] += 1
+    return [text for _, text in sorted(numbers, key=lambda pair: pair[0])]

@@ -25,7 +25,8 @@ class Text:
     """A request on its way.
 
     `reads` is what each member reads of the prompt, `answers` its logits [head] about the first token once it has
-    read it. While it is written, every member has read all but the last token.
+    read it. While it is written, every member has read all but the last token. `resumed` tells that it was paused
+    after it had begun; `turn` is the step in which some of its prompt was read last.
     """
 
     ticket: int
@@ -45,6 +46,8 @@ class Text:
     accepted: int = 0
     rounds: int = 0
     seated: float = 0.0
+    resumed: bool = False
+    turn: int = 0
     first: float = 0.0
 
     @property
@@ -73,6 +76,11 @@ class Text:
         return found
 
     @property
+    def sound(self) -> bool:
+        """Whether all logits that its members gave are finite."""
+        return all(bool(logits.amax().isfinite()) for logits in self.answers.values())
+
+    @property
     def admitted(self) -> bool:
         """Whether it has a seat."""
         return self.seat >= 0
@@ -82,13 +90,26 @@ class Text:
         """How many tokens may still be written."""
         return self.request.max_tokens - len(self.row.ids)
 
+    def past(self, name: str) -> tuple[int, ...]:
+        """What a member must have read before it goes on: the prompt, and all but the last token written."""
+        return (*self.reads[name], *self.row.ids[:-1]) if self.row.ids else self.reads[name]
+
     def take_seat(self, seat: int) -> None:
         """Come in."""
-        self.seat, self.seated = seat, time.perf_counter()
+        self.seat, self.seated = seat, self.seated or time.perf_counter()
+
+    def pause(self) -> None:
+        """Make room for another text; what was written stays, and its past is read again later."""
+        self.seat, self.resumed = -1, self.begun or self.resumed
+        self.begun = False
+        self.answers.clear()
 
     def begin(self, cached: int) -> None:
         """Begin to be read; `cached` tokens of the lead's prompt were there already."""
-        self.begun, self.cached = True, cached
+        self.begun = True
+        if self.resumed:
+            return
+        self.cached = cached
         if self.lookup is not None:
             self.lookup.grow(self.reads[self.lead])
 
