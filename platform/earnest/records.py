@@ -86,7 +86,9 @@ class Scores(Record):
     group -> the headline metric's estimate within it. `asked` samples were wanted, `scored` have a score,
     `truncated` had their input cut, `failed` could not be scored. `token_shift` is there where an ensemble wrote texts.
     `stopped` is there where the task was to stop once decided; `scored` and `failed` may then add up to less than
-    `asked`. `breakdowns` maps a mean per token to grouping -> kind of token -> its part.
+    `asked`. `reading` says how texts were read in company: "grouped", "whole" and "alone" are slower ways, for models
+    whose answers would otherwise depend on it. `breakdowns` maps a mean per token to grouping -> kind of token -> its
+    part.
     """
 
     task: str
@@ -102,6 +104,7 @@ class Scores(Record):
     tokens_forwarded: int = 0
     token_shift: TokenShift | None = None
     stopped: Stopped | None = None
+    reading: Literal["masked", "aligned", "grouped", "whole", "alone"] = "masked"
     breakdowns: dict[str, dict[str, dict[str, Part]]] = Field(default_factory=dict)
 
     @property

@@ -11,8 +11,9 @@ from earnest.decoding.sampling import GREEDY, Sampling
 from earnest.models.loading import LoadedModel
 from evaluation.tiny_models import VOCABULARY, MakeModel
 
-FAMILIES = ["Llama", "GPT2", "Mistral"]
-"""One that our own pass reads, one that transformers reads into our store, and one whose past cannot be kept."""
+FAMILIES = ["Llama", "GPT2", "Mistral", "Gemma2", "GPTNeo", "Mpt", "Bloom", "Mamba"]
+"""One that our own pass reads; some that transformers reads into our store, with windows and positions that they count
+in ways of their own; and one whose past cannot be kept."""
 
 
 def texts(count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -161,13 +162,14 @@ def test_the_kind_says_who_runs_the_model(make_model: MakeModel) -> None:
 
 def test_the_fallback_gives_what_our_own_pass_gives(nano: Callable[[str], LoadedModel]) -> None:
     from earnest.decoding.fallback import RereadDecoder, StoredDecoder
+    from earnest.decoding.forward import CausalForward
     from earnest.decoding.lean import LeanDecoder
 
     model = nano("small").model
     first, second = texts(2, 40, seed=3)
     answers = []
-    for kind in (LeanDecoder, StoredDecoder, RereadDecoder):
-        decoder = kind(model, 5, 64)
+    forward = CausalForward(model)
+    for decoder in (LeanDecoder(model, 5, 64), StoredDecoder(forward, 5, 64), RereadDecoder(forward, 5, 64)):
         decoder.read([4, 1], [0, 0], [first[:20], second[:33]])
         answers.append(decoder.read([1, 4], [33, 20], [second[33:35], first[20:22]]))
     same(answers[0], answers[1])

@@ -11,7 +11,20 @@ from earnest.evaluation.prefixes import Segment, forest
 from earnest.evaluation.tokens import Request
 from earnest.models.loading import LoadedModel
 
-FAMILIES = ["Llama", "Qwen3", "GPT2", "OPT", "Mistral", "Gemma2"]
+FAMILIES = [
+    "Llama",
+    "Qwen3",
+    "GPT2",
+    "OPT",
+    "Mistral",
+    "Gemma2",
+    "Gemma3Text",
+    "GPTNeo",
+    "Mpt",
+    "Bloom",
+    "Phi3",
+    "Mamba",
+]
 
 
 def some_requests(count: int = 40) -> list[Request]:
@@ -28,7 +41,7 @@ def some_requests(count: int = 40) -> list[Request]:
 def alone(loaded: LoadedModel, request: Request) -> tuple[float, bool]:
     """The same by one plain forward of transformers, in float64 sums."""
     whole = (request.context + request.continuation)[-(loaded.max_length + 1) :]
-    logits = loaded.model(torch.tensor([whole[:-1]])).logits[0, -len(request.continuation) :]
+    logits = loaded.model(torch.tensor([whole])).logits[0, -len(request.continuation) - 1 : -1]
     log_probs = logits.float().log_softmax(-1)
     targets = torch.tensor(request.continuation)
     value = log_probs[torch.arange(len(targets)), targets].double().sum()
@@ -89,6 +102,7 @@ def test_a_past_that_must_be_copied_is_copied_for_one_batch_at_a_time(make_model
     block = tuple(range(10, 70))
     engine = Engine(make_model("GPT2"), budget=400)
     assert not engine.readers.shares
+    copied.clear()  # what the probe at load took
     engine.log_likelihoods([Request((*block, 100 + i), (5, 6)) for i in range(30)])
     assert sum(copied) == 30 * len(block)
     assert max(copied) <= 400
@@ -100,12 +114,28 @@ def test_one_token_continuations_share_one_row(make_model) -> None:
     assert engine.tokens_forwarded == 3
 
 
-@pytest.mark.parametrize("family", ["Mistral", "Gemma2"])
-def test_a_sliding_window_is_run_whole(make_model, family: str) -> None:
+@pytest.mark.parametrize("family", ["Mistral", "Gemma2", "Gemma3Text", "GPTNeo", "Bloom"])
+def test_models_with_windows_and_positions_of_their_own_share_what_requests_begin_with(make_model, family: str) -> None:
     engine = Engine(make_model(family))
-    assert not engine.readers.cached
     engine.log_likelihoods([Request((*range(10, 70), 100 + i), (5, 6)) for i in range(3)])
-    assert engine.tokens_forwarded == 3 * 62
+    assert engine.tokens_forwarded == 60 + 3 * 2
+
+
+def test_what_is_read_otherwise_in_a_longer_text_is_not_shared(make_model) -> None:
+    engine = Engine(make_model("Phi3"))
+    shorter, longer = ([Request((*range(10, n), 100 + i), (5, 6)) for i in range(3)] for n in (30, 60))
+    engine.log_likelihoods(shorter)
+    assert engine.tokens_forwarded == 20 + 3 * 2
+    engine.log_likelihoods(longer)
+    assert engine.tokens_forwarded == 20 + 3 * 2 + 3 * 52
+
+
+def test_a_text_that_its_last_token_makes_long_is_read_to_its_end(make_model) -> None:
+    loaded = make_model("Phi3")  # its rope changes beyond 32 tokens
+    context = tuple(range(10, 38))
+    requests = [Request(context, tuple(range(50, 50 + n))) for n in (3, 4, 5, 6)]
+    for request, found in zip(requests, Engine(loaded).log_likelihoods(requests), strict=True):
+        assert found.value == pytest.approx(alone(loaded, request)[0], abs=2e-4)
 
 
 def test_a_context_too_long_is_cut_from_the_left(make_model) -> None:

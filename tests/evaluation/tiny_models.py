@@ -47,14 +47,40 @@ _SIZES: dict[str, dict[str, object]] = {
     "Qwen3": _LLAMA,
     "Mistral": {**_LLAMA, "sliding_window": 8},
     "Gemma2": {**_LLAMA, "sliding_window": 8, "final_logit_softcapping": 3.0},
+    "Gemma3Text": {**_LLAMA, "sliding_window": 8, "num_hidden_layers": 7, "query_pre_attn_scalar": 8},
+    "GptOss": {**_LLAMA, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
     "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 1, "eos_token_id": 2},
     "OPT": {
         "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2,
         "num_attention_heads": 4, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2,
     },
+    "GPTNeo": {
+        "hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]],
+        "window_size": 8, "max_position_embeddings": 128, "bos_token_id": 1, "eos_token_id": 2,
+    },
+    "Mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 128},
+    "Bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2},
+    "Falcon": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": True, "multi_query": False,
+        "new_decoder_architecture": False, "parallel_attn": False, "bos_token_id": 1, "eos_token_id": 2,
+    },
+    "Phi3": {
+        **_LLAMA, "pad_token_id": 0, "original_max_position_embeddings": 32,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+            "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0],
+        },
+    },
+    "Mamba": {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2},
 }  # fmt: skip
-_CONFIGS = {family: getattr(transformers, f"{family}Config") for family in _SIZES}
+_CONFIGS = {
+    family: getattr(transformers, "Gemma3TextConfig" if family == "Gemma3Text" else f"{family}Config")
+    for family in _SIZES
+}
 _CAUSAL = {
-    family: getattr(transformers, "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")
+    family: getattr(
+        transformers,
+        {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}.get(family, f"{family}ForCausalLM"),
+    )
     for family in _SIZES
 }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earnest.decoding.forward import has_full_attention
+from earnest.decoding.kv_cache import keeps_keys_and_values, layer_kinds
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -30,7 +30,9 @@ def fits(model: Any) -> bool:
     linears = [module for name, module in body.layers.named_modules() if name.endswith("_proj")]
     dtypes = {parameter.dtype for parameter in model.parameters()}
     plain = all(type(linear) is nn.Linear for linear in linears) and len(dtypes) == 1
-    return plain and not _has_hooks(model) and has_full_attention(model)
+    return (
+        plain and not _has_hooks(model) and set(layer_kinds(model).values()) == {None} and keeps_keys_and_values(model)
+    )
 
 
 def _has_hooks(model: nn.Module) -> bool:

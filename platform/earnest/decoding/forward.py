@@ -1,22 +1,25 @@
 """One forward pass of a causal language model over tokens that follow a shared past.
 
-This is the only place that knows transformers' caches. Rows of different lengths are padded on the right; the holes
-that padding leaves in the cache are masked, and every token carries its true position, so what a row gets does not
-depend on its company. Batching, generation and scoring belong to others.
+Rows of different lengths are read in company in whatever way leaves each what it gets alone (`independence`), and
+behind pasts that `kv_cache` keeps. Batching, generation and scoring belong to others.
 """
 
 from __future__ import annotations
 
-import inspect
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+
+from earnest.decoding.independence import way_for
+from earnest.decoding.kv_cache import KVCache
+from earnest.decoding.reading import PastReader, Way
+from earnest.decoding.rope import RopeSwitches, forget_lengths, rope_switches
 
 CPU_CACHE_BYTES = 2**29
 GPU_CACHE_SHARE = 1 / 8
@@ -25,58 +28,22 @@ _ROOM = 64
 _PROBE = 7
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A cache layer that grows by blocks, so that one more token does not copy the whole past."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values [rows, heads, new, width]; return all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            self._store: tuple[Tensor, Tensor] | None = None
-            return self.keys, self.values
-        past, total = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
-        if self._store is None or self._store[0].shape[-2] < total:
-            self._store = _with_room(self.keys, total + _ROOM), _with_room(self.values, total + _ROOM)
-        for store, new in zip(self._store, (key_states, value_states), strict=True):
-            store[..., past:total, :] = new
-        self.keys, self.values = (store[..., :total, :] for store in self._store)
-        return self.keys, self.values
-
-    def rows(self, index: Tensor) -> RoomyLayer:
-        """A copy that holds the rows of `index` [rows]."""
-        copy = RoomyLayer()
-        copy.lazy_initialization(self.keys, self.values)
-        copy.keys, copy.values = self.keys.index_select(0, index), self.values.index_select(0, index)
-        copy._store = None
-        return copy
-
-
-def _with_room(past: Tensor, slots: int) -> Tensor:
-    store = past.new_empty((*past.shape[:-2], slots, past.shape[-1]))
-    store[..., : past.shape[-2], :] = past
-    return store
-
-
-@dataclass
+@dataclass(frozen=True)
 class Past:
-    """What a batch of rows has read: keys and values, which slots hold a token, and how many tokens each row has."""
+    """What a batch of rows has read: keys and values, and how many tokens each row has."""
 
-    cache: DynamicCache
-    mask: Tensor  # [rows, slots] bool
-    lengths: Tensor  # [rows] int64
+    cache: KVCache
+    lengths: tuple[int, ...]
 
     @property
     def slots(self) -> int:
-        """The width of the cache, holes included."""
-        return int(self.mask.shape[1])
+        """How many tokens the longest row has."""
+        return max(self.lengths)
 
     def rows(self, index: Sequence[int]) -> Past:
         """A copy with the rows of `index`, in that order; a row may be taken many times."""
-        chosen = torch.tensor(list(index), device=self.lengths.device)
-        cache = DynamicCache()
-        cache.layers = [layer.rows(chosen) for layer in self.cache.layers]
-        return Past(cache, self.mask.index_select(0, chosen), self.lengths.index_select(0, chosen))
+        lengths = tuple(self.lengths[row] for row in index)
+        return Past(self.cache.taken(index, max(lengths)), lengths)
 
 
 class Kept(Protocol):
@@ -94,6 +61,8 @@ class Forward(Protocol):
     """A forward pass over tokens that follow a past of its own making: `CausalForward`, or `packed.PackedForward`."""
 
     cached: bool
+    switches: RopeSwitches
+    way: Way
     tokens_forwarded: int
 
     @property
@@ -114,25 +83,34 @@ class Forward(Protocol):
 class CausalForward:
     """Hidden states of new tokens after a past, and the output head on the positions that are needed.
 
-    `cached` says whether the model's past can be kept: full attention in every layer. Without it `extend` takes no
-    past, and callers run whole rows. `body` is the model up to its hidden states; where its logits are not its head on
-    the last of these (a cap, a scale), a probe notices it and `body` is all of it.
+    `way` says how the model is read (`reading`), by a probe where it is not given. Where that keeps no past, `cached`
+    is False: `extend` takes no past, and callers run whole rows. `body` is the model up to its hidden states; where its
+    logits are not its head on the last of these (a cap, a scale), a probe notices it and `body` is all of it.
     """
 
     shares = False
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, way: Way | None = None) -> None:
         self.model = model
-        self.cached = has_full_attention(model)
+        self.switches = rope_switches(model)
         self.tokens_forwarded = 0
-        self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self.body, self._head = _body_and_head(model)
+        self.way: Way = way or way_for(model, lambda way: CausalForward(model, way))
+        self.cached = self.way not in ("whole", "alone")
+        self._reader = PastReader(model, self.body, self.way, self.switches) if self.cached else None
 
     @property
     def device(self) -> torch.device:
         """Where the model lies."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    @property
+    def reader(self) -> PastReader:
+        """What reads behind a past. Raises ValueError where none is kept."""
+        if self._reader is None:
+            raise ValueError("this model's past cannot be kept; run whole rows with past=None and keep=False")
+        return self._reader
 
     @torch.inference_mode()
     def extend(
@@ -144,32 +122,37 @@ class CausalForward:
             Hidden states [rows, longest, width] (right-padded rows hold nonsense behind their end), and the past that
             now holds the new tokens if `keep` (the given past must then not be used any more).
         """
-        lengths = torch.tensor([len(row) for row in tokens])
-        width = int(lengths.max())
-        ids = _padded(tokens, width).to(self.device)  # [rows, width]
-        self.tokens_forwarded += int(lengths.sum())
-        lengths = lengths.to(self.device)
+        self.tokens_forwarded += sum(map(len, tokens))
         if not keep and past is None:
-            return self.body(input_ids=ids, use_cache=False), None  # causal: padding on the right needs no mask
-        if not self.cached:
-            raise ValueError("this model's past cannot be kept; run whole rows with past=None and keep=False")
-        return self._with_past(ids, lengths, past)
+            return self._whole(tokens), None
+        before = past or Past(self.reader.cache(len(tokens), 0), (0,) * len(tokens))
+        ends = tuple(start + len(row) for start, row in zip(before.lengths, tokens, strict=True))
+        single = past is not None and max(map(len, tokens)) == 1
+        if max(ends) > before.cache.slots:  # where texts grow by single tokens, they do not copy their past
+            before.cache.grow(max(ends) + (_ROOM + max(ends) // 4 if single else 0))
+        hidden = self.reader.read(before.cache, range(len(tokens)), before.lengths, tokens)
+        return hidden, Past(before.cache, ends) if keep else None
 
-    def _with_past(self, ids: Tensor, lengths: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        steps = torch.arange(ids.shape[1], device=ids.device)
-        real = steps < lengths[:, None]  # [rows, width]
-        if past is None:
-            cache = DynamicCache()
-            cache.layer_class_to_replicate = RoomyLayer
-            hidden = self.body(input_ids=ids, use_cache=True, past_key_values=cache)
-            return hidden, Past(cache, real, lengths)
-        mask = torch.cat([past.mask, real], dim=1)  # [rows, slots + width]
-        positions = past.lengths[:, None] + steps.minimum(lengths[:, None] - 1)
-        named = {"position_ids": positions} if self._takes_positions else {}
-        hidden = self.body(
-            input_ids=ids, use_cache=True, past_key_values=past.cache, attention_mask=mask.long(), **named
-        )
-        return hidden, Past(past.cache, mask, past.lengths + lengths)
+    def _whole(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Hidden states [rows, longest, width] of whole texts; those that the rope turns alike are read at once."""
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for row, text in enumerate(tokens):
+            groups[(*self.switches.side(len(text)), row if self.way == "alone" else 0)].append(row)
+        if len(groups) == 1:
+            return self._at_once(tokens)
+        read = {
+            row: one
+            for some in groups.values()
+            for row, one in zip(some, self._at_once([tokens[i] for i in some]), strict=True)
+        }
+        longest = max(map(len, tokens))
+        return torch.stack([F.pad(read[row], (0, 0, 0, longest - len(read[row]))) for row in range(len(tokens))])
+
+    def _at_once(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        if self.switches.growing is not None:
+            forget_lengths(self.model)
+        ids = _padded(tokens, max(map(len, tokens))).to(self.device)  # [rows, width]
+        return self.body(input_ids=ids, use_cache=False)  # causal: padding on the right needs no mask
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -180,26 +163,6 @@ class CausalForward:
 def _padded(tokens: Sequence[Sequence[int]], width: int) -> Tensor:
     flat = list(chain.from_iterable([*row, *[0] * (width - len(row))] for row in tokens))
     return torch.tensor(flat, dtype=torch.int64).view(len(tokens), width)
-
-
-def has_full_attention(model: Any) -> bool:
-    """Whether every layer attends to the whole past, so that keys and values can be kept, copied and masked."""
-    config = model.config.get_text_config(decoder=True)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and any(kind != "full_attention" for kind in kinds):
-        return False
-    if kinds is None and getattr(config, "sliding_window", None) is not None:
-        return False
-    return _keeps_keys_and_values(model)
-
-
-@torch.inference_mode()
-def _keeps_keys_and_values(model: Any) -> bool:
-    """Whether a probe leaves keys and values of every token in an ordinary cache (state-space models do not)."""
-    ids = torch.zeros((1, _PROBE), dtype=torch.int64, device=next(model.parameters()).device)
-    past = getattr(model.base_model(input_ids=ids, use_cache=True), "past_key_values", None)
-    layers = getattr(past, "layers", ())
-    return bool(layers) and all(type(layer) is DynamicLayer and layer.get_seq_length() == _PROBE for layer in layers)
 
 
 @torch.inference_mode()

@@ -15,7 +15,8 @@ from earnest.decoding.blocks import fits
 from earnest.decoding.captured import CapturedDecoder
 from earnest.decoding.compiled import CompiledDecoder, compiles
 from earnest.decoding.drafting import Drafter, Readable
-from earnest.decoding.fallback import RereadDecoder, StoredDecoder, stores
+from earnest.decoding.fallback import RereadDecoder, StoredDecoder
+from earnest.decoding.forward import CausalForward
 from earnest.decoding.lean import LeanDecoder
 from earnest.decoding.lean_pass import TOLERANCE
 from earnest.decoding.members import Drafted, Wanted
@@ -159,7 +160,11 @@ class LocalMember:
 def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
     """The fastest decoder whose logits are the model's own, by a probe."""
     true = (decoder for decoder in _candidates(model, rows, slots) if _works(decoder, model, rows, slots))
-    return next(true, None) or RereadDecoder(model, rows, slots)
+    return next(true, None) or _by_transformers(CausalForward(model), rows, slots)
+
+
+def _by_transformers(forward: CausalForward, rows: int, slots: int) -> Decoder:
+    return (StoredDecoder if forward.cached else RereadDecoder)(forward, rows, slots)
 
 
 def _works(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
@@ -184,9 +189,6 @@ def _candidates(model: Any, rows: int, slots: int) -> Iterator[Decoder]:
         if compiles(lean):
             yield CompiledDecoder(lean)
         yield lean
-        del lean  # its keys and values would stand beside the next one's
-    if stores(model):
-        yield StoredDecoder(model, rows, slots)
 
 
 @torch.inference_mode()

@@ -19,6 +19,8 @@ from torch import Tensor
 from earnest.decoding.blocks import fits
 from earnest.decoding.forward import CausalForward, Forward
 from earnest.decoding.lean_pass import TOLERANCE, Layout, LeanPass, Place
+from earnest.decoding.reading import Way
+from earnest.decoding.rope import NO_SWITCHES
 
 LEAST_TRUNK = 16
 """So long at least is what rows share, before attending to it apart is cheaper than a copy of it for each."""
@@ -74,6 +76,8 @@ class PackedForward:
     """Hidden states of new tokens after a past, as `CausalForward` gives them, by our own pass."""
 
     cached = True
+    switches = NO_SWITCHES
+    way: Way = "masked"
 
     def __init__(self, model: Any, longest: int) -> None:
         self._pass = LeanPass(model, longest)

@@ -140,7 +140,7 @@ class Engine:
         predictions are done and how many there are.
         """
         rows, asked = self._rows(requests)
-        roots = forest(list(rows)) if self.readers.cached else _stumps(list(rows))
+        roots = self._roots(list(rows))
         needs = _needs(roots, asked)
         done, whole = 0, sum(len(need.targets) for wanted in needs.values() for need in wanted)
         for predicted in self._visit(roots, needs, None, [0] * len(roots)):
@@ -148,6 +148,13 @@ class Engine:
             done += len(predicted.request)
             if progress is not None:
                 progress(done, whole)
+
+    def _roots(self, rows: Sequence[Tokens]) -> list[Segment]:
+        """What is read, sharing beginnings where a past can be kept, of texts that lie beyond no switch of a rope."""
+        short = self.readers.side(1)
+        shared = [i for i, row in enumerate(rows) if self.readers.cached and self.readers.side(len(row)) == short]
+        alone = set(range(len(rows))).difference(shared)
+        return [*forest(rows, among=shared), *(Segment(rows[i], 0, [i]) for i in sorted(alone))]
 
     def _fits(self, request: Request) -> bool:
         return 0 < len(request.continuation) <= self.max_length
@@ -158,19 +165,26 @@ class Engine:
     def _rows(self, requests: Sequence[Request]) -> tuple[dict[Tokens, int], list[list[tuple[int, int, Tokens]]]]:
         """The different inputs, and for each what is asked of it: (request, position of the first prediction, targets).
 
-        The last token of a continuation is never read, so one-token continuations of a context share its row.
+        The last token of a continuation is not read, so one-token continuations of a context share its row; only where
+        the text with it is read otherwise than without (`decoding.rope`), the text is read to its end.
         """
         rows: dict[Tokens, int] = {}
         asked: list[list[tuple[int, int, Tokens]]] = []
         for number, request in enumerate(requests):
             if not self._fits(request):
                 continue
-            tokens = (request.context + request.continuation)[-(self.max_length + 1) :][:-1]
+            whole = (request.context + request.continuation)[-(self.max_length + 1) :]
+            tokens = whole[: self._read(len(whole))]
             row = rows.setdefault(tokens, len(rows))
             if row == len(asked):
                 asked.append([])
-            asked[row].append((number, len(tokens) - len(request.continuation), request.continuation))
+            asked[row].append((number, len(whole) - 1 - len(request.continuation), request.continuation))
         return rows, asked
+
+    def _read(self, length: int) -> int:
+        """How many tokens are read of a text whose last one is only predicted."""
+        alike = length > self.max_length or self.readers.side(length) == self.readers.side(length - 1)
+        return length - 1 if alike else length
 
     def _visit(
         self, segments: Sequence[Segment], needs: dict[int, list[_Need]], past: Pasts | None, owners: Sequence[int]
@@ -247,11 +261,6 @@ def batches(lengths: Sequence[int], budget: int, past: int = 0) -> Iterator[list
         batch.append(i)
     if batch:
         yield batch
-
-
-def _stumps(rows: Sequence[Tokens]) -> list[Segment]:
-    """One segment per row, nothing shared: for models whose past cannot be kept."""
-    return [Segment(row, 0, [number]) for number, row in enumerate(rows)]
 
 
 def _needs(roots: Sequence[Segment], asked: Sequence[Sequence[tuple[int, int, Tokens]]]) -> dict[int, list[_Need]]:

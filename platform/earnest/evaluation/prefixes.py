@@ -5,7 +5,7 @@ The few-shot block of a subject becomes the root of its questions, a question th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -29,13 +29,18 @@ class Segment:
         return self.start + len(self.tokens)
 
 
-def forest(rows: Sequence[Tokens], shortest: int = SHORTEST_PREFIX) -> list[Segment]:
+def forest(
+    rows: Sequence[Tokens], shortest: int = SHORTEST_PREFIX, among: Iterable[int] | None = None
+) -> list[Segment]:
     """Segments whose paths from root to end spell `rows`, which must differ from one another and not be empty.
 
-    A prefix is shared where at least two rows have at least `shortest` tokens in common beyond their parent's.
+    Only rows `among` these are spelt, by default all. A prefix is shared where at least two rows have at least
+    `shortest` tokens in common beyond their parent's.
     """
-    order = sorted(range(len(rows)), key=rows.__getitem__)
+    order = sorted(range(len(rows)) if among is None else among, key=rows.__getitem__)
     common = [0, *(_common(rows[a], rows[b]) for a, b in pairwise(order))]
+    if not order:
+        return []
 
     def grow(low: int, high: int, start: int) -> list[Segment]:
         cuts = [low, *(i for i in range(low + 1, high) if common[i] < start + shortest), high]

@@ -89,6 +89,7 @@ def evaluate(
         tokens_forwarded=forwarded,
         token_shift=shift,
         stopped=stopped,
+        reading=engine.readers.way,
         breakdowns=dict(measured.breakdowns),
     )
     return Evaluation(scores, table(samples), measured.reference, written_texts(engine))

@@ -15,6 +15,7 @@ from torch import Tensor
 from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.ensemble import Ensemble
 from earnest.decoding.forward import Forward, Kept
+from earnest.decoding.reading import WAYS, Way
 from earnest.models.loading import LoadedModel
 
 Subject = LoadedModel | Ensemble
@@ -70,6 +71,15 @@ class Readers:
     def cached(self) -> bool:
         """Whether the past of every model can be kept."""
         return all(forward.cached for forward in self.forwards)
+
+    def side(self, length: int) -> Sequence[tuple[int, int]]:
+        """Texts of lengths with equal sides are read alike by every model (`decoding.rope`)."""
+        return [forward.switches.side(length) for forward in self.forwards]
+
+    @property
+    def way(self) -> Way:
+        """The slowest way in which one of the models is read (`decoding.reading`)."""
+        return max((forward.way for forward in self.forwards), key=WAYS.index)
 
     @property
     def shares(self) -> bool:
