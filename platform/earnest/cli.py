@@ -146,6 +146,10 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="The data's split.")] = None,
     shots: Annotated[int | None, typer.Option(help="Demonstrations before each question.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many samples.")] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="A column that the data calls otherwise, question=Question; may be repeated."),
+    ] = None,
     more: Annotated[
         list[str] | None, typer.Option("--set", help="Another of the task's settings, style=lm_eval; may be repeated.")
     ] = None,
@@ -164,8 +168,9 @@ def evaluate(
 
     Example: earnest evaluate nano:large --task closed_book --limit 300
     """
-    fields = {"task": task, "data": data, "split": split, "shots": shots, "limit": limit}
-    settings = _settings(more or ())
+    names = _settings(column or (), "--column", "question=Question") or None
+    fields = {"task": task, "data": data, "split": split, "shots": shots, "limit": limit, "columns": names}
+    settings = _settings(more or (), "--set", "style=lm_eval")
     spec = read_task({**{key: value for key, value in fields.items() if value is not None}, **settings})
     from earnest.oneoff import evaluate_once
 
@@ -336,11 +341,11 @@ def generate(
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, str]:
+def _settings(pairs: Sequence[str], option: str, example: str) -> dict[str, str]:
     """Settings written as NAME=VALUE."""
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
-        raise UserError(f"--set {wrong[0]}: write it as NAME=VALUE, such as style=lm_eval")
+        raise UserError(f"{option} {wrong[0]}: write it as NAME=VALUE, such as {example}")
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from earnest.compression.calibration import check_rows
 from earnest.compression.checks import check_fits
-from earnest.data import NANO, DataSource, read_rows, resolve_data
+from earnest.data import NANO, DataSource, MappedPath, mapped, read_rows, resolve_data
 from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns, rehearse
@@ -106,10 +106,13 @@ def find_data(task: AnyTask) -> DataSource:
 def check_task(task: AnyTask, path: str) -> None:
     """Whether a task's data has the columns and rows that it needs, and every row can be asked."""
     if path != NANO and Path(path).exists():
+        path = mapped(path, task.columns)
         for split, columns in needed_columns(task, path):
             read_rows(path, split, columns)
         rehearse(task, path)
         read_frequencies(task, path)
+        if isinstance(path, MappedPath):
+            path.check_asked()
 
 
 def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:

@@ -88,7 +88,8 @@ class Scores(Record):
     `stopped` is there where the task was to stop once decided; `scored` and `failed` may then add up to less than
     `asked`. `reading` says how texts were read in company: "grouped", "whole" and "alone" are slower ways, for models
     whose answers would otherwise depend on it. `breakdowns` maps a mean per token to grouping -> kind of token -> its
-    part.
+    part. `notes` counts questions that were asked otherwise than their rows say, or judged so: `own_demonstration`,
+    `equal_options`.
     """
 
     task: str
@@ -106,6 +107,7 @@ class Scores(Record):
     stopped: Stopped | None = None
     reading: Literal["masked", "aligned", "grouped", "whole", "alone"] = "masked"
     breakdowns: dict[str, dict[str, dict[str, Part]]] = Field(default_factory=dict)
+    notes: dict[str, int] = Field(default_factory=dict)
 
     @property
     def main(self) -> Estimate:

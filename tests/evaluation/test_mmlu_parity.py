@@ -8,6 +8,7 @@ import pytest
 
 from earnest.evaluation.choices import ChoiceItem, best
 from earnest.evaluation.engine import Engine
+from earnest.evaluation.shots import Demonstrated
 from earnest.evaluation.tasks import mmlu, multiple_choice
 from earnest.evaluation.tokens import requests
 from earnest.models.loading import LoadedModel, load
@@ -55,7 +56,7 @@ def check(loaded: LoadedModel, items: list[ChoiceItem], truth: list[dict[str, An
 @pytest.mark.parametrize("budget", [1, 3000, 20000])
 def test_mmlu_equals_lm_eval(tiny_llama: LoadedModel, parity: Path, subject: str, budget: int) -> None:
     shots = rows(parity, subject, "dev")
-    items = [mmlu._item(row, shots) for row in rows(parity, subject, "test")]
+    items = [mmlu._item(Demonstrated(row, shots, changed=False)) for row in rows(parity, subject, "test")]
     check(tiny_llama, items, expected(parity, f"mmlu_{subject}"), budget)
 
 

@@ -24,6 +24,7 @@ class Item:
     aliases: tuple[str, ...]
     domain: str = ""
     stratum: str = ""
+    notes: tuple[str, ...] = ()
 
 
 Match = Callable[[Item, str], bool | float]

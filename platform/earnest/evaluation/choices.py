@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,10 @@ from earnest.statistics.reliability import brier
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """A question as it is asked: the prompt, what may follow it (with its leading space), and which is right."""
+    """A question as it is asked: the prompt, what may follow it (with its leading space), and which is right.
+
+    `twins` are the options that say the same as the right one, and are as right; `shown` notes on its demonstrations.
+    """
 
     id: str
     prompt: str
@@ -23,11 +26,32 @@ class ChoiceItem:
     answer: int
     domain: str = ""
     stratum: str = ""
+    twins: tuple[int, ...] = ()
+    shown: tuple[str, ...] = ()
+
+    @property
+    def right(self) -> frozenset[int]:
+        """The places of the options that are right."""
+        return frozenset((self.answer, *self.twins))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is counted of it: of its demonstrations, and that another option says what the right one says."""
+        return (*self.shown, *((EQUAL_OPTIONS,) if self.twins else ()))
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The options without the space that parts them from the prompt."""
         return tuple(option.removeprefix(" ") for option in self.options)
+
+
+EQUAL_OPTIONS = "equal_options"
+
+
+def twins(choices: Sequence[str], answer: int) -> tuple[int, ...]:
+    """The places of the other choices that say what the right one says, white space at the ends apart."""
+    said = [choice.strip() for choice in choices]
+    return tuple(place for place, text in enumerate(said) if text == said[answer] and place != answer)
 
 
 Lengths = Callable[[str], int]
@@ -53,13 +77,14 @@ def choice_sample(item: ChoiceItem, found: Sequence[LogLikelihood], **more: bool
 
     The options' probabilities are the softmax of their log-likelihoods, as the answer is chosen. `confidence` is that
     of the chosen one, `brier` the sum over options of (probability − truth)², 0..2, which lm-eval calls brier_score.
+    Options that say the same as the right one count as one with it.
     """
     values = tuple(likelihood.value for likelihood in found)
     known = [value for value in values if value is not None]
     whole = len(known) == len(values)
     chosen = best(known, item.texts) if whole else None
-    right = None if chosen is None else chosen == item.answer
-    sure, score = stated(known, item.answer) if whole else (None, None)
+    right = None if chosen is None else chosen in item.right
+    sure, score = stated(known, item.right) if whole else (None, None)
     return Sample(
         item.id, item.prompt, "" if chosen is None else item.texts[chosen], item.texts[item.answer],
         right, None if right is None else float(right), values,
@@ -69,9 +94,14 @@ def choice_sample(item: ChoiceItem, found: Sequence[LogLikelihood], **more: bool
     )  # fmt: skip
 
 
-def stated(log_likelihoods: Sequence[float], answer: int) -> tuple[float, float]:
-    """The probability of the likeliest option, and the Brier score of all of them against the right one."""
+def stated(log_likelihoods: Sequence[float], right: Collection[int]) -> tuple[float, float]:
+    """The probability of the likeliest option, and the Brier score of all of them; the `right` ones are one option."""
     values = np.asarray(log_likelihoods)
     weights = np.exp(values - values.max())
     probabilities = weights / weights.sum()
-    return float(probabilities.max()), brier([probabilities.tolist()], [answer])
+    first = min(right)
+    merged = [float(p) for place, p in enumerate(probabilities) if place == first or place not in right]
+    merged[first] = float(sum(probabilities[place] for place in right))
+    chosen = int(values.argmax())
+    sure = merged[first] if chosen in right else float(probabilities[chosen])
+    return sure, brier([merged], [first])

@@ -7,6 +7,7 @@ the output head runs only where a continuation's token is predicted. Prompts, an
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -96,6 +97,7 @@ class Engine:
         self.budget = budget or self.distribution.budget
         self.scoring_budget = min(self.budget, CPU_SCORING) if self.readers.device.type == "cpu" else self.budget
         self.written: list[tuple[Prompt, Generation]] = []
+        self.notes: Counter[str] = Counter()
         self._forwarded_before = self.readers.tokens_forwarded
 
     @property
@@ -104,7 +106,11 @@ class Engine:
         return self.readers.tokens_forwarded - self._forwarded_before
 
     def posed(self, items: Sequence[Question]) -> list[Question]:
-        """Which of a task's items are asked, and in which order: all as they come (`sequential` asks some)."""
+        """Which of a task's items are asked, and in which order: all as they come (`sequential` asks some).
+
+        What they note of themselves is counted.
+        """
+        self.notes = Counter(note for item in items for note in getattr(item, "notes", ()))
         return list(items)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:

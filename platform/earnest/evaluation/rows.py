@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from earnest.data import columns, file_of, read_rows, text_of
+from earnest.evaluation.shots import Demonstrated, other_shots
 from earnest.specs import UserError
 
 Row = TypeVar("Row")
@@ -100,14 +101,23 @@ def _check_cell(row: Mapping[str, Any], column: str, where: str) -> None:
             raise UserError(
                 f"{where}: choices is {str(value)[:40]!r}, not a list of texts, two at least; list them one by one"
             )
+        if len({choice.strip() for choice in value}) < 2:
+            raise UserError(f"{where}: all choices are {value[0]!r}; give it another, or leave the row out")
     elif not _strings(value):
         raise UserError(f"{where}: a row has no answer ({column} is {value!r}); give every row at least one")
 
 
 def demonstrations(
-    rows: Sequence[dict[str, Any]], shots: int, limit: int | None, path: str
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The first `shots` rows to demonstrate with, and the others, `limit` at most, to ask.
+    rows: Sequence[dict[str, Any]], shots: int, limit: int | None, path: str, same: Sequence[str]
+) -> list[Demonstrated[dict[str, Any]]]:
+    """The rows behind the first `shots`, `limit` at most, each to be asked after these.
+
+    Args:
+        rows: all rows in order.
+        shots: how many demonstrate.
+        limit: how many are asked at most.
+        path: names the data in errors.
+        same: the columns that tell whether two rows are one question, which is never its own demonstration.
 
     Raises:
         UserError: no row would be left to ask.
@@ -116,8 +126,8 @@ def demonstrations(
         raise UserError(
             f"data {path}: {len(rows)} rows, of which {shots} are demonstrations; bring more rows or set shots lower"
         )
-    asked = rows[shots:]
-    return list(rows[:shots]), list(asked if limit is None else asked[:limit])
+    asked = rows[shots:] if limit is None else rows[shots : shots + limit]
+    return [other_shots(row, rows[:shots], rows, same) for row in asked]
 
 
 def spread(rows: Sequence[Row], limit: int | None) -> list[Row]:

@@ -91,6 +91,7 @@ def evaluate(
         stopped=stopped,
         reading=engine.readers.way,
         breakdowns=dict(measured.breakdowns),
+        notes=dict(sorted(engine.notes.items())),
     )
     return Evaluation(scores, table(samples), measured.reference, written_texts(engine))
 

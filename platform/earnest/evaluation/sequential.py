@@ -60,7 +60,7 @@ class Growing(Engine):
     def posed(self, items: Sequence[Question]) -> list[Question]:
         """The first `count` items in the drawn order, which knows nothing of the answers."""
         order = random.Random(self._seed).sample(range(len(items)), len(items))
-        return [items[place] for place in order[: self.count]]
+        return super().posed([items[place] for place in order[: self.count]])
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress | None = None) -> list[Generation]:
         """Greedy continuations of `prompts`, in order; those of before are remembered.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earnest.data import columns, read_rows
+from earnest.data import columns, mapped, read_rows
 from earnest.evaluation.answers import Item
 from earnest.evaluation.choices import ChoiceItem
 from earnest.evaluation.nano import NANO, shipped_world
@@ -52,6 +53,7 @@ def traits_of(task: AnyTask, data: str, tokenizer: Any, calibration: Tensor | No
     Raises:
         UserError: a frequency is no number, or is negative.
     """
+    data = mapped(data, task.columns)
     items = _items(task, data)
     if not items:
         return {}
@@ -116,6 +118,7 @@ def read_frequencies(task: AnyTask, data: str) -> list[float | None]:
     Raises:
         UserError: a frequency is no number, or is negative.
     """
+    data = mapped(data, task.columns)
     asks = isinstance(task, ClosedBook | OpenBook | MultipleChoice | TriviaQA | FactoidQA)
     if not asks or FREQUENCY_COLUMN not in columns(data, task.split):
         return []
@@ -126,7 +129,12 @@ def read_frequencies(task: AnyTask, data: str) -> list[float | None]:
 def _frequency(value: Any, where: str) -> float | None:
     if value is None or value != value:  # NaN, which tables hold for a missing number
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, str):  # as a table of texts spells a number
+        if not value.strip():
+            return None
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise UserError(f"{where}: frequency is {value!r}; give how often the fact is mentioned, 0 or more")
     return float(value)
 

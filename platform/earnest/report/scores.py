@@ -9,6 +9,10 @@ from earnest.report.survey import spoken
 from earnest.report.writing import GROUPINGS, place_of_kind
 
 WIDTH = 22
+NOTES = {
+    "own_demonstration": "asked with another demonstration: one of theirs was the question itself",
+    "equal_options": "with another option that says what the right one says: either counts as right",
+}
 
 
 def score_lines(scores: Scores) -> Iterator[str]:
@@ -18,6 +22,7 @@ def score_lines(scores: Scores) -> Iterator[str]:
     for metric, groupings in scores.breakdowns.items():
         for grouping in (name for name in GROUPINGS if name in groupings):
             yield from _part_lines(f"{spoken(metric)}: {GROUPINGS[grouping].lower()}", groupings[grouping])
+    yield from (f"{count} {NOTES.get(note, note)}" for note, count in scores.notes.items())
     yield f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}"
 
 

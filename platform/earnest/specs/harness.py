@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from earnest.specs.task import Task
 
@@ -43,6 +43,12 @@ class LMEval(Task):
     system: str | None = Field(default=None, min_length=1)
     unsafe_code: bool = False
     seed: int = Field(default=1234, ge=0)
+
+    @model_validator(mode="after")
+    def _own_columns(self) -> Self:
+        if self.columns:
+            raise ValueError("columns: a benchmark of lm-eval names its columns itself; say them in its YAML file")
+        return self
 
     @property
     def label(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import operator
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from earnest.specs.frame import Spec
 
@@ -22,6 +23,17 @@ class Task(Spec):
     split: str = "test"
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
+    columns: dict[str, str | tuple[str, ...]] = Field(
+        default={},
+        exclude_if=operator.not_,  # a task that maps none is named as ever
+        description="Where the data's columns have other names: asked name -> column, column.field, or several columns",
+    )
+
+    @model_validator(mode="after")
+    def _mapped_data(self) -> Self:
+        if self.columns and self.data == "nano":
+            raise ValueError("columns: the almanac's questions have the names that are asked for; leave it out")
+        return self
 
     @property
     def label(self) -> str:

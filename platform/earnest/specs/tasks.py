@@ -48,6 +48,7 @@ class ClosedBook(Task):
     """
 
     task: Literal["closed_book"] = "closed_book"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=3, ge=0)
@@ -58,7 +59,7 @@ class OpenBook(Task):
     """Questions with the passage that holds the answer: exact match over aliases."""
 
     task: Literal["open_book"] = "open_book"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=1, ge=0)
@@ -69,6 +70,7 @@ class MultipleChoice(Task):
     """The option with the highest log-likelihood, by the option's own text."""
 
     task: Literal["multiple_choice"] = "multiple_choice"
+    version: ClassVar[int] = 2
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True
@@ -80,7 +82,7 @@ class MMLU(Task):
 
     task: Literal["mmlu"] = "mmlu"
     writes: ClassVar[bool] = False
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "accuracy"
     cost: ClassVar[float] = 8.0
     bounded: ClassVar[bool] = True
@@ -118,6 +120,7 @@ class TriviaQA(Task):
     """
 
     task: Literal["trivia_qa"] = "trivia_qa"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     split: str = "validation"
@@ -159,6 +162,7 @@ class GSM8K(Task):
     """
 
     task: Literal["gsm8k"] = "gsm8k"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     data: UserData
@@ -176,6 +180,7 @@ class TruthfulQA(Task):
     """
 
     task: Literal["truthful_qa"] = "truthful_qa"
+    version: ClassVar[int] = 2
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from earnest.data import mapped
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import PREFERENCE
 from earnest.evaluation.nano import NANO
@@ -56,6 +57,7 @@ from earnest.specs import (
 
 def measure(engine: Engine, task: AnyTask, data: str, reference: Path | None, progress: Progress | None) -> Measured:  # noqa: C901 -- one case per task
     """Run a task on an engine; `reference` matters to perplexity alone."""
+    data = mapped(data, task.columns)
     match task:
         case Perplexity():
             return perplexity.measure(engine, task, data, reference, progress)
@@ -105,6 +107,7 @@ def needed_columns(task: AnyTask, path: str) -> list[tuple[str, list[str]]]:  # 
     """
     if path == NANO:
         return []
+    path = mapped(path, task.columns)
     match task:
         case Perplexity():
             return [(task.split, [task.column])]
@@ -152,6 +155,7 @@ def rehearse(task: AnyTask, path: str) -> None:  # noqa: C901 -- one case per ta
     """
     if path == NANO:
         return
+    path = mapped(path, task.columns)
     if isinstance(task, JudgedTask):
         instruction.forms_of(task, PREFERENCE, path)
     match task:
@@ -172,7 +176,7 @@ def rehearse(task: AnyTask, path: str) -> None:  # noqa: C901 -- one case per ta
         case FactoidQA():
             factoid_qa.user_items(task, path)
         case GSM8K():
-            gsm8k.prompts(task, path)
+            gsm8k.items(task, path)
         case TruthfulQA():
             _ = truthful_qa.letter_items(task, path) if task.style == "letters" else truthful_qa.user_items(task, path)
         case TruthfulQAOpen():

@@ -10,6 +10,7 @@ from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import ANSWER_COLUMNS, aliases_of, column_among, demonstrations, question_rows
 from earnest.evaluation.samples import Measured
+from earnest.evaluation.shots import Demonstrated
 from earnest.specs import ClosedBook
 
 
@@ -36,17 +37,22 @@ def user_items(spec: ClosedBook, data: str) -> list[Item]:
     """A user's questions; the first `shots` rows are the demonstrations and are not asked."""
     columns = needed(spec, data)
     answers = columns[-1]
-    shown, asked = demonstrations(question_rows(data, spec.split, columns), spec.shots, spec.limit, data)
-    block = "".join(f"{_question(row)} {aliases_of(row[answers])[0]}\n\n" for row in shown)
+    rows = question_rows(data, spec.split, columns)
+    found = demonstrations(rows, spec.shots, spec.limit, data, ["question"])
+
+    def prompt(one: Demonstrated[dict[str, Any]]) -> str:
+        return "".join(f"{_question(s)} {aliases_of(s[answers])[0]}\n\n" for s in one.shots) + _question(one.row)
+
     return [
         Item(
             f"{spec.split}-{i:05d}",
-            block + _question(row),
-            aliases_of(row[answers]),
-            row.get("domain", ""),
-            row.get("stratum", ""),
+            prompt(one),
+            aliases_of(one.row[answers]),
+            one.row.get("domain", ""),
+            one.row.get("stratum", ""),
+            one.notes,
         )
-        for i, row in enumerate(asked, start=len(shown))
+        for i, one in enumerate(found, start=spec.shots)
     ]
 
 

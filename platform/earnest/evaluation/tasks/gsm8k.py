@@ -9,7 +9,8 @@ proxy-tuning's own, which takes 5 for -5 and 35 for 3.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from earnest.data import file_of
@@ -30,7 +31,7 @@ from earnest.evaluation.numbers import (
 )
 from earnest.evaluation.rows import question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
-from earnest.evaluation.shots import SHOTS_SPLIT, check_shots_split, drawn_shots
+from earnest.evaluation.shots import SHOTS_SPLIT, Demonstrated, check_shots_split, drawn_shots, other_shots
 from earnest.specs import GSM8K, UserError
 from earnest.statistics.intervals import wilson
 
@@ -49,13 +50,11 @@ Row = dict[str, Any]
 
 def measure(engine: Engine, spec: GSM8K, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, which is the style's own, and all matches, on GSM8K's rows."""
-    rows, asked = prompts(spec, data)
-    names = [f"{spec.split}-{i:05d}" for i in range(len(rows))]
-    posed = engine.posed(list(zip(names, rows, asked, strict=True)))
+    posed = engine.posed(items(spec, data))
     max_tokens = spec.max_tokens or MAX_TOKENS[spec.style]
-    texts = [prompt for _, _, prompt in posed]
+    texts = [item.prompt for item in posed]
     generations = complete(engine, texts, STOPS[spec.style], max_tokens, progress, MANNERS[spec.style])
-    samples = [_sample(spec, *one, generation) for one, generation in zip(posed, generations, strict=True)]
+    samples = [_sample(spec, item, generation) for item, generation in zip(posed, generations, strict=True)]
     known = scored(samples)
     metrics = {name: wilson(int(sum(column(known, name))), len(known)) for name in matches("", "0")}
     return Measured(samples, {"exact_match": share_correct(known), **metrics}, share_correct)
@@ -73,10 +72,30 @@ def needed_splits(spec: GSM8K, data: str) -> list[str]:
     return [spec.split, SHOTS_SPLIT]
 
 
-def prompts(spec: GSM8K, data: str) -> tuple[list[Row], list[str]]:
-    """The rows that are asked, and what each is asked with."""
+@dataclass(frozen=True)
+class SumItem:
+    """A row with its id, what it is asked with, and what is counted of it."""
+
+    id: str
+    row: Row
+    prompt: str
+    notes: tuple[str, ...] = ()
+
+
+def items(spec: GSM8K, data: str) -> list[SumItem]:
+    """The questions with what stands before each: drawn solutions, or nothing."""
     rows = asked_rows(spec, data)
-    return rows, [shots + question(spec, row) for shots, row in zip(_shots(spec, data, len(rows)), rows, strict=True)]
+    names = [f"{spec.split}-{i:05d}" for i in range(len(rows))]
+    if len(needed_splits(spec, data)) == 1:
+        return [SumItem(name, row, question(spec, row)) for name, row in zip(names, rows, strict=True)]
+    pool = question_rows(data, SHOTS_SPLIT, COLUMNS)
+    drawn = drawn_shots(pool, spec.shots, len(rows))
+    found = [other_shots(row, shots, pool, ["question"]) for row, shots in zip(rows, drawn, strict=True)]
+    return [SumItem(name, one.row, _prompt(spec, one), one.notes) for name, one in zip(names, found, strict=True)]
+
+
+def _prompt(spec: GSM8K, one: Demonstrated[Row]) -> str:
+    return "".join(f"{question(spec, row)} {row['answer']}\n\n" for row in one.shots) + question(spec, one.row)
 
 
 def asked_rows(spec: GSM8K, data: str) -> list[Row]:
@@ -101,15 +120,6 @@ def question(spec: GSM8K, row: Row) -> str:
     return asked if spec.style == "lm_eval" else f"Answer the following question.\n\n{asked}"
 
 
-def _shots(spec: GSM8K, data: str, items: int) -> Sequence[str]:
-    """What stands before each question: drawn solutions, or nothing."""
-    if len(needed_splits(spec, data)) == 1:
-        return [""] * items
-    pool = question_rows(data, SHOTS_SPLIT, COLUMNS)
-    drawn = drawn_shots(pool, spec.shots, items)
-    return ["".join(f"{question(spec, row)} {row['answer']}\n\n" for row in shots) for shots in drawn]
-
-
 def gold_number(row: Row) -> str:
     """The final answer: what stands behind "####", or all of it; without commas between digits."""
     return BETWEEN_DIGITS.sub(r"\1\2", str(row["answer"]).split("####")[-1].strip())
@@ -126,11 +136,12 @@ def matches(text: str, answer: str) -> dict[str, bool]:
     }
 
 
-def _sample(spec: GSM8K, name: str, row: Row, prompt: str, generation: Generation) -> Sample:
+def _sample(spec: GSM8K, item: SumItem, generation: Generation) -> Sample:
+    row = item.row
     found = matches(generation.text, str(row["answer"]))
     right = found[HEADLINE[spec.style]]
     sample = Sample(
-        name, prompt, SHOWN[spec.style](generation.text), gold_number(row), right, float(right),
+        item.id, item.prompt, SHOWN[spec.style](generation.text), gold_number(row), right, float(right),
         truncated=generation.cut > 0, domain=row.get("domain", ""), stratum=row.get("stratum", ""),
         more={**found, "text": generation.text, "tokens": len(generation.ids), "finish": generation.finish},
     )  # fmt: skip

@@ -13,12 +13,12 @@ from typing import Any
 
 from earnest.data import columns, file_of, read_rows, splits
 from earnest.evaluation.answers import share_correct
-from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
+from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options, twins
 from earnest.evaluation.disciplines import discipline_of
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.rows import ID_COLUMNS, check_ids, check_rows, choice_index, spread
 from earnest.evaluation.samples import Measured, scored
-from earnest.evaluation.shots import check_shots_split
+from earnest.evaluation.shots import Demonstrated, check_shots_split, other_shots
 from earnest.specs import MMLU, UserError
 
 COLUMNS = ("subject", "question", "choices", "answer")
@@ -61,10 +61,27 @@ def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
     rows = read_rows(data, split, [*COLUMNS, *identity])
     check_ids(rows, identity, file_of(data, split))
     rows = _numbered(rows, file_of(data, split))
-    shots = _shots(spec, data) if spec.shots else {}
+    shots = _shots(data) if spec.shots else {}
     chosen = [row for row in rows if not spec.subjects or row["subject"] in spec.subjects]
     _check_subjects(spec, rows, data)
-    return [_item(row, shots.get(row["subject"], [])) for row in spread(chosen, spec.limit)]
+    asked = spread(chosen, spec.limit)
+    _check_shots(spec, asked, shots, data)
+    pools = {subject: pool[: spec.shots] for subject, pool in shots.items()}
+    return [
+        _item(other_shots(row, pools.get(row["subject"], []), shots.get(row["subject"], []), ["question", "choices"]))
+        for row in asked
+    ]
+
+
+def _check_shots(spec: MMLU, asked: Sequence[Row], shots: Mapping[str, Sequence[Row]], data: str) -> None:
+    """See that every subject that is asked has enough demonstrations."""
+    for subject in sorted({row["subject"] for row in asked}) if spec.shots else ():
+        there = len(shots.get(subject, ()))
+        if there < spec.shots:
+            raise UserError(
+                f"mmlu: the split {SHOTS_SPLIT!r} of {data} has {there} rows of subject {subject!r} for {spec.shots} "
+                f"shots; bring more, or set shots = {there}"
+            )
 
 
 def _numbered(rows: Sequence[Row], file: str) -> list[Row]:
@@ -103,17 +120,20 @@ def needed_splits(spec: MMLU, data: str) -> list[str]:
     return [asked_split(spec, data), SHOTS_SPLIT]
 
 
-def _shots(spec: MMLU, data: str) -> Mapping[str, list[Row]]:
+def _shots(data: str) -> Mapping[str, list[Row]]:
     by_subject: dict[str, list[Row]] = defaultdict(list)
     for row in _numbered(read_rows(data, SHOTS_SPLIT, COLUMNS), data):
         by_subject[row["subject"]].append(row)
-    return {subject: rows[: spec.shots] for subject, rows in by_subject.items()}
+    return by_subject
 
 
-def _item(row: Row, shots: Sequence[Row]) -> ChoiceItem:
+def _item(one: Demonstrated[Row]) -> ChoiceItem:
+    row = one.row
     options = tuple(f" {letter}" for letter in LETTERS[: len(row["choices"])])
     subject = row["subject"]
-    return ChoiceItem(row["id"], prompt(row, shots), options, row["answer"], subject, discipline_of(subject))
+    same = twins(row["choices"], row["answer"])
+    asked = prompt(row, one.shots)
+    return ChoiceItem(row["id"], asked, options, row["answer"], subject, discipline_of(subject), same, one.notes)
 
 
 def prompt(row: Row, shots: Sequence[Row]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from earnest.almanac import questions
 from earnest.data import file_of
 from earnest.evaluation.answers import share_correct
-from earnest.evaluation.choices import ChoiceItem, Lengths, best, choice_sample, score_options
+from earnest.evaluation.choices import ChoiceItem, Lengths, best, choice_sample, score_options, twins
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import choice_index, demonstrations, question_rows
@@ -42,13 +42,14 @@ def user_items(spec: MultipleChoice, data: str) -> list[ChoiceItem]:
     rows, file = question_rows(data, spec.split, COLUMNS), file_of(data, spec.split)
     for i, row in enumerate(rows):
         row["answer"] = choice_index(row["answer"], row["choices"], f"data {file}: row {i}")
-    shown, asked = demonstrations(rows, spec.shots, spec.limit, data)
+    found = demonstrations(rows, spec.shots, spec.limit, data, ["question", "choices"])
     return [
         ChoiceItem(
-            f"{spec.split}-{i:05d}", prompt(row["question"], shown), _options(row["choices"]), row["answer"],
-            row.get("domain", ""), row.get("stratum", ""),
+            f"{spec.split}-{i:05d}", prompt(one.row["question"], one.shots), _options(one.row["choices"]),
+            one.row["answer"], one.row.get("domain", ""), one.row.get("stratum", ""),
+            twins(one.row["choices"], one.row["answer"]), one.notes,
         )
-        for i, row in enumerate(asked, start=len(shown))
+        for i, one in enumerate(found, start=spec.shots)
     ]  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def _sample(item: ChoiceItem, found: Sequence[LogLikelihood]) -> Sample:
     values = [likelihood.value for likelihood in found if likelihood.value is not None]
     whole = len(values) == len(found)
     more = {
-        name: best(values, item.texts, length) == item.answer if whole else None for name, length in NORMALISED.items()
+        name: best(values, item.texts, length) in item.right if whole else None for name, length in NORMALISED.items()
     }
     return choice_sample(item, found, **more)
 

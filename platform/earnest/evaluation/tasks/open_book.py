@@ -18,6 +18,7 @@ from earnest.evaluation.rows import (
     question_rows,
 )
 from earnest.evaluation.samples import Measured
+from earnest.evaluation.shots import Demonstrated
 from earnest.specs import OpenBook, UserError
 
 NANO_SHOTS = 1
@@ -49,14 +50,18 @@ def user_items(spec: OpenBook, data: str) -> list[Item]:
     columns = needed(spec, data)
     _, passage, answers = columns
     rows = question_rows(data, spec.split, columns)
-    shown, asked = demonstrations(rows, spec.shots, spec.limit, data)
-    block = "".join(f"{_question(row, passage)} {aliases_of(row[answers])[0]}\n\n" for row in shown)
+    found = demonstrations(rows, spec.shots, spec.limit, data, ["question", passage])
+
+    def prompt(one: Demonstrated[dict[str, Any]]) -> str:
+        shown = (f"{_question(shot, passage)} {aliases_of(shot[answers])[0]}\n\n" for shot in one.shots)
+        return "".join(shown) + _question(one.row, passage)
+
     return [
         Item(
-            f"{spec.split}-{i:05d}", block + _question(row, passage), aliases_of(row[answers]),
-            row.get("domain", ""), row.get("stratum", ""),
+            f"{spec.split}-{i:05d}", prompt(one), aliases_of(one.row[answers]),
+            one.row.get("domain", ""), one.row.get("stratum", ""), one.notes,
         )
-        for i, row in enumerate(asked, start=len(shown))
+        for i, one in enumerate(found, start=spec.shots)
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from earnest.evaluation.metrics import lm_eval_match, proxy_tuning_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import ANSWER_COLUMNS, PASSAGE_COLUMNS, aliases_of, column_among, question_rows
 from earnest.evaluation.samples import Measured
-from earnest.evaluation.shots import SHOTS_SPLIT, check_shots_split, drawn_shots
+from earnest.evaluation.shots import SHOTS_SPLIT, check_shots_split, drawn_shots, other_shots
 from earnest.specs import TriviaQA, UserError
 
 MATCHES = {
@@ -72,24 +72,28 @@ def user_items(spec: TriviaQA, data: str) -> list[Item]:
     (split, wanted), *shown = needed(spec, data)
     rows = question_rows(data, split, wanted[:2], wanted[2:])[: spec.limit]
     file = file_of(data, split)
-    blocks = _blocks(spec, data, shown, len(rows))
+    blocks = _blocks(spec, data, shown, rows)
     return [
         Item(
             f"{split}-{i:05d}", block + _prompt(spec, row, wanted[2:], f"data {file}: row {i}"),
-            aliases(row[wanted[1]]), row.get("domain", ""), row.get("stratum", ""),
+            aliases(row[wanted[1]]), row.get("domain", ""), row.get("stratum", ""), notes,
         )
-        for i, (row, block) in enumerate(zip(rows, blocks, strict=True))
+        for i, (row, (block, notes)) in enumerate(zip(rows, blocks, strict=True))
     ]  # fmt: skip
 
 
-def _blocks(spec: TriviaQA, data: str, shown: Sequence[tuple[str, list[str]]], items: int) -> list[str]:
-    """What stands before each question: drawn demonstrations, or nothing."""
+def _blocks(
+    spec: TriviaQA, data: str, shown: Sequence[tuple[str, list[str]]], rows: Sequence[Row]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """What stands before each question: drawn demonstrations, or nothing; and what is noted of them."""
     for split, wanted in shown:
         pool = question_rows(data, split, wanted)
         # lm-eval draws one more here, as if from the asked split, lest an item demonstrate itself; it never does.
-        drawn = drawn_shots(pool, spec.shots + 1, items)
-        return ["".join(f"{_lm_eval(row)} {_value(row[wanted[1]])}\n\n" for row in shots[:-1]) for shots in drawn]
-    return [""] * items
+        drawn = drawn_shots(pool, spec.shots + 1, len(rows))
+        found = [other_shots(row, shots[:-1], pool, ["question"]) for row, shots in zip(rows, drawn, strict=True)]
+        texts = ["".join(f"{_lm_eval(row)} {_value(row[wanted[1]])}\n\n" for row in one.shots) for one in found]
+        return [(text, one.notes) for text, one in zip(texts, found, strict=True)]
+    return [("", ())] * len(rows)
 
 
 def _prompt(spec: TriviaQA, row: Row, evidence: Sequence[str], where: str) -> str:

@@ -20,7 +20,7 @@ from earnest.data import columns, file_of
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete, share_correct
 from earnest.evaluation.chat import Manner
-from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options
+from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options, twins
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import choice_index, question_rows
@@ -69,6 +69,11 @@ class TruthItem:
     one: ChoiceItem
     all: ChoiceItem
     true: tuple[bool, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is counted of it."""
+        return self.one.notes
 
 
 def measure(engine: Engine, spec: TruthfulQA, data: str, progress: Progress | None = None) -> Measured:
@@ -122,7 +127,8 @@ def _truth_item(name: str, row: Row, one: Labels, every: Labels) -> TruthItem:
         options = tuple(f" {text}" for text, _ in labels)
         answer = [true for _, true in labels].index(True)
         prompt = f"{PRIMER}Q: {row['question']}\nA:"
-        return ChoiceItem(name, prompt, options, answer, row.get("domain", ""), row.get("stratum", ""))
+        same = twins([text for text, _ in labels], answer)
+        return ChoiceItem(name, prompt, options, answer, row.get("domain", ""), row.get("stratum", ""), same)
 
     return TruthItem(item(one), item(every), tuple(true for _, true in every))
 
@@ -208,6 +214,7 @@ def letter_items(spec: TruthfulQA, data: str) -> list[ChoiceItem]:
             ChoiceItem(
                 f"{spec.split}-{i:05d}", f"{row['question']}{options}\n\n{LETTER_PREFIX}",
                 tuple(LETTERS[: len(choices)]), answer, row.get("domain", ""), row.get("stratum", ""),
+                twins(choices, answer),
             )
         )  # fmt: skip
     return items
@@ -235,6 +242,7 @@ def read_letter(text: str) -> str:
 
 def _letter_sample(item: ChoiceItem, generation: Generation) -> Sample:
     letter, gold = read_letter(generation.text), item.options[item.answer]
+    right = letter in {item.options[place] for place in item.right}
     more: dict[str, bool | int | float | str | None] = {
         "valid": bool(letter),
         "text": generation.text,
@@ -242,7 +250,7 @@ def _letter_sample(item: ChoiceItem, generation: Generation) -> Sample:
         "finish": generation.finish,
     }
     sample = Sample(
-        item.id, item.prompt, letter, gold, letter == gold, float(letter == gold),
+        item.id, item.prompt, letter, gold, right, float(right),
         truncated=generation.cut > 0, domain=item.domain, stratum=item.stratum, more=more,
     )  # fmt: skip
     return unscored(sample) if generation.finish == "not_finite" else sample
