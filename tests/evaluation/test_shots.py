@@ -126,6 +126,12 @@ def test_a_choice_equal_to_the_right_one_is_right_wherever_it_stands(make_model,
     assert found.scores.notes == {"equal_options": 4}
 
 
+def test_a_blank_choice_is_refused(tmp_path: Path) -> None:
+    data = written(tmp_path / "test.jsonl", [{"question": "q", "choices": ["a", " "], "answer": 0}] * 2)
+    with pytest.raises(UserError, match="row 0: a choice is blank"):
+        rehearse(read_task({"task": "multiple_choice", "data": data, "shots": 0}), data)
+
+
 def test_choices_that_are_all_the_same_are_refused(tmp_path: Path) -> None:
     data = written(tmp_path / "test.jsonl", [{"question": "q", "choices": ["a", "a "], "answer": 0}] * 2)
     with pytest.raises(UserError, match="row 0: all choices are 'a'; give it another"):

@@ -124,8 +124,8 @@ def _empty(path: str, split: str) -> UserError:
 
 def _missing_column(path: str, column: str, there: Iterable[str]) -> UserError:
     return UserError(
-        f"data {path}: has no column {column!r}; its columns are {', '.join(sorted(there)) or 'none'}\n"
-        "if one of them is meant, say so by columns"
+        f"data {path}: has no column {column!r}; its columns are {', '.join(sorted(there)) or 'none'}"
+        f" (if one of them is meant, set columns = {{{column} = ...}})"
     )
 
 

@@ -29,6 +29,7 @@ def column_among(path: str, split: str, names: Sequence[str]) -> str:
             return name
     raise UserError(
         f"data {path}: has no column {' or '.join(map(repr, names))}; its columns are {', '.join(there) or 'none'}"
+        f" (if one of them is meant, set columns = {{{names[0]} = ...}})"
     )
 
 
