@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from math import isnan
 from typing import Any, Protocol
 
 from earnest.decoding.requests import Chunk, Usage
@@ -47,6 +48,8 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
         last.finish,
         last.error,
         last.usage,
+        chunks[0].prompt_logprobs,
+        last.end,
     )
 
 
@@ -57,7 +60,11 @@ def finish_reason(chunk: Chunk) -> str | None:
 
 @dataclass
 class CompletionShape:
-    """The shape of /v1/completions; `echoes` are the prompts' texts where they were asked for."""
+    """The shape of /v1/completions; `echoes` are the prompts' texts where they were asked for.
+
+    With log-probabilities, echoed tokens have theirs, the first one none; then the token that ended a text has its own,
+    too, so that behind a prompt there stand as many tokens as were chosen.
+    """
 
     tokens: TokenTexts
     logprobs: int | None
@@ -68,34 +75,43 @@ class CompletionShape:
 
     def opening(self, index: int) -> Json | None:
         """The prompt, where it is echoed."""
-        if index not in self.echoes:
+        if index not in self.echoes or self.logprobs is not None:  # with log-probabilities it must be read before
             return None
         return {"index": index, "text": self.echoes[index], "logprobs": None, "finish_reason": None}
 
     def piece(self, index: int, chunk: Chunk) -> Json:
         """Some text and its tokens."""
+        echo = self.echoes.get(index, "") if chunk.prompt_logprobs else ""
         return {
             "index": index,
-            "text": chunk.text,
-            "logprobs": None if self.logprobs is None else self._logprobs(index, chunk.logprobs),
+            "text": echo + chunk.text,
+            "logprobs": None if self.logprobs is None else self._logprobs(index, self._told(index, chunk)),
             "finish_reason": finish_reason(chunk),
         }
 
     def whole(self, index: int, chunk: Chunk) -> Json:
         """All text and its tokens."""
         choice = self.piece(index, chunk)
-        return choice | {"text": self.echoes.get(index, "") + choice["text"]}
+        echo = "" if chunk.prompt_logprobs else self.echoes.get(index, "")
+        return choice | {"text": echo + choice["text"]}
+
+    def _told(self, index: int, chunk: Chunk) -> Sequence[TokenLogprobs]:
+        end = (chunk.end,) if chunk.end is not None and index in self.echoes else ()
+        return (*chunk.prompt_logprobs, *chunk.logprobs, *end)
 
     def _logprobs(self, index: int, found: Sequence[TokenLogprobs]) -> Json:
         names = [self.tokens.name(one.token) for one in found]
         offsets = []
         for one in found:
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(self.tokens.text(one.token))
+            self._offsets[index] += self.tokens.width(one.token)
         return {
             "tokens": names,
-            "token_logprobs": [_finite(one.raw.chosen) for one in found],
-            "top_logprobs": [self._top(name, one.raw) for name, one in zip(names, found, strict=True)],
+            "token_logprobs": [None if isnan(one.raw.chosen) else _finite(one.raw.chosen) for one in found],
+            "top_logprobs": [
+                None if isnan(one.raw.chosen) else self._top(name, one.raw)
+                for name, one in zip(names, found, strict=True)
+            ],
             "text_offset": offsets,
         }
 

@@ -91,10 +91,14 @@ class Gateways(Spec):
 
 
 class Limits(Spec):
-    """What one request may ask: choices (prompts x n), tokens of each, bytes of its body, seconds in all."""
+    """What one request may ask: choices (prompts x n), tokens of each, bytes of its body, seconds in all.
+
+    Who asks for more tokens than there may be is refused, or with `clamp` gets as many, and `length` as the reason.
+    """
 
     choices: int = Field(default=16, ge=1)
     max_tokens: int = Field(default=4096, ge=1)
+    clamp: bool = False
     body_bytes: int = Field(default=1 << 20, ge=1024, le=MOST_BODY)
     timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
 

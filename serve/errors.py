@@ -108,7 +108,7 @@ def _said(problems: Sequence[Mapping[str, Any]]) -> str:
     first, *rest = [problem for problem in problems if _got(problem) == meant]
     others = [problem for problem in rest if problem["loc"][-1] == first["loc"][-1] or _names_a_type(first["loc"][-1])]
     where = ".".join(str(part) for part in first["loc"][1:] if not _names_a_type(part)) or "body"
-    if first["type"] == "none_required":
+    if first["type"] in ("none_required", "unsupported"):
         return f"{where}: not supported by this server; leave it out"
     if first["type"] == "extra_forbidden":
         return f"{where}: no such parameter; leave it out"

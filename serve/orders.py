@@ -9,7 +9,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from earnest.decoding.requests import Mixture, Request, Steering
+from earnest.decoding.grammar import json_grammar
+from earnest.decoding.requests import Chunk, Mixture, Request, Steering
 from earnest.decoding.tokens import TokenTexts
 from serve.answers import ChatShape, CompletionShape, ProxyReport, Shape
 from serve.asked import ChatBody, Common, CompletionBody, ProxyOptions
@@ -23,13 +24,31 @@ DEFAULT_COMPLETION = 16
 
 @dataclass(frozen=True)
 class Order:
-    """A body, checked: its choices as requests, and how they are told. `prompts` are the distinct prompts' tokens."""
+    """A body, checked: its choices as requests, and how they are told. `prompts` are the distinct prompts' tokens.
+
+    Of every `best_of` choices that follow each other, the likeliest `n` are told.
+    """
 
     body: Common
     requests: tuple[Request, ...]
     prompts: tuple[int, ...]
     shape: Shape
     report: ProxyReport | None
+    n: int = 1
+    best_of: int = 1
+
+    def told(self, choices: Sequence[Chunk]) -> list[Chunk]:
+        """Of all choices at their end those that are told, in order: the best by log-probability per token."""
+        found: list[Chunk] = []
+        for begin in range(0, len(choices), self.best_of):
+            of = choices[begin : begin + self.best_of]
+            found += sorted(of, key=_per_token, reverse=True)[: self.n] if self.best_of > self.n else of
+        return found
+
+
+def _per_token(choice: Chunk) -> float:
+    values = [one.raw.chosen for one in choice.logprobs]
+    return sum(values) / max(1, len(values))
 
 
 @dataclass(frozen=True)
@@ -43,15 +62,21 @@ class Clerk:
 
     def completion(self, body: CompletionBody, key: Key) -> Order:
         """An order for /v1/completions. Raises ApiError for what cannot be served."""
+        if body.max_tokens == 0 and not body.echo:
+            message = "max_tokens 0: should be greater than or equal to 1, but for what echo gives back"
+            raise ApiError(400, message, param="max_tokens")
         mixture, report = self._mixture(body, key)
         rows = self._rows(body.prompt)
         first = self._request(body, key, mixture, max(map(len, rows)), body.max_tokens, DEFAULT_COMPLETION)
-        settings = [body.sampling(_seed(), body.logprobs) for _ in rows]
+        n, best_of = body.n or 1, body.best_of or body.n or 1
+        known = 0 if best_of > n and body.logprobs is None else body.logprobs
+        settings = [body.sampling(_seed(), known) for _ in rows]
+        first = replace(first, prompt_logprobs=body.logprobs if body.echo else None)
         asked = [replace(first, prompt=row, sampling=own) for row, own in zip(rows, settings, strict=True)]
-        every = self._choices(asked, body.n or 1, key)
+        every = self._choices(asked, best_of, key)
         echoes = self._echoes(body, rows) if body.echo else {}
         shape = CompletionShape(self.tokens, body.logprobs, echoes)
-        return Order(body, every, tuple(map(len, rows)), shape, report)
+        return Order(body, every, tuple(map(len, rows)), shape, report, n, best_of)
 
     def chat(self, body: ChatBody, key: Key) -> Order:
         """An order for /v1/chat/completions. Raises ApiError for what cannot be served."""
@@ -62,10 +87,12 @@ class Clerk:
         wanted = body.max_completion_tokens or body.max_tokens
         first = self._request(body, key, mixture, longest, wanted, self.context)
         top = (body.top_logprobs or 0) if body.logprobs else None
-        stops = tuple(dict.fromkeys((*first.stops, *self.config.chat_stop)))
+        closing = () if first.grammar else self.config.chat_stop  # JSON says itself where it ends
+        stops = tuple(dict.fromkeys((*first.stops, *closing)))
         request = replace(first, prompt=prompt, forms=forms, stops=stops, sampling=body.sampling(_seed(), top))
-        every = self._choices([request], body.n or 1, key)
-        return Order(body, every, (len(prompt),), ChatShape(self.tokens, top), report)
+        n = body.n or 1
+        every = self._choices([request], n, key)
+        return Order(body, every, (len(prompt),), ChatShape(self.tokens, top), report, n, n)
 
     def _rows(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
         """The token ids of every prompt."""
@@ -98,14 +125,14 @@ class Clerk:
         self, body: Common, key: Key, mixture: Mixture, prompt: int, wanted: int | None, default: int
     ) -> Request:
         """A request without its prompt, with the tokens there is room for."""
-        self._check_bias(body)
+        self._check_ids(body)
         room = self.context - prompt
-        if room < 1:
+        if room < (wanted != 0):
             message = f"the prompt has {prompt} tokens, but the context of {self.context} must hold the answer too"
             raise ApiError(400, f"{message}; shorten it", code="context_length_exceeded")
         most = min(self.config.limits.max_tokens, key.max_tokens or self.config.limits.max_tokens)
-        if wanted is None:
-            wanted = min(default, room, most)
+        if wanted is None or self.config.limits.clamp:
+            wanted = min(default if wanted is None else wanted, room, most)
         if wanted > most:
             raise ApiError(400, f"max_tokens {wanted} is more than {most}; ask for fewer", param="max_tokens")
         if wanted > room:
@@ -114,12 +141,24 @@ class Clerk:
                 400, f"{message}; ask for at most {room}", param="max_tokens", code="context_length_exceeded"
             )
         account = body.proxy.candidates if body.proxy else None
-        return Request((), mixture, max_tokens=wanted, stops=body.stops, account=account, owner=key.name)
+        return Request(
+            (),
+            mixture,
+            max_tokens=wanted,
+            stops=body.stops,
+            account=account,
+            owner=key.name,
+            stop_token_ids=tuple(body.stop_token_ids or ()),
+            ignore_eos=bool(body.ignore_eos),
+            min_tokens=min(body.min_tokens or 0, wanted),
+            grammar=_grammar(body),
+        )
 
-    def _check_bias(self, body: Common) -> None:
-        unknown = [token for token in body.logit_bias or {} if not self.prompts.is_token(int(token))]
-        if unknown:
-            raise ApiError(400, f"logit_bias: token {unknown[0]} is not in the vocabulary", param="logit_bias")
+    def _check_ids(self, body: Common) -> None:
+        for param, ids in (("logit_bias", body.logit_bias or {}), ("stop_token_ids", body.stop_token_ids or ())):
+            unknown = [token for token in ids if not self.prompts.is_token(int(token))]
+            if unknown:
+                raise ApiError(400, f"{param}: token {unknown[0]} is not in the vocabulary", param=param)
 
     def _mixture(self, body: Common, key: Key) -> tuple[Mixture, ProxyReport | None]:
         """Which models speak, and what is told of it where `proxy` was given."""
@@ -158,6 +197,18 @@ class Clerk:
         texts = [one for one in given if isinstance(one, str)] or [self.prompts.text(row) for row in rows]
         n = body.n or 1
         return {place * n + number: text for place, text in enumerate(texts) for number in range(n)}
+
+
+def _grammar(body: Common) -> str | None:
+    """The grammar of what is asked for; None for plain text. Raises ApiError for a schema that is none."""
+    schema = body.response_format.schema_asked if body.response_format else None
+    if schema is None:
+        return None
+    try:
+        return json_grammar(schema)
+    except ValueError as error:
+        message = f"response_format: the schema is not understood: {error}"
+        raise ApiError(400, message, param="response_format") from None
 
 
 def _check_permission(key: Key, pair: str, alpha: Alpha) -> None:

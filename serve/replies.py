@@ -68,8 +68,8 @@ class CompletionLogprobs(Reply):
     """Log-probabilities of a completion's tokens, in nats, of the combined logits before temperature and the like."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

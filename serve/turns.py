@@ -62,8 +62,7 @@ class Turn:
             async for index, chunk in found:
                 chunks[index].append(chunk)
         choices = []
-        for index, own in enumerate(chunks):
-            chunk = joined(own)
+        for index, chunk in enumerate(self._order.told([joined(own) for own in chunks])):
             choices.append(self._told(self._order.shape.whole(index, chunk), index, chunk))
         return {**self._head, "object": self._order.shape.kind, "choices": choices, "usage": self._usage()}
 
@@ -98,7 +97,7 @@ class Turn:
             async for index, chunk in found:
                 while openings:
                     yield openings.pop(0)
-                if chunk.text or chunk.last or chunk.logprobs or chunk.accounts:
+                if chunk.text or chunk.last or chunk.logprobs or chunk.accounts or chunk.prompt_logprobs:
                     yield self._told(shape.piece(index, chunk), index, chunk)
 
     def _event(self, choices: list[Json], with_usage: bool, usage: Json | None = None) -> bytes:

@@ -6,6 +6,7 @@ What a text gets does not depend on its company. Where it sits belongs to `seats
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -19,16 +20,19 @@ import torch
 from earnest.decoding.account import TokenAccount, accounts
 from earnest.decoding.fair_queue import FairQueue, overfull
 from earnest.decoding.generation import Reader
-from earnest.decoding.members import Member, MemberLostError
+from earnest.decoding.grammar import Grammars
+from earnest.decoding.members import Member, MemberLostError, stretches
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.requests import Chunk, QueueFullError, Request
-from earnest.decoding.rounds import Rounds, Thoughts, Verdict, grouped
-from earnest.decoding.sampling import NO_TOKEN
+from earnest.decoding.rounds import Answers, Rounds, Thoughts, Verdict, grouped
+from earnest.decoding.sampling import NO_TOKEN, Likeliest, TokenLogprobs, scored
 from earnest.decoding.seats import LEAST_COPIED, Seats, shared
 from earnest.decoding.texts import Text, text_of
 
 MOST_TO_WAIT_S = 60.0
+SCORED_BYTES, LEAST_SCORED = 1 << 26, 16
+"""Of a member's logits in one step where all tokens of a prompt are scored; and so many tokens at least."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,11 @@ class Batcher:
         self, members: Sequence[Member], tokenizer: Any, *, ends: frozenset[int], limits: Limits | None = None
     ) -> None:
         self._members: Mapping[str, Member] = {member.name: member for member in members}
-        self._tokenizer = tokenizer
+        self._tokenizer, self._grammars = tokenizer, Grammars(tokenizer, ends)
         self._limits = limits or Limits()
         self._seats = Seats(self._members)
         mixer = Mixer(tokenizer, [member.vocabulary for member in members])
+        self._most_scored = max(LEAST_SCORED, SCORED_BYTES // (4 * mixer.width))
         self._rounds = Rounds(self._members, self._seats, mixer, ends=ends, proposals=self._limits.proposals)
         self._reader = Reader(tokenizer, ends)
         self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
@@ -104,7 +109,7 @@ class Batcher:
             MemberLostError: a member is gone, and this batch with it.
             ValueError: the request cannot be served: unknown member, prompt longer than the rows, bad settings.
         """
-        text = text_of(next(self._tickets), request, self._members, self._tokenizer)
+        text = text_of(next(self._tickets), request, self._members, self._tokenizer, self._grammars)
         with self._lock:
             if self._lost is not None:
                 raise MemberLostError(str(self._lost))
@@ -224,15 +229,25 @@ class Batcher:
         work = self._due()
         under_way = []
         for name, pieces in work.items():
-            rows, starts = self._seats.places(name, [text.seat for text in pieces])
-            under_way.append((name, self._members[name].read(rows, starts, list(pieces.values()), last=True)))
-        for name, pending in under_way:
-            logits = pending.result()  # [texts, head]
-            for number, (text, piece) in enumerate(work[name].items()):
-                sound = bool(logits[number].amax().isfinite())  # what is not is wiped, and is an answer at once
+            for every in (False, True):  # logits of every token where all are scored, of the last one otherwise
+                of = {text: piece for text, piece in pieces.items() if text.scored is every}
+                if of:
+                    rows, starts = self._seats.places(name, [text.seat for text in of])
+                    pending = self._members[name].read(rows, starts, list(of.values()), last=not every)
+                    under_way.append((name, of, pending))
+        whole: dict[Text, Answers] = defaultdict(dict)
+        for name, of, pending in under_way:
+            logits = pending.result()  # [texts or tokens, head]
+            ends = [part.stop - 1 for part in stretches(len(piece) if text.scored else 1 for text, piece in of.items())]
+            for end, (text, piece) in zip(ends, of.items(), strict=True):
+                if text.scored:
+                    whole[text][name] = Thoughts.of(logits[end + 1 - len(piece) : end + 1], {text: len(piece)})
+                sound = bool(logits[end].amax().isfinite())  # what is not is wiped, and is an answer at once
                 self._seats.known(name, text.seat).extend(piece if sound else ())
                 if not sound or not self._unread(text, name):
-                    text.answers[name] = logits[number]
+                    text.answers[name] = logits[end]
+        for text, answers in whole.items():
+            self._score(text, answers)
         ready = [text for text in self._reading if len(text.answers) == len(text.reads)]
         return self._begin_to_write(ready) if ready else []
 
@@ -248,7 +263,8 @@ class Batcher:
                 if self._has_a_twin_ahead(text):
                     continue
                 self._begin(text)
-            pieces = {name: self._unread(text, name)[:budget] for name in text.reads if name not in text.answers}
+            most = min(budget, self._most_scored) if text.scored else budget
+            pieces = {name: self._unread(text, name)[:most] for name in text.reads if name not in text.answers}
             budget -= max(map(len, pieces.values()))
             text.turn = self._step
             for name, piece in pieces.items():
@@ -258,18 +274,34 @@ class Batcher:
 
     def _has_a_twin_ahead(self, text: Text) -> bool:
         """Whether another text is about to read much of what this one begins with: then it waits and copies."""
+        if text.scored:
+            return False
         mine = text.past(text.lead)
         others = (other.past(other.lead) for other in self._reading if other.begun and other.lead == text.lead)
         promised = min(max((shared(theirs, mine) for theirs in others), default=0), len(mine) - 1)
         return promised >= LEAST_COPIED and promised >= self._seats.most_shared(text.lead, mine) + LEAST_COPIED
 
     def _begin(self, text: Text) -> None:
-        held = {name: self._seats.begin(name, text.seat, text.past(name)) for name in text.reads}
+        end = 1 if text.scored else None
+        held = {name: self._seats.begin(name, text.seat, text.past(name)[:end]) for name in text.reads}
         text.begin(held[text.lead])
         if text.resumed:
             return
         self._done["prompt_tokens"] += len(text.reads[text.lead])
         self._done["cached_tokens"] += text.cached
+
+    def _score(self, text: Text, answers: Answers) -> None:
+        """Note what the mixture knows of the tokens behind those that all members have just read."""
+        count, prompt = text.request.prompt_logprobs, text.reads[text.lead]
+        if count is None or len(answers) < len(text.reads):  # some member's logits were not finite: the text ends
+            return
+        if not text.scores:
+            nothing = Likeliest(math.nan, ())
+            text.scores.append(TokenLogprobs(prompt[0], nothing, nothing))
+        logits = self._rounds.mixed(text, answers)
+        begin = len(text.scores)
+        following = prompt[begin : begin + len(logits)]
+        text.scores += scored(logits[: len(following)], following, count)
 
     def _unread(self, text: Text, name: str) -> tuple[int, ...]:
         return text.past(name)[len(self._seats.known(name, text.seat)) :]
@@ -277,8 +309,9 @@ class Batcher:
     def _begin_to_write(self, ready: list[Text]) -> list[tuple[int, Chunk]]:
         self._reading = [text for text in self._reading if text not in ready]
         self._writing = sorted([*self._writing, *ready], key=lambda text: text.seat)  # neighbours are read in place
-        chunks = [self._broken(text) for text in ready if text.row.ids and not text.sound]
-        ready = [text for text in ready if not text.row.ids]  # of the others, only the past was read again
+        over = [text for text in ready if (text.row.ids and not text.sound) or not text.request.max_tokens]
+        chunks = [self._ended(text) for text in over]
+        ready = [text for text in ready if not text.row.ids and text not in over]  # a past alone was read again
         answers = {
             name: Thoughts.of(torch.stack([text.answers[name] for text in of]), dict.fromkeys(of, 1))
             for name, of in grouped((name, text) for text in ready for name in text.reads).items()
@@ -288,12 +321,16 @@ class Batcher:
             text.answers.clear()
         return chunks
 
-    def _broken(self, text: Text) -> tuple[int, Chunk]:
-        """End a text whose past could not be read again."""
-        self._reader.append(text.row, NO_TOKEN)
+    def _ended(self, text: Text) -> tuple[int, Chunk]:
+        """End a text without another token: none is asked for, or its past could not be read again."""
+        if text.sound:
+            text.row.finish = "length"
+        else:
+            self._reader.append(text.row, NO_TOKEN)
         with self._lock:
             self._leave(text)
-        return text.ticket, Chunk(text=text.wrote(()), finish=text.row.finish, usage=text.usage())
+        piece, scores = text.wrote(()), text.take_scores()
+        return text.ticket, Chunk(text=piece, finish=text.row.finish, usage=text.usage(), prompt_logprobs=scores)
 
     # --- continuations -----------------------------------------------------------------------------------------------
 
@@ -332,6 +369,8 @@ class Batcher:
             accounts=self._accounts(text, verdict, fresh),
             finish=row.finish,
             usage=None if row.finish is None else text.usage(),
+            prompt_logprobs=text.take_scores(),
+            end=row.end,
         )
 
     def _learn(self, text: Text, proposed: int, right: int, taken: int) -> None:

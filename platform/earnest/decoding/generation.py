@@ -29,7 +29,8 @@ class Prompt:
     """Token ids to continue, the strings that end the continuation, its most tokens, and how they are chosen.
 
     `forms` is the prompt as each steering model of an ensemble reads it (`Ensemble.steering`), such as in its own chat
-    template; empty where all read `ids`. The continuation is shared.
+    template; empty where all read `ids`. The continuation is shared. `ends` are the tokens that end it where these are
+    not the model's own.
     """
 
     ids: tuple[int, ...]
@@ -37,6 +38,7 @@ class Prompt:
     max_tokens: int = 64
     forms: tuple[tuple[int, ...], ...] = ()
     sampling: Sampling = GREEDY
+    ends: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Generation:
 
 @dataclass
 class Row:
-    """One prompt on its way; `finish` is None until it ends."""
+    """One prompt on its way; `finish` is None until it ends, and `end` is what is known of the token that ended it."""
 
     number: int
     prompt: Prompt
@@ -66,6 +68,7 @@ class Row:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     text: str = ""
     finish: Finish | None = None
+    end: TokenLogprobs | None = None
     draw: Draw = field(init=False)
 
     def __post_init__(self) -> None:
@@ -230,8 +233,8 @@ class Reader:
         if token == NO_TOKEN:
             row.text, row.finish = self._text(row.ids), "not_finite"
             return
-        if token in self._ends:
-            row.text, row.finish = self._text(row.ids), "end"
+        if token in (self._ends if row.prompt.ends is None else row.prompt.ends):
+            row.text, row.finish, row.end = self._text(row.ids), "end", logprobs
             return
         row.ids.append(token)
         if logprobs is not None:

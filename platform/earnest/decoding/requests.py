@@ -49,7 +49,11 @@ class Request:
 
     `prompt` is what the lead reads; `forms` hold, by member, what others read in its place (another chat template).
     `account` asks for each token's account with so many candidates of every model. `owner` shares the batch fairly:
-    owners take turns. `draft` False decodes without speculation; the text is the same.
+    owners hold as many rows as each other. `draft` False decodes without speculation; the text is the same.
+    `prompt_logprobs` asks for the log-probability of each token of the prompt, with so many likeliest ones; all members
+    then read one prompt. `max_tokens` may be 0: the prompt is read, and nothing is written.
+    `stop_token_ids` end the text as its end tokens do, `ignore_eos` has these written like any other, and neither comes
+    before `min_tokens` others. `grammar` is what the text must be of (`grammar.json_grammar`).
     """
 
     prompt: tuple[int, ...]
@@ -61,6 +65,11 @@ class Request:
     account: int | None = None
     owner: str = ""
     draft: bool = True
+    prompt_logprobs: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    grammar: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,8 @@ class Chunk:
 
     `text` is what may be shown: never a part of a stop string or of a character, so tokens may come before their text.
     `logprobs` and `accounts` have one entry per token of `ids` where they were asked for. The last chunk has `finish`,
-    or `error` where the batch could not go on with this text, and `usage`.
+    or `error` where the batch could not go on with this text, and `usage`; `end` is what was known of an end token.
+    `prompt_logprobs` come with the first chunk, one per token of the prompt; of its first one nothing is known: NaN.
     """
 
     ids: tuple[int, ...] = ()
@@ -97,6 +107,8 @@ class Chunk:
     finish: Finish | None = None
     error: str | None = None
     usage: Usage | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    end: TokenLogprobs | None = None
 
     @property
     def last(self) -> bool:

@@ -221,6 +221,11 @@ class Rounds:
                 verdicts[text] = Verdict(*chosen, tuple(logits[part] for logits in apart), alphas[part])
         return verdicts
 
+    def mixed(self, text: Text, answers: Answers) -> Tensor:
+        """The mixture's logits [positions, vocabulary] for one text, from those of its members."""
+        lead, pairs = self._apart([text], answers)
+        return self._mixer.mix(lead, pairs, _alphas([text], [len(lead)]))[0]
+
     def _apart(self, group: Sequence[Text], answers: Answers) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The lead's logits [positions, head], and those of each pair beside them."""
         first, named = group[0].parts
@@ -266,10 +271,10 @@ def _chosen(
     mixed: Tensor, group: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]]
 ) -> tuple[list[int], list[TokenLogprobs | None]]:
     """What the mixture writes behind each proposal of each text, from its logits [positions, vocabulary]."""
-    if all(text.request.sampling.plain for text in group):
+    if all(text.request.sampling.plain and text.guide is None for text in group):
         return likeliest(mixed).tolist(), [None] * len(mixed)
     draws = [
-        Draw(text.request.sampling, text.row.start, [*text.row.ids, *proposals[text][:i]])
+        Draw(text.request.sampling, text.row.start, [*text.row.ids, *proposals[text][:i]], text.guide)
         for text in group
         for i in range(len(proposals[text]) + 1)
     ]

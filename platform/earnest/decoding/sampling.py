@@ -1,7 +1,8 @@
 """How the next token is chosen from logits: settings, the processed distribution, and the choice.
 
 Processors act on the logits of whatever distribution is asked, so on an ensemble's combined ones, in this order:
-logit_bias, repetition, presence and frequency penalties, temperature, top-k, top-p. Nothing here knows models.
+a grammar, logit_bias, repetition, presence and frequency penalties, temperature, top-k, top-p, min-p. Nothing here
+knows models.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from math import isfinite
-from typing import Annotated, Any
+from math import isfinite, log
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, Field, field_validator
@@ -21,8 +22,13 @@ from torch import Tensor
 from earnest.decoding.noise import drawn
 from earnest.specs import Spec
 
+if TYPE_CHECKING:
+    from earnest.decoding.grammar import Guide
+
 MOST_LIKELIEST = 100
 NO_TOKEN = -1
+AT_ONCE = 32
+"""So many rows of logits are worked on in float64 at a time."""
 
 
 def _as_pairs(value: Any) -> Any:
@@ -33,24 +39,29 @@ class Sampling(Spec):
     """How a row's tokens are chosen. The defaults are greedy.
 
     `temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 keep all tokens; top-k keeps exactly k, ties
-    going to the smaller id, and top-p keeps the fewest likeliest tokens whose mass reaches p. `repetition_penalty`
-    (Keskar et al. 2019, arXiv 1909.05858) divides positive logits and multiplies negative ones of every token of prompt
-    and continuation; `presence_penalty` and `frequency_penalty` are taken off a token of the continuation, once and
-    once per occurrence. `logit_bias` maps token ids to what is added. `seed` decides everything random about the row,
-    whatever else is in the batch and however it is drafted (`noise`). `logprobs` asks for that many likeliest tokens
-    with each chosen one. A sequence of tokens in `banned` is never completed, counting the prompt's last tokens; the
-    tokens in `never_first` do not begin a continuation.
+    going to the smaller id, top-p keeps the fewest likeliest tokens whose mass reaches p, and `min_p` those of the
+    others that are at least so likely as a share of the likeliest one (Nguyen et al. 2024, arXiv 2407.01082).
+    `repetition_penalty` (Keskar et al. 2019, arXiv 1909.05858) divides positive logits and multiplies negative ones of
+    every token of prompt and continuation; `presence_penalty` and `frequency_penalty` are taken off a token of the
+    continuation, once and once per occurrence. `logit_bias` maps token ids to what is added. `seed` decides everything
+    random about the row, whatever else is in the batch and however it is drafted (`noise`). `logprobs` asks for that
+    many likeliest tokens with each chosen one. A sequence of tokens in `banned` is never completed, counting the
+    prompt's last tokens; the tokens in `never_first` do not begin a continuation, and those in `late` do not come
+    before `min_tokens` others.
     """
 
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
     repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     presence_penalty: float = Field(default=0.0, allow_inf_nan=False)
     frequency_penalty: float = Field(default=0.0, allow_inf_nan=False)
     logit_bias: Annotated[tuple[tuple[int, float], ...], BeforeValidator(_as_pairs)] = ()
     banned: tuple[tuple[int, ...], ...] = ()
     never_first: tuple[int, ...] = ()
+    min_tokens: int = Field(default=0, ge=0)
+    late: tuple[int, ...] = ()
     seed: int = 0
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LIKELIEST)
 
@@ -79,7 +90,7 @@ class Sampling(Spec):
 
     @property
     def _argmax(self) -> bool:
-        changed = self.logit_bias or self.penalises or self.banned or self.never_first
+        changed = self.logit_bias or self.penalises or self.banned or self.never_first or self.min_tokens
         return self.greedy and not changed
 
     @property
@@ -127,11 +138,15 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Draw:
-    """A place in a text where a token is to be chosen: the row's settings, what was read and written before it."""
+    """A place in a text where a token is to be chosen: the row's settings, what was read and written before it.
+
+    `guide` follows the text's grammar, if it has one.
+    """
 
     sampling: Sampling
     prompt: Sequence[int]
     written: Sequence[int]
+    guide: Guide | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -144,9 +159,10 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
 
     A row whose logits are not finite gets `NO_TOKEN`.
     """
-    if all(draw.sampling.plain for draw in draws):
+    free = all(draw.guide is None for draw in draws)
+    if free and all(draw.sampling.plain for draw in draws):
         return likeliest(logits).tolist(), [None] * len(draws)
-    if all(draw.sampling.told for draw in draws):
+    if free and all(draw.sampling.told for draw in draws):
         return _likeliest_told(logits)
     tokens, known = [0] * len(draws), [None] * len(draws)  # type: tuple[list[int], list[TokenLogprobs | None]]
     alike: dict[Sampling, list[int]] = defaultdict(list)
@@ -192,7 +208,7 @@ def _choose_alike(
     histories = [(draw.prompt, draw.written) for draw in draws]
     finite = raw.amax(-1).isfinite()
     raw = raw.where(finite[:, None], 0.0)
-    probabilities = processed(raw, sampling, histories)
+    probabilities = processed(_guided(raw, draws), sampling, histories)
     if sampling.greedy:
         tokens = probabilities.argmax(-1).tolist()
     else:
@@ -201,6 +217,18 @@ def _choose_alike(
     if sampling.logprobs is None:
         return checked, [None] * len(tokens)
     return checked, list(logprobs_of(raw, probabilities, tokens, sampling.logprobs))
+
+
+def _guided(raw: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Logits [rows, vocabulary], -inf for the tokens that a row's grammar does not allow."""
+    if all(draw.guide is None for draw in draws):
+        return raw
+    guided = raw.clone()
+    for row, draw in enumerate(draws):
+        allowed = None if draw.guide is None else draw.guide.allowed(draw.written, raw.shape[-1])
+        if allowed is not None:
+            guided[row].masked_fill_(~allowed.to(raw.device), -torch.inf)
+    return guided
 
 
 def processed(logits: Tensor, sampling: Sampling, histories: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
@@ -221,7 +249,7 @@ def processed(logits: Tensor, sampling: Sampling, histories: Sequence[tuple[Sequ
     scores = logits.double()
     if sampling.logit_bias:
         scores = scores + _bias(sampling, scores)
-    if sampling.banned or sampling.never_first:
+    if sampling.banned or sampling.never_first or sampling.min_tokens:
         pairs = zip(scores, histories, strict=True)
         scores = torch.stack([_without(row, sampling, *history) for row, history in pairs])
     if sampling.penalises:
@@ -234,6 +262,8 @@ def processed(logits: Tensor, sampling: Sampling, histories: Sequence[tuple[Sequ
     scores = (scores - scores.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k or sampling.top_p < 1:
         scores = _truncated(scores, sampling)
+    if sampling.min_p:  # of the likeliest, whose score is 0
+        scores = scores.masked_fill(scores < log(sampling.min_p), -torch.inf)
     return scores.softmax(-1)
 
 
@@ -254,6 +284,7 @@ def _without(scores: Tensor, sampling: Sampling, prompt: Sequence[int], written:
     last = [*prompt[max(0, len(prompt) - longest) :], *written[max(0, len(written) - longest) :]]
     ends = [ids[-1] for ids in sampling.banned if list(ids[:-1]) == last[len(last) - len(ids) + 1 :]]
     ends += [] if written else sampling.never_first
+    ends += sampling.late if len(written) < sampling.min_tokens else ()
     return scores.index_fill(0, torch.tensor(ends, dtype=torch.int64, device=scores.device), -torch.inf)
 
 
@@ -288,6 +319,17 @@ def logprobs_of(raw: Tensor, probabilities: Tensor, tokens: Sequence[int], count
         strict=True,
     )  # fmt: skip
     return [TokenLogprobs(token, *pair) for token, pair in zip(tokens, pairs, strict=True)]
+
+
+def scored(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
+    """What the raw `logits` [tokens, vocabulary] tell of `tokens`, which follow them, and of the likeliest `count`."""
+    found: list[TokenLogprobs] = []
+    for begin in range(0, len(tokens), AT_ONCE):
+        part = tokens[begin : begin + AT_ONCE]
+        log_probs = logits[begin : begin + len(part)].double().log_softmax(-1)
+        known = _likeliest(log_probs, part, count)
+        found += [TokenLogprobs(token, one, one) for token, one in zip(part, known, strict=True)]
+    return found
 
 
 def _likeliest(log_probs: Tensor, tokens: Sequence[int], count: int) -> list[Likeliest]:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from earnest.decoding.account import Voice
 from earnest.decoding.generation import Prompt, Row, row_of
+from earnest.decoding.grammar import Grammars, Guide
 from earnest.decoding.lookup import Lookup
 from earnest.decoding.members import Member
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.requests import Mixture, Request, Steering, Usage
+from earnest.decoding.sampling import TokenLogprobs
 from earnest.decoding.streaming import TextStream
 from earnest.specs import ADAPTIVE
 
@@ -48,6 +50,8 @@ class Text:
     seated: float = 0.0
     resumed: bool = False
     turn: int = 0
+    scores: list[TokenLogprobs] = field(default_factory=list)
+    guide: Guide | None = None
     first: float = 0.0
 
     @property
@@ -74,6 +78,16 @@ class Text:
         for number, (expert, antiexpert, _) in enumerate(self.parts[1]):
             found += [Voice("expert", expert, number), Voice("antiexpert", antiexpert, number)]
         return found
+
+    @property
+    def scored(self) -> bool:
+        """Whether every token of the prompt is to be scored, so that none of them may be taken as read."""
+        return self.request.prompt_logprobs is not None and not self.row.ids
+
+    def take_scores(self) -> tuple[TokenLogprobs, ...]:
+        """What is known of the prompt's tokens, once."""
+        scores, self.scores = tuple(self.scores), []
+        return scores
 
     @property
     def sound(self) -> bool:
@@ -103,6 +117,7 @@ class Text:
         self.seat, self.resumed = -1, self.begun or self.resumed
         self.begun = False
         self.answers.clear()
+        self.scores.clear()
 
     def begin(self, cached: int) -> None:
         """Begin to be read; `cached` tokens of the lead's prompt were there already."""
@@ -145,7 +160,7 @@ class Text:
         )
 
 
-def text_of(ticket: int, request: Request, members: Mapping[str, Member], tokenizer: Any) -> Text:
+def text_of(ticket: int, request: Request, members: Mapping[str, Member], tokenizer: Any, grammars: Grammars) -> Text:
     """A request before its first token.
 
     Raises:
@@ -163,10 +178,20 @@ def text_of(ticket: int, request: Request, members: Mapping[str, Member], tokeni
     beyond = [token for token, _ in request.sampling.logit_bias if token >= width]
     if beyond:
         raise ValueError(f"logit_bias: token {beyond[0]} is not in the vocabulary; ids end at {width - 1}")
-    prompt = Prompt(reads[mixture.lead], request.stops, request.max_tokens, sampling=request.sampling)
-    row = row_of(ticket, prompt, members[mixture.lead].slots)
+    if request.prompt_logprobs is not None and request.forms:
+        raise ValueError("prompt_logprobs with forms: members that read different prompts score none together")
+    # A text that writes nothing ends before its row would.
+    ends = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else grammars.ends)
+    if request.min_tokens:
+        late = {"min_tokens": request.min_tokens, "late": tuple(sorted(ends))}
+        request = replace(request, sampling=request.sampling.model_copy(update=late))
+    prompt = Prompt(
+        reads[mixture.lead], request.stops, max(1, request.max_tokens), sampling=request.sampling, ends=ends
+    )
+    row = row_of(ticket, prompt, members[mixture.lead].slots + (not request.max_tokens))
     lookup = Lookup() if request.draft and not mixture.steering else None
-    return Text(ticket, request, mixture, row, TextStream(tokenizer, request.stops), reads, lookup)
+    guide = None if request.grammar is None else grammars.guide(request.grammar)
+    return Text(ticket, request, mixture, row, TextStream(tokenizer, request.stops), reads, lookup, guide=guide)
 
 
 def _checked_mixture(mixture: Mixture, members: Mapping[str, Member]) -> Mixture:

@@ -17,6 +17,7 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._special = frozenset(tokenizer.all_special_ids)
         self._anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
         self._anchored = len(self.alone(self._anchor))
         self.text = lru_cache(maxsize=1 << 16)(self._text)
@@ -28,6 +29,10 @@ class TokenTexts:
         if BROKEN in self.text(token) and raw is not None:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
         return self.text(token)
+
+    def width(self, token: int) -> int:
+        """How many characters of a text it takes: none where it is special, such as one that begins texts."""
+        return 0 if token in self._special else len(self.text(token))
 
     def alone(self, *ids: int) -> str:
         """The text of tokens that nothing stands before."""
