@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from earnest.specs import Spec, UserError, read_toml, validated
+from earnest.specs.dtypes import Dtype
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_ALPHA = 100.0
@@ -40,7 +41,7 @@ class Model(Spec):
     gpus: float = Field(default=0.0, ge=0)
     cpus: float = Field(default=0.1, ge=0)
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     chat_template: str = ""
     system: str = ""
 

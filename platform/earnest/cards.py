@@ -141,7 +141,7 @@ def _check_world(folder: Path) -> None:
 
 
 def _load(folder: Path) -> LoadedModel:
-    return load(Source(f"nano:{folder.name}", folder, digest_of_model(folder)))
+    return load(Source(f"nano:{folder.name}", folder, digest_of_model(folder)), dtype="float32")
 
 
 def _rows(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:

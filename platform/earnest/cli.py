@@ -35,6 +35,13 @@ UriOption = Annotated[str | None, typer.Option(help="MLflow's tracking URI; the 
 ExpertOption = Annotated[str | None, typer.Option(help="A small tuned model, to steer with.")]
 AntiexpertOption = Annotated[str | None, typer.Option(help="Its untuned twin; the base itself without one.")]
 AlphaOption = Annotated[str, typer.Option(help="How strongly the pair steers: a number, or adaptive.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        help="To compute in: float32, bfloat16, float16, stored (that of the files), or auto: float32 on a CPU without "
+        "fast bfloat16, else stored."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option(help="A torch device, such as cpu or cuda:0.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON to this file.")]
 
@@ -76,7 +83,7 @@ def sweep(
     """
     from earnest.sweep import prepare, run_sweep
 
-    prepared = prepare(config, store=store, tracking_uri=tracking_uri)
+    prepared = prepare(config, store=store, tracking_uri=tracking_uri, address=address)
     try:
         result = run_sweep(prepared, address=address, console=out)
     except KeyboardInterrupt:
@@ -110,7 +117,7 @@ def compress(
     samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 128,
     length: Annotated[int | None, typer.Option(help="Tokens per sequence; 2048, or what the model takes.")] = None,
     seed: Annotated[int, typer.Option(help="Of calibration windows and of random pruning.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
 ) -> None:
     """Compress a model into a checkpoint that is proved to reload bit for bit.
@@ -132,7 +139,8 @@ def compress(
     size = manifest.size
     out.print(
         f"{escape(str(folder))}: sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, "
-        f"{size.saved:.1%} saved, reloads bit for bit",
+        f"{size.saved:.1%} saved, computed in {manifest.compute_dtype}, stored in {manifest.dtype}, "
+        "reloads bit for bit",
         highlight=False,
     )
 
@@ -158,7 +166,7 @@ def evaluate(
     antiexpert: AntiexpertOption = None,
     alpha: AlphaOption = "1",
     dense: Annotated[str | None, typer.Option(help="The model it was compressed from, to compare with.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
 ) -> None:
     """Evaluate a model or checkpoint on one task; every score comes with n, standard error and a 95 % interval.
@@ -315,6 +323,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Of an API: how many likeliest tokens to ask for.")] = 20,
     key_env: Annotated[str | None, typer.Option(help="Of an API: the environment variable with its key.")] = None,
+    dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
 ) -> None:
     r"""Continue a prompt greedily: base alone, or base + alpha · (expert − anti-expert).
@@ -329,7 +338,8 @@ def generate(
 
     asked: dict[str, Any] = {
         "base": base, "expert": expert, "antiexpert": antiexpert, "alpha": read_alpha(alpha), "max_tokens": max_tokens,
-        "stop": tuple(one.replace("\\n", "\n") for one in stop or ()), "device": device,
+        "stop": tuple(one.replace("\\n", "\n") for one in stop or ()), "dtype": dtype,
+        "device": device,
     }  # fmt: skip
     prompt = prompt.replace("\\n", "\n")
     if "://" in base:

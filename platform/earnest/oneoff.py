@@ -172,10 +172,11 @@ def generate_once(
     alpha: Alpha,
     max_tokens: int,
     stop: tuple[str, ...],
+    dtype: str,
     device: str,
 ) -> str:
     """Continue a prompt greedily with a model or with a proxy-tuned ensemble."""
-    subject = open_steered(base, expert, antiexpert, alpha, device=device)
+    subject = open_steered(base, expert, antiexpert, alpha, dtype=dtype, device=device)
     return generate(subject, [prompt], max_tokens=max_tokens, stop=stop)[0].text
 
 
@@ -190,6 +191,7 @@ def generate_from_black_box(
     alpha: Alpha,
     max_tokens: int,
     stop: tuple[str, ...],
+    dtype: str,
     device: str,
 ) -> tuple[str, Tally]:
     """Continue a prompt greedily with a steered model behind an endpoint, and what the endpoint kept back.
@@ -205,8 +207,8 @@ def generate_from_black_box(
         raise UserError(f"base {base}: name the endpoint's model too, as in {url}#llama")
     if expert is None:
         raise UserError(f"base {base}: is a black box; name an --expert that steers it and has its tokenizer")
-    steering = open_subject(expert, device=device)
-    twin = None if antiexpert is None else open_subject(antiexpert, device=device)
+    steering = open_subject(expert, dtype=dtype, device=device)
+    twin = None if antiexpert is None else open_subject(antiexpert, dtype=dtype, device=device)
     box = BlackBox(url, model, steering.tokenizer, top_k=top_k, key_env=key_env)
     ensemble = Ensemble.of(box, [Pair(steering, twin, alpha)])
     (written,) = generate(ensemble, [prompt], max_tokens=max_tokens, stop=stop)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from earnest.specs import Alpha, AnyTask, Calibration, Dense, LMEval, Method, alpha_text
+from earnest.specs.dtypes import Auto, compute_dtype
 
 Kind = Literal["compress", "evaluate"]
 COMPRESS: Kind = "compress"
@@ -20,13 +21,14 @@ FUSION_VERSION = 1  # changes when an ensemble's logits do
 class Member:
     """A model with a part in a pair: its name, where it lies, and the digest of its weights.
 
-    `checkpoint` is the step that compresses it, where it is compressed as its base is.
+    `checkpoint` is the step that compresses it, where it is compressed as its base is; `dtype` is what it computes in.
     """
 
     name: str
     path: str
     digest: str
     checkpoint: str | None = None
+    dtype: str = ""
 
     @property
     def content(self) -> str:
@@ -141,7 +143,8 @@ class Inputs:
 
     `models`: reference -> (path, digest of the weights); `data`: data's name -> (path or id, digest of its content),
     keyed by `data_key`; `versions`: the libraries whose version decides results; `helpers`: a model that a task needs
-    for itself -> the digest of its weights; `blocks`: how many decoder blocks the sweep's model has.
+    for itself -> the digest of its weights; `blocks`: how many decoder blocks the sweep's model has; `stored`: a
+    model -> the dtype of its files; `auto`: what the dtype `auto` means on the sweep's workers.
     """
 
     models: Mapping[str, tuple[str, str]]
@@ -149,6 +152,16 @@ class Inputs:
     versions: Mapping[str, str]
     helpers: Mapping[str, str] = field(default_factory=dict)
     blocks: int = 0
+    stored: Mapping[str, str] = field(default_factory=dict)
+    auto: Auto = "float32"
+
+    def stored_dtype(self, model: str) -> str:
+        """The dtype of a model's files."""
+        return self.stored.get(model, "float32")
+
+    def compute_dtype(self, asked: str, model: str) -> str:
+        """What a model computes in, where `asked` may be auto or stored."""
+        return compute_dtype(asked, self.stored_dtype(model), self.auto)
 
 
 def data_key(spec: Calibration | AnyTask) -> str:

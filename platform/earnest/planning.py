@@ -107,7 +107,7 @@ class _Planner:
                 "model": model_digest,
                 "method": method_fields(method),
                 "seed": seed,
-                "dtype": self.sweep.dtype,
+                "dtype": self._dtype(model),
                 "calibration": calibration,
             }
         )
@@ -129,9 +129,13 @@ class _Planner:
 
     def _member(self, name: str, alike: Cell | None) -> Member:
         """A model of a pair, compressed as the cell `alike` is where one is given."""
-        if alike is None or alike.compress is None:
-            return Member(name, *self.inputs.models[name])
-        return Member(name, *self.inputs.models[name], self._add(self._compress(name, alike.method, alike.seed)))
+        compressed = alike is not None and alike.compress is not None
+        step = self._add(self._compress(name, alike.method, alike.seed)) if alike and compressed else None
+        return Member(name, *self.inputs.models[name], checkpoint=step, dtype=self._dtype(name))
+
+    def _dtype(self, model: str) -> str:
+        """What a model computes in, compressed or not."""
+        return self.inputs.compute_dtype(self.sweep.dtype, model)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
@@ -177,11 +181,13 @@ class _Planner:
         spec = {
             "kind": COMPRESS,
             "model_digest": model_digest,
-            "dtype": self.sweep.dtype,
+            "dtype": self._dtype(model),
             "method": method_fields(method),
             "calibration": calibration,
             "versions": dict(self.inputs.versions),
         }
+        if self.inputs.stored_dtype(model) != spec["dtype"]:
+            spec["stored"] = self.inputs.stored_dtype(model)
         label = f"compress {model} {method.model_dump()['method']} {method.nominal}"
         return Step(COMPRESS, digest(spec), spec, location=location, label=label, cost=method.cost)
 
@@ -203,7 +209,7 @@ class _Planner:
         spec: dict[str, Any] = {
             "kind": EVALUATE,
             "model_digest": model_digest,
-            "dtype": self.sweep.dtype,
+            "dtype": self._dtype(model),
             "checkpoint": checkpoint,
             "reference": reference,
             "task": {**task.model_dump(mode="json", exclude={"data", *task.places}), "version": task.version},
@@ -218,6 +224,8 @@ class _Planner:
             "restored": list(restored),
             "budget": budget,
             "helpers": [self.inputs.helpers[name] for name in task.models],
+            "helpers_dtype": "float32" if task.models and self.inputs.auto != "stored" else "",
+            "dtypes": _other_dtypes(steering, spec["dtype"]),
         }
         spec |= {name: value for name, value in optional.items() if value}
         members = steering.checkpoints if steering else ()
@@ -248,3 +256,9 @@ class _Planner:
         members = {"expert": steering.expert, "antiexpert": steering.antiexpert} if steering else {}
         parts = {"base": model, **{part: member.name for part, member in members.items() if member}}
         return {part: self.sweep.chat[name] for part, name in parts.items() if name in self.sweep.chat}
+
+
+def _other_dtypes(steering: Steering | None, dtype: str) -> dict[str, str]:
+    """What a pair's models compute in, by their part, where it is not what their base computes in."""
+    members = {"expert": steering.expert, "antiexpert": steering.antiexpert} if steering else {}
+    return {part: member.dtype for part, member in members.items() if member is not None and member.dtype != dtype}

@@ -85,6 +85,7 @@ class Scores(Record):
     `metrics` maps a metric's name to its estimate; `groups` maps a grouping ("stratum", "domain") to
     group -> the headline metric's estimate within it. `asked` samples were wanted, `scored` have a score,
     `truncated` had their input cut, `failed` could not be scored. `token_shift` is there where an ensemble wrote texts.
+    `dtype` is what the subject computed in, as "float32" or "bfloat16, float32" for a base and its pair.
     `stopped` is there where the task was to stop once decided; `scored` and `failed` may then add up to less than
     `asked`. `reading` says how texts were read in company: "grouped", "whole" and "alone" are slower ways, for models
     whose answers would otherwise depend on it. `breakdowns` maps a mean per token to grouping -> kind of token -> its
@@ -96,6 +97,7 @@ class Scores(Record):
     version: int
     headline: str
     higher_is_better: bool
+    dtype: str = ""
     asked: int
     scored: int
     truncated: int
@@ -159,7 +161,10 @@ class Size(Record):
 
 
 class Manifest(Record):
-    """What a compressed checkpoint is: its base, its method, every tensor counted, every file hashed."""
+    """What a compressed checkpoint is: its base, its method, every tensor counted, every file hashed.
+
+    `dtype` is what the weights are stored in, `compute_dtype` what the compression was computed in.
+    """
 
     format: int = 1
     base: str
@@ -169,6 +174,7 @@ class Manifest(Record):
     calibration_digest: str | None = None
     seed: int = 0
     dtype: str
+    compute_dtype: str = ""
     tensors: tuple[TensorRecord, ...]
     size: Size
     files: dict[str, str]

@@ -158,25 +158,26 @@ def _subject(store_root: str, source: Source, compressed: str | None, device: st
     """The model or checkpoint to evaluate; the last one stays loaded, because its other tasks come next."""
     if compressed is None:
         return load(source, device=device, dtype=dtype)
-    return checkpoint.load(Store(store_root).fetch(COMPRESS, compressed), device=device)
+    return checkpoint.load(Store(store_root).fetch(COMPRESS, compressed), device=device, dtype=dtype)
 
 
 def _steered(base: LoadedModel, step: Step, steering: Steering, store_root: str, device: str) -> Ensemble:
     """A base and the pair that steers it, all on one device."""
-    dtype, chat = step.spec["dtype"], step.spec.get("chat", {})
-    expert = replace(_steering_model(steering.expert, store_root, device, dtype), chat=chat.get("expert"))
+    chat = step.spec.get("chat", {})
+    expert = replace(_steering_model(steering.expert, store_root, device), chat=chat.get("expert"))
     anti = None
     if steering.antiexpert:
-        anti = replace(_steering_model(steering.antiexpert, store_root, device, dtype), chat=chat.get("antiexpert"))
+        anti = replace(_steering_model(steering.antiexpert, store_root, device), chat=chat.get("antiexpert"))
     return Ensemble.of(base, [Pair(expert, anti, steering.alpha)])
 
 
 @lru_cache(maxsize=2)
-def _steering_model(member: Member, store_root: str, device: str, dtype: str) -> LoadedModel:
+def _steering_model(member: Member, store_root: str, device: str) -> LoadedModel:
     """An expert or antiexpert; a pair stays loaded, because it steers the next bases and tasks too."""
     if member.checkpoint is not None:
-        return checkpoint.load(Store(store_root).fetch(COMPRESS, member.checkpoint), device=device)
-    return load(_proved(member), device=device, dtype=dtype)
+        folder = Store(store_root).fetch(COMPRESS, member.checkpoint)
+        return checkpoint.load(folder, device=device, dtype=member.dtype)
+    return load(_proved(member), device=device, dtype=member.dtype)
 
 
 def _source(step: Step) -> Source:

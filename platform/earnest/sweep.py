@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
@@ -16,11 +16,13 @@ from rich.console import Console
 
 from earnest.cells import collect
 from earnest.cluster.driver import Outcome, run_plan, stored
+from earnest.cluster.dtypes import auto_of_workers
 from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
 from earnest.domains.run import losses_of
 from earnest.models.loading import read_config
+from earnest.models.precision import stored_dtype
 from earnest.models.source import resolve
 from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key
 from earnest.planning import make_plan
@@ -32,6 +34,7 @@ from earnest.report.table import print_table
 from earnest.rereads import with_rereads
 from earnest.samples import SAMPLES_FILE
 from earnest.specs import Sweep, UserError, read_sweep
+from earnest.specs.dtypes import AUTOS
 from earnest.store import Store
 from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
 
@@ -78,8 +81,16 @@ class Result:
         return not (self.outcome.failed or self.outcome.blocked)
 
 
-def prepare(config: Path, *, store: str | None = None, tracking_uri: str | None = None) -> Prepared:
+def prepare(
+    config: Path, *, store: str | None = None, tracking_uri: str | None = None, address: str | None = None
+) -> Prepared:
     """Read a sweep, find and check its models and data, and plan its steps. Runs nothing.
+
+    Args:
+        config: the sweep's TOML file.
+        store: instead of the sweep's own.
+        tracking_uri: instead of the sweep's own.
+        address: of the Ray cluster that it is to run on, as in `run_sweep`.
 
     Raises:
         UserError: anything that the user must mend before a sweep can run.
@@ -92,7 +103,22 @@ def prepare(config: Path, *, store: str | None = None, tracking_uri: str | None 
     check_sweep(sweep, inputs)
     if sweep.published is not None:
         read_published(sweep.published)
-    return Prepared(sweep, Store(sweep.store), with_rereads(make_plan(sweep, inputs), sweep))
+    where = Store(sweep.store)
+    return Prepared(sweep, where, settled_plan(sweep, inputs, where, address))
+
+
+def settled_plan(sweep: Sweep, inputs: Inputs, store: Store, address: str | None = None) -> Plan:
+    """The plan of a sweep, with `auto` settled to one dtype for all of its workers.
+
+    It is the dtype in which most steps are in the store already, so that a sweep that was begun goes on as it began,
+    on whatever machine; otherwise what suits the workers that it would have now.
+    """
+    plans = {auto: with_rereads(make_plan(sweep, replace(inputs, auto=auto)), sweep) for auto in AUTOS}
+    if len({frozenset(plan.steps) for plan in plans.values()}) == 1:
+        return plans[AUTOS[0]]
+    finished = {auto: len(stored(plan, store)) for auto, plan in plans.items()}
+    begun = max(AUTOS, key=lambda auto: finished[auto])
+    return plans[begun if finished[begun] else auto_of_workers(sweep.cluster, address)]
 
 
 def run_sweep(prepared: Prepared, *, address: str | None = None, console: Console) -> Result:
@@ -141,6 +167,7 @@ def find_inputs(sweep: Sweep) -> Inputs:
         data={key: (source.path, source.digest) for key, source in data.items()},
         versions={library: version(library) for library in DECIDING_LIBRARIES},
         helpers={name: resolve(name).digest for task in sweep.tasks for name in task.models},
+        stored={name: stored_dtype(source.path) for name, source in models.items()},
         blocks=int(read_config(models[sweep.model]).num_hidden_layers) if sweep.localise else 0,
     )
 

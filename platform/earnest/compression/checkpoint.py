@@ -23,7 +23,7 @@ from torch import Tensor
 
 from earnest.compression.encoding import PARTS, Layout, decode
 from earnest.compression.probe import check_same_logits
-from earnest.models.loading import DTYPES, LoadedModel, build, dtype_of
+from earnest.models.loading import DTYPES, LoadedModel, build, dtype_on
 from earnest.models.loading import load as load_model
 from earnest.models.source import BESIDE_WEIGHTS, resolve
 from earnest.records import Manifest, TensorRecord
@@ -69,7 +69,7 @@ def load(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedMod
     Args:
         folder: what `compress_to_folder` wrote; every byte is verified first.
         device: a torch device.
-        dtype: `auto` keeps the dtype it was compressed in; any other is cast from that.
+        dtype: what to compute in, as `models.loading.load` takes it; cast from the dtype that it is stored in.
 
     Raises:
         UserError: a file is missing, damaged, or does not hold what the manifest says.
@@ -82,7 +82,8 @@ def load(folder: Path, *, device: str = "cpu", dtype: str = "auto") -> LoadedMod
         name=f"{manifest.base} {method}",
         digest=sha256_of(folder / MANIFEST_FILE)[:32],
         device=device,
-        dtype=dtype_of(dtype) or DTYPES[manifest.dtype],
+        dtype=DTYPES[dtype_on(device, dtype, manifest.dtype)],
+        stored=DTYPES[manifest.dtype],
     )
 
 
@@ -149,7 +150,7 @@ def export_dense(folder: Path, out: Path) -> None:
     """
     if out.exists():
         raise UserError(f"{out}: exists already; name a new folder, nothing is overwritten")
-    loaded = load(folder)
+    loaded = load(folder, dtype="stored")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         writing = Path(scratch) / "dense"
@@ -158,7 +159,7 @@ def export_dense(folder: Path, out: Path) -> None:
         loaded.model.save_pretrained(writing)
         for file in writing.glob("*.safetensors"):
             file.chmod(0o644)  # safetensors writes for the owner alone
-        check_same_logits(loaded, load_model(resolve(str(writing))), str(out))
+        check_same_logits(loaded, load_model(resolve(str(writing)), dtype="stored"), str(out))
         writing.rename(out)
 
 

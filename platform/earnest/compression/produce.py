@@ -18,7 +18,7 @@ from earnest.compression.counting import count_tensors, size_of
 from earnest.compression.encoding import encode, form_of
 from earnest.compression.probe import UnfaithfulCheckpointError, check_same_logits, logits_digest
 from earnest.compression.walk import CompressedWeights, Progress, compress, silent
-from earnest.models.loading import DTYPES, LoadedModel
+from earnest.models.loading import LoadedModel, name_of_dtype
 from earnest.plan import method_fields
 from earnest.records import Manifest
 from earnest.specs import Method, UserError
@@ -58,7 +58,8 @@ def compress_to_folder(
     folder.mkdir(parents=True, exist_ok=True)
     manifest = save(loaded, weights, folder, calibration=calibration, ids=ids)
     try:
-        check_same_logits(loaded, load(folder, device=str(loaded.device)), str(folder))
+        again = load(folder, device=str(loaded.device), dtype=name_of_dtype(loaded.dtype))
+        check_same_logits(loaded, again, str(folder))
     except UnfaithfulCheckpointError:
         (folder / MANIFEST_FILE).unlink()  # what is left is no checkpoint to any reader
         raise
@@ -75,13 +76,16 @@ def save(
 ) -> Manifest:
     """Write a compressed model's weights, config, tokenizer and manifest into an empty folder.
 
+    Weights are written in the dtype that the dense model is stored in, whatever was computed in.
+
     Raises:
         UnfaithfulCheckpointError: the file holds another number of zeros than was pruned.
     """
-    state = _untied(loaded.model.state_dict())
-    files = _write_shards(folder, dict(_stored(state, weights)))
+    stored = loaded.stored_dtype
+    state = {name: _narrowed(tensor, stored) for name, tensor in _untied(loaded.model.state_dict()).items()}
+    files = _write_shards(folder, dict(_parts(state, weights)))
     copy_beside(loaded.folder, folder)
-    records = count_tensors(folder, files, weights, loaded.dtype)
+    records = count_tensors(folder, files, weights, stored)
     fields = method_fields(weights.method)
     manifest = Manifest(
         base=loaded.name,
@@ -90,7 +94,8 @@ def save(
         calibration=None if calibration is None else dict(calibration),
         calibration_digest=None if ids is None else _digest_of(ids),
         seed=int(fields.get("seed", (calibration or {}).get("seed", 0))),
-        dtype=next(name for name, dtype in DTYPES.items() if dtype == loaded.dtype),
+        dtype=name_of_dtype(stored),
+        compute_dtype=name_of_dtype(loaded.dtype),
         tensors=records,
         size=size_of(records, state, sum((folder / name).stat().st_size for name in files)),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE},
@@ -117,13 +122,19 @@ def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return untied
 
 
-def _stored(state: Mapping[str, Tensor], weights: CompressedWeights) -> Iterator[tuple[str, Tensor]]:
+def _narrowed(tensor: Tensor, stored: torch.dtype) -> Tensor:
+    """The tensor on the CPU in the stored dtype; as it is where that would lose a bit, as of norms kept in float32."""
+    narrow = tensor.cpu().to(stored)
+    return narrow if torch.equal(narrow.to(tensor.dtype), tensor.cpu()) else tensor.cpu()
+
+
+def _parts(state: Mapping[str, Tensor], weights: CompressedWeights) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in state.items():
         if name not in weights.tensors:
-            yield name, tensor.cpu().contiguous()
+            yield name, tensor.contiguous()
             continue
         outcome = weights.tensors[name]
-        parts = encode(form_of(outcome.pruned, outcome.quantised), tensor.cpu(), outcome.quantised)
+        parts = encode(form_of(outcome.pruned, outcome.quantised), tensor, outcome.quantised)
         yield from ((f"{name}.{part}", value.contiguous()) for part, value in parts.items())
 
 

@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 class CompressedTensor:
     """What is known of one compressed weight beside its values, which are in the model.
 
-    `pruned` weights were chosen to become zero; `zeros` are zero in the dtype of the model, for whatever reason.
+    `pruned` weights were chosen to become zero; `zeros` are zero in the file, for whatever reason.
     `quantised` lies on the CPU.
     """
 
@@ -58,7 +58,7 @@ def compress(
     """Compress all Linears in the decoder blocks of `loaded.model`, in place; the rest stays as it is.
 
     Args:
-        loaded: the model; its weights are overwritten, rounded to its dtype.
+        loaded: the model; its weights are overwritten, rounded to the dtype that it is stored in.
         method: what to do.
         calibration: token ids [samples, length] for methods that need them.
         progress: called with (blocks done, blocks) after each block.
@@ -70,10 +70,10 @@ def compress(
     check_fits(loaded.model, method)
     blocks = decoder_blocks(loaded.model)
     if isinstance(procedure, DataFree):
-        outcomes = _by_weights(blocks, procedure, method)
+        outcomes = _by_weights(blocks, procedure, method, loaded.stored_dtype)
     else:
         stream = open_stream(loaded.model, blocks, _checked(calibration, loaded, method))
-        outcomes = _by_inputs(blocks, stream, procedure, method)
+        outcomes = _by_inputs(blocks, stream, procedure, method, loaded.stored_dtype)
     tensors: dict[str, CompressedTensor] = {}
     for done, outcome in enumerate(outcomes, start=1):
         tensors |= outcome
@@ -104,20 +104,22 @@ def _checked(calibration: Tensor | None, loaded: LoadedModel, method: Method) ->
 Outcome = dict[str, CompressedTensor]
 
 
-def _by_weights(blocks: Sequence[Block], procedure: DataFree, method: Method) -> Iterator[Outcome]:
+def _by_weights(blocks: Sequence[Block], procedure: DataFree, method: Method, stored: torch.dtype) -> Iterator[Outcome]:
     for block in blocks:
-        yield _write(block, list(block.linears), lambda matrices: procedure.compress(matrices, method))
+        yield _write(block, list(block.linears), lambda matrices: procedure.compress(matrices, method), stored)
 
 
-def _by_inputs(blocks: Sequence[Block], stream: Stream, procedure: DataDriven, method: Method) -> Iterator[Outcome]:
+def _by_inputs(
+    blocks: Sequence[Block], stream: Stream, procedure: DataDriven, method: Method, stored: torch.dtype
+) -> Iterator[Outcome]:
     """Compress block by block; the next block's inputs are made by the block as it is now."""
     for block in blocks:
-        yield _calibrated(block, stream, procedure, method)
+        yield _calibrated(block, stream, procedure, method, stored)
         if block is not blocks[-1]:
             stream.advance(block)
 
 
-def _calibrated(block: Block, stream: Stream, procedure: DataDriven, method: Method) -> Outcome:
+def _calibrated(block: Block, stream: Stream, procedure: DataDriven, method: Method, stored: torch.dtype) -> Outcome:
     groups = groups_by_input(block, stream)
     stages = [[group] for group in groups] if getattr(method, "true_sequential", False) else [groups]
     outcome: Outcome = {}
@@ -125,14 +127,19 @@ def _calibrated(block: Block, stream: Stream, procedure: DataDriven, method: Met
         statistics = _gather(block, stage, stream, procedure)
         for names in stage:
             statistic = statistics.pop(names[0]).value()
-            outcome |= _by_statistic(block, names, statistic, procedure, method)
+            outcome |= _by_statistic(block, names, statistic, procedure, method, stored)
     return outcome
 
 
 def _by_statistic(
-    block: Block, names: Sequence[str], statistic: Tensor, procedure: DataDriven, method: Method
+    block: Block,
+    names: Sequence[str],
+    statistic: Tensor,
+    procedure: DataDriven,
+    method: Method,
+    stored: torch.dtype,
 ) -> Outcome:
-    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method))
+    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method), stored)
 
 
 def _gather(
@@ -148,27 +155,30 @@ def _gather(
     return statistics
 
 
-def _write(block: Block, names: Sequence[str], compress: Callable[[list[Matrix]], list[Compressed]]) -> Outcome:
-    """Compress the named Linears and put the outcome into the model."""
+def _write(
+    block: Block, names: Sequence[str], compress: Callable[[list[Matrix]], list[Compressed]], stored: torch.dtype
+) -> Outcome:
+    """Compress the named Linears and put the outcome into the model, rounded to the dtype that it is stored in."""
     weights = {f"{name}.weight": block.linears[name].weight for name in names}
-    done = compress([_matrix(name, weight) for name, weight in weights.items()])
-    return {name: _put(weights[name], outcome) for name, outcome in zip(weights, done, strict=True)}
+    done = compress([_matrix(name, weight, stored) for name, weight in weights.items()])
+    return {name: _put(weights[name], outcome, stored) for name, outcome in zip(weights, done, strict=True)}
 
 
-def _matrix(name: str, weight: Tensor) -> Matrix:
+def _matrix(name: str, weight: Tensor, stored: torch.dtype) -> Matrix:
     if not bool(weight.isfinite().all()):
         raise UserError(f"{name}: the dense weight holds NaN or infinity; the model is damaged, fetch it again")
-    return Matrix(name, weight.float(), weight.dtype)
+    return Matrix(name, weight.float(), stored)
 
 
-def _put(weight: Tensor, outcome: Compressed) -> CompressedTensor:
-    """Put the outcome into the model, rounded to its dtype."""
-    weight.copy_(outcome.weight + 0.0)  # −0 becomes +0: a bitmask of non-zeros then tells the whole truth
+def _put(weight: Tensor, outcome: Compressed, stored: torch.dtype) -> CompressedTensor:
+    """Put the outcome into the model, rounded to the stored dtype and then to the model's own."""
+    values = (outcome.weight + 0.0).to(stored)  # −0 becomes +0: a bitmask of non-zeros then tells the whole truth
+    weight.copy_(values)
     rows, cols = weight.shape
     return CompressedTensor(
         shape=(rows, cols),
         pruned=0 if outcome.mask is None else int(outcome.mask.sum()),
-        zeros=int((weight == 0).sum()),
+        zeros=int(((weight if outcome.quantised is None else values) == 0).sum()),
         quantised=None if outcome.quantised is None else _on_cpu(outcome.quantised),
     )
 

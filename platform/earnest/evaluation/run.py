@@ -21,6 +21,7 @@ from earnest.evaluation.scoring import Subject
 from earnest.evaluation.sequential import Growing, Rule, measure_until_decided
 from earnest.evaluation.shift import token_shift, with_shifts
 from earnest.evaluation.tasks import measure
+from earnest.models.loading import LoadedModel, name_of_dtype
 from earnest.records import Estimate, Scores
 from earnest.specs import AnyTask
 
@@ -78,6 +79,7 @@ def evaluate(
     scores = Scores(
         task=task.label,
         version=task.version,
+        dtype=_computed_in(subject),
         headline=measured.headline_name or task.headline,
         higher_is_better=task.higher_is_better if measured.higher_is_better is None else measured.higher_is_better,
         asked=len(measured.samples) if rule is None else len(rule.dense),
@@ -94,6 +96,13 @@ def evaluate(
         notes=dict(sorted(engine.notes.items())),
     )
     return Evaluation(scores, table(samples), measured.reference, written_texts(engine))
+
+
+def _computed_in(subject: Subject) -> str:
+    """The dtypes of a subject's models by name, the base's first."""
+    models = [subject] if isinstance(subject, LoadedModel) else [subject.lead, *subject.steering]
+    loaded = (model for model in models if isinstance(model, LoadedModel))
+    return ", ".join(dict.fromkeys(name_of_dtype(model.dtype) for model in loaded))
 
 
 def _groups(measured: Measured, known: Sequence[Sample]) -> dict[str, dict[str, Estimate]]:

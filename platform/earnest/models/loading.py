@@ -18,17 +18,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from earnest.models.precision import auto_on, stored_dtype
 from earnest.models.source import Source
 from earnest.specs import Chat, UserError
+from earnest.specs.dtypes import compute_dtype
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 @dataclass
 class LoadedModel:
     """A model in memory, its tokenizer, and the digest of the weights that it was loaded from.
 
-    `chat` says in which form it is asked to write; None for plain text.
+    `chat` says in which form it is asked to write; None for plain text. `stored` is the dtype of the files that it came
+    from, which what is compressed is stored in again; None where it is the one in memory.
     """
 
     model: Any
@@ -37,6 +40,7 @@ class LoadedModel:
     digest: str
     folder: Path
     chat: Chat | None = None
+    stored: torch.dtype | None = None
 
     @property
     def device(self) -> torch.device:
@@ -46,9 +50,14 @@ class LoadedModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
+        """The dtype of the weights in memory, which is computed in."""
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The dtype that the weights are stored in."""
+        return self.stored or self.dtype
 
     @property
     def max_length(self) -> int:
@@ -68,7 +77,8 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
     Args:
         source: what `resolve` found.
         device: a torch device.
-        dtype: `auto` keeps the dtype of the saved weights; else float32, bfloat16 or float16.
+        dtype: what to compute in: float32, bfloat16, float16, `stored` for that of the files, or `auto`, which is
+            float32 on a CPU unless bfloat16 is clearly faster there, and the stored one elsewhere.
 
     Raises:
         UserError: a file is corrupted, a key is missing or unexpected, or tokenizer and model do not fit.
@@ -76,15 +86,16 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
     from transformers import AutoModelForCausalLM
 
     check_device(device)
-    model, report = pretrained(AutoModelForCausalLM, source, dtype_of(dtype))
+    stored = stored_dtype(source.path)
+    model, report = pretrained(AutoModelForCausalLM, source, DTYPES[dtype_on(device, dtype, stored)])
     check_keys(source.name, report)
     tokenizer = load_tokenizer(source.path, source.name)
     check_vocabulary(source.name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, source.name, source.digest, source.path)
+    return LoadedModel(model, tokenizer, source.name, source.digest, source.path, stored=DTYPES[stored])
 
 
-def pretrained(kind: Any, source: Source, dtype: torch.dtype | None) -> tuple[Any, Mapping[str, Any]]:
+def pretrained(kind: Any, source: Source, dtype: torch.dtype) -> tuple[Any, Mapping[str, Any]]:
     """A model of a folder by one of transformers' Auto classes, and which keys were missing or left over.
 
     Raises:
@@ -94,7 +105,7 @@ def pretrained(kind: Any, source: Source, dtype: torch.dtype | None) -> tuple[An
     try:
         model, report = kind.from_pretrained(
             source.path,
-            dtype="auto" if dtype is None else dtype,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -109,13 +120,25 @@ def pretrained(kind: Any, source: Source, dtype: torch.dtype | None) -> tuple[An
 
 
 def build(
-    folder: Path, state: Mapping[str, Tensor], *, name: str, digest: str, device: str = "cpu", dtype: torch.dtype
+    folder: Path,
+    state: Mapping[str, Tensor],
+    *,
+    name: str,
+    digest: str,
+    device: str = "cpu",
+    dtype: torch.dtype,
+    stored: torch.dtype | None = None,
 ) -> LoadedModel:
     """A model from a folder's config and tokenizer and weights that are already in memory, with the same proofs.
 
     Args:
         folder: holds config.json and the tokenizer.
         state: every parameter by its name; a tied output head may be absent.
+        name: what it is called.
+        digest: of its weights.
+        device: a torch device.
+        dtype: what to compute in.
+        stored: the dtype of the files that the weights came from.
 
     Raises:
         UserError: a key is missing or unexpected, or tokenizer and model do not fit.
@@ -141,7 +164,7 @@ def build(
     tokenizer = load_tokenizer(folder, name)
     check_vocabulary(name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, name, digest, folder)
+    return LoadedModel(model, tokenizer, name, digest, folder, stored=stored)
 
 
 def skeleton(source: Source) -> Any:
@@ -164,11 +187,14 @@ def read_config(source: Source) -> Any:
         raise UserError(f"model {source.name}: {source.path / 'config.json'} cannot be read ({reason})") from error
 
 
-def dtype_of(name: str) -> torch.dtype | None:
-    """A dtype by its name; None for `auto`, which keeps the saved one."""
-    if name != "auto" and name not in DTYPES:
-        raise UserError(f"dtype {name!r}: use auto, {', '.join(DTYPES)}")
-    return DTYPES.get(name)
+def dtype_on(device: str, asked: str, stored: str) -> str:
+    """The name of the dtype that a model stored in one computes in on a device. Raises UserError for unknown names."""
+    return compute_dtype(asked, stored, auto_on(device) if asked == "auto" else "stored")
+
+
+def name_of_dtype(dtype: torch.dtype) -> str:
+    """As in "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def check_device(name: str) -> None:

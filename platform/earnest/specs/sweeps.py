@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
 from earnest.specs.chat import Chat
+from earnest.specs.dtypes import Dtype
 from earnest.specs.ensembles import Proxy, check_pairs
 from earnest.specs.frame import Spec, read_toml
 from earnest.specs.localise import Localise
@@ -84,6 +85,10 @@ class Noise(Spec):
 class Sweep(Spec):
     """One sweep: a model, the ways to compress it, the pairs that steer it, the tasks to run on each.
 
+    `dtype` is what all models compute in. `auto` is settled when the sweep is planned and names its steps: float32 on
+    CPUs (bfloat16 where this machine's is clearly faster in it), the stored dtype on GPUs; a sweep with steps in the
+    store goes on in theirs.
+
     `chat` says which models are asked to write in a form for conversations; the others read plain text. `published`
     names figures to stand beside the measured ones: a file that ships, as "proxy_tuning", or a TOML file. With `reread`
     the dense model reads all that the cells write: the perplexity of their texts.
@@ -91,7 +96,7 @@ class Sweep(Spec):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     model: str = Field(min_length=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     store: str = Field(default="store", min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     calibration: Calibration = Calibration()

@@ -13,6 +13,7 @@ from earnest.evaluation.engine import Engine
 from earnest.evaluation.judging.forms import Form
 from earnest.evaluation.metrics import token_f1
 from earnest.models.loading import load
+from earnest.models.precision import helper_dtype
 from earnest.models.source import resolve
 from earnest.specs import UserError
 from earnest.specs.judged import AnyJudge, EndpointJudge, ModelJudge, RuleJudge
@@ -128,7 +129,7 @@ class Local:
 
     def __init__(self, spec: ModelJudge, device: str) -> None:
         self.name, self._spec = spec.label, spec
-        self._loaded = load(resolve(spec.model), device=device)
+        self._loaded = load(resolve(spec.model), device=device, dtype=helper_dtype(device))
 
     def replies(self, asked: Sequence[Asked]) -> list[Reply]:
         """What the model writes after each comparison; one that does not fit whole is not judged."""

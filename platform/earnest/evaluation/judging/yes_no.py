@@ -18,6 +18,7 @@ from earnest.evaluation.judging.judges import DOLLARS
 from earnest.evaluation.metrics import normalise, token_f1
 from earnest.evaluation.tokens import requests
 from earnest.models.loading import load
+from earnest.models.precision import helper_dtype
 from earnest.models.source import resolve
 from earnest.specs import UserError
 from earnest.specs.judged import AnyJudge, EndpointJudge, ModelJudge, RuleJudge
@@ -94,7 +95,10 @@ class Local:
     """A model in this process that was tuned to judge."""
 
     def __init__(self, spec: ModelJudge, device: str) -> None:
-        self._name, self._engine = spec.label, Engine(load(resolve(spec.model), device=device))
+        self._name, self._engine = (
+            spec.label,
+            Engine(load(resolve(spec.model), device=device, dtype=helper_dtype(device))),
+        )
 
     def words(self, claims: Sequence[Claim], quality: Quality) -> list[Word]:
         """Yes where the probability of " yes" is a half or more; an answer that does not fit whole is not judged."""
