@@ -115,6 +115,7 @@ def _record(
         nominal_bits=getattr(cell.method, "bits", None),
         method_spec={**method_fields(cell.method), "calibration": compress.spec["calibration"] if compress else None},
         seed=cell.seed,
+        dtype=_dtype(cell, plan),
         steering=_steered(cell, plan),
         size=manifest.size if manifest else None,
         scores={task: found.scores for task, found in mine.items()},
@@ -143,6 +144,13 @@ def _manifest(store: Store, digest: str) -> Manifest:
 def _seconds(plan: Plan, store: Store, steps: Mapping[str, str]) -> dict[str, float]:
     runs = {name: store.read_run(plan.steps[digest].kind, digest) for name, digest in steps.items()}
     return {name: float(run["seconds"]) for name, run in runs.items() if "seconds" in run}
+
+
+def _dtype(cell: Cell, plan: Plan) -> str:
+    """What a cell's evaluations compute in, the base's dtype first."""
+    specs = [plan.steps[digest].spec for digest in cell.evaluate.values()]
+    every = (name for spec in specs for name in (spec["dtype"], *spec.get("dtypes", {}).values()))
+    return ", ".join(dict.fromkeys(every))
 
 
 def _dataset(step: Step) -> str:

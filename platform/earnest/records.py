@@ -134,12 +134,15 @@ class TensorRecord(Record):
     group_size: int | None = None
     stored_bytes: int
     dense_bytes: int
+    bf16_bytes: int | None = None
     method: str | None = None
 
 
 class Size(Record):
     """How large a checkpoint is. `dense_bytes` and `stored_bytes` count the weights that the method touches
-    (dense ones at two bytes each, bf16); `file_bytes` the whole safetensors files.
+    (dense ones at two bytes each, bf16; stored ones as they lie in the file), and `bf16_bytes` the stored ones with
+    every floating-point number among them at two bytes. `file_bytes` are the whole safetensors files, and
+    `dense_file_bytes` what the dense model takes in such a file in the same dtype.
     """
 
     dense_bytes: int
@@ -148,16 +151,26 @@ class Size(Record):
     dense_file_bytes: int
     sparsity: float
     bits_per_weight: float
+    bf16_bytes: int | None = None
 
     @property
     def saved(self) -> float:
-        """1 − stored ÷ dense bytes of the touched weights: the shared x-axis of pruning and quantisation."""
-        return 1.0 - self.stored_bytes / self.dense_bytes if self.dense_bytes else 0.0
+        """1 − bytes of the whole file ÷ bytes of the whole dense file: the shared x-axis of all methods."""
+        return 1.0 - self.file_bytes / self.dense_file_bytes if self.dense_file_bytes else 0.0
+
+    @property
+    def saved_of_touched(self) -> float:
+        """The same of the weights that the method touches alone, both sides in bf16 whatever the model's dtype."""
+        return 1.0 - self._touched_bytes / self.dense_bytes if self.dense_bytes else 0.0
 
     @property
     def compression_ratio(self) -> float:
-        """Dense ÷ stored bytes of the touched weights."""
-        return self.dense_bytes / self.stored_bytes if self.stored_bytes else 1.0
+        """Dense ÷ stored bytes of the touched weights, both in bf16."""
+        return self.dense_bytes / self._touched_bytes if self._touched_bytes else 1.0
+
+    @property
+    def _touched_bytes(self) -> int:
+        return self.stored_bytes if self.bf16_bytes is None else self.bf16_bytes
 
 
 class Manifest(Record):
@@ -264,7 +277,10 @@ class Gain(Record):
 
 
 class CellRecord(Record):
-    """One row as a user reads it: model × compression × seed, steered or not, with all its tasks."""
+    """One row as a user reads it: model × compression × seed, steered or not, with all its tasks.
+
+    `dtype` is what it computes in, as "float32" or "bfloat16, float32" for a base and its pair.
+    """
 
     key: str
     sweep: str
@@ -277,6 +293,7 @@ class CellRecord(Record):
     nominal_bits: int | None = None
     method_spec: dict[str, Any]
     seed: int
+    dtype: str = ""
     steering: Steered | None = None
     size: Size | None = None
     scores: dict[str, Scores] = Field(default_factory=dict)
@@ -304,8 +321,13 @@ class CellRecord(Record):
 
     @property
     def saved(self) -> float:
-        """Share of bytes saved on the touched weights; 0 for the dense model."""
+        """Share of the whole file's bytes that is saved; 0 for the dense model."""
         return 0.0 if self.size is None else self.size.saved
+
+    @property
+    def saved_of_touched(self) -> float:
+        """Share of bytes saved on the touched weights alone, against bf16; 0 for the dense model."""
+        return 0.0 if self.size is None else self.size.saved_of_touched
 
     @property
     def curve(self) -> str:

@@ -73,6 +73,11 @@ class Samples:
         return math.exp(value) if self.exponential else value
 
     @property
+    def dtype(self) -> str:
+        """What was computed in; empty where the samples do not say."""
+        return self.scores.dtype if self.scores else ""
+
+    @property
     def stopped(self) -> str:
         """What was decided where asking stopped before all questions were asked; no other test holds after that."""
         found = self.scores.stopped if self.scores else None
@@ -231,7 +236,8 @@ def match_up(a: Samples, b: Samples, name: str = "", noise: float | None = None)
     units = pairs.by_cluster([a.clusters[i] for i in of_a]) if a.clusters else pairs
     if a.clusters and units.n < 2:
         raise UserError(f"{a.task}: all {pairs.n} samples lie in one cluster; cluster by a column with several values")
-    return Matchup(name, a.task, a.headline, pairs, units, len(set(a.ids) | set(b.ids)) - pairs.n, noise)
+    left_out = len(set(a.ids) | set(b.ids)) - pairs.n
+    return Matchup(name, a.task, a.headline, pairs, units, left_out, noise, (a.dtype, b.dtype))
 
 
 Places = np.ndarray[tuple[int], np.dtype[np.int64]]

@@ -88,7 +88,8 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
         calibration=fields,
         progress=lambda block, blocks: progress(f"block {block}/{blocks}"),
     )
-    return {"saved": manifest.size.saved, "sparsity": manifest.size.sparsity, "bits": manifest.size.bits_per_weight}
+    size = manifest.size
+    return {"saved": size.saved, "saved_of_touched": size.saved_of_touched, "sparsity": size.sparsity, "bits": size.bits_per_weight}
 
 
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:

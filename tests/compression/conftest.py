@@ -44,7 +44,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Make:
         folder = tmp_path_factory.mktemp(f"tiny-{family.lower()}")
         model.save_pretrained(folder)
         save_tokenizer(folder)
-        return load(resolve(str(folder)))
+        return load(resolve(str(folder)), dtype="stored")
 
     return make
 

@@ -32,13 +32,17 @@ def print_versus(
 ) -> None:
     """Print the rows, what is left out, what the columns mean, and one line per verdict."""
     several = len({row.name for row in rows}) > 1
-    console.print(Text(f"A  {a}\nB  {b}\n"))
+    console.print(Text(f"A  {a}{_computed_in(rows, 0)}\nB  {b}{_computed_in(rows, 1)}\n"))
     console.print(_table(rows, margin, several=several, wide=console.width >= WIDE))
     for row in rows:
         if row.left_out:
             console.print(
                 Text(f"{_title(row, several=several)}: {row.left_out} samples left out: no score, or other prompts")
             )
+    if any(len(set(row.computed_in)) > 1 and all(row.computed_in) for row in rows):
+        console.print(
+            Text("A and B computed in different dtypes: part of a difference may be rounding", style="yellow")
+        )
     for task, reason in skipped.items():
         console.print(Text(f"{task}: {reason}", style="dim"))
     console.print(Text("\n" + _legend(rows, margin), style="dim"))
@@ -70,6 +74,12 @@ def _table(rows: Sequence[Versus], margin: float, *, several: bool, wide: bool) 
         names = [Text(row.name)] if several else []
         table.add_row(*names, Text(spoken(row.task)), *(_FIGURES[name](row) for name in shown), _verdict(row, margin))
     return table
+
+
+def _computed_in(rows: Sequence[Versus], side: int) -> str:
+    """As in ", computed in float32"; empty where the samples do not say."""
+    found = dict.fromkeys(row.computed_in[side] for row in rows if row.computed_in[side])
+    return f", computed in {' or '.join(found)}" if found else ""
 
 
 def _count(row: Versus) -> Text:

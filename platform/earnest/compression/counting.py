@@ -5,6 +5,7 @@ A count that is not what the method promises is an error, not a footnote.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from earnest.records import Size, TensorRecord
 from earnest.specs import Pruning, UserError
 
 DENSE_BYTES_PER_WEIGHT = 2  # bf16, whatever the model's dtype, so that all models share one x-axis
+LENGTH_FIELD, ALIGNMENT = 8, 8  # of a safetensors file's header, bytes
+SAFETENSORS_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 ZEROS_BESIDE = 0.01  # share of weights that may be zero beside the pruned ones before the nominal ratio misleads
 
 
@@ -60,6 +63,7 @@ def _count(
         group_size=None if quantised is None else quantised.group_size,
         stored_bytes=sum(_bytes(part) for part in parts.values()),
         dense_bytes=numel * DENSE_BYTES_PER_WEIGHT,
+        bf16_bytes=sum(map(_bf16_bytes, parts.values())),
         method=method,
     )
     zeros = int((decode_one(folder, record, stored, dtype) == 0).sum())
@@ -92,17 +96,36 @@ def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) ->
 
 
 def size_of(records: Sequence[TensorRecord], state: Mapping[str, Tensor], file_bytes: int) -> Size:
-    """The size of a checkpoint from its counted weights; `state` holds all of the model's weights."""
+    """The size of a checkpoint from its counted weights; `state` holds all of the model's weights, as stored."""
     weights = sum(rows * cols for rows, cols in (record.shape for record in records))
     stored = sum(record.stored_bytes for record in records)
     return Size(
         dense_bytes=sum(record.dense_bytes for record in records),
         stored_bytes=stored,
         file_bytes=file_bytes,
-        dense_file_bytes=sum(_bytes(tensor) for tensor in state.values()),
+        bf16_bytes=sum(record.bf16_bytes or 0 for record in records),
+        dense_file_bytes=_dense_file_bytes(state),
         sparsity=sum(record.zeros for record in records) / weights,
         bits_per_weight=8 * stored / weights,
     )
+
+
+def _bf16_bytes(part: Tensor) -> int:
+    return part.numel() * DENSE_BYTES_PER_WEIGHT if part.is_floating_point() else _bytes(part)
+
+
+def _dense_file_bytes(state: Mapping[str, Tensor]) -> int:
+    """What one safetensors file of the dense weights takes, its header of names, shapes and places included."""
+    at, header = 0, dict[str, Any]({"__metadata__": {"format": "pt"}})
+    for name, tensor in state.items():
+        header[name] = {
+            "dtype": SAFETENSORS_NAMES.get(tensor.dtype, "F32"),
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + _bytes(tensor)],
+        }
+        at += _bytes(tensor)
+    length = len(json.dumps(header, separators=(",", ":")).encode())
+    return LENGTH_FIELD + -(-length // ALIGNMENT) * ALIGNMENT + at
 
 
 def _bytes(tensor: Tensor) -> int:

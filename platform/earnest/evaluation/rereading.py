@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from earnest.decoding.generation import Row
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.scoring import Subject
+from earnest.evaluation.scoring import Subject, computed_in
 from earnest.evaluation.tokens import Request
 from earnest.records import Estimate, Scores
 from earnest.statistics.intervals import estimate, ratio, ratio_replicates
@@ -53,7 +53,7 @@ def reread(subject: Subject, texts: Path, progress: Progress | None = None) -> t
         task="reread", version=1, headline=HEADLINE, higher_is_better=False, asked=len(asked), scored=len(known),
         truncated=0, failed=sum(counts[i] > 0 and nats[i] is None for i in range(len(nats))),
         metrics={HEADLINE: _perplexity(*zip(*known, strict=True))} if known else {},
-        tokens_forwarded=engine.tokens_forwarded,
+        tokens_forwarded=engine.tokens_forwarded, dtype=computed_in(subject),
     )  # fmt: skip
     return scores, pa.table({"nats": pa.array(nats, pa.float64()), "tokens": counts})
 

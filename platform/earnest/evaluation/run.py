@@ -17,11 +17,10 @@ from earnest.evaluation.degeneration import calibration, text_metrics, with_text
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.rereading import written_texts
 from earnest.evaluation.samples import Measured, Sample, scored, table
-from earnest.evaluation.scoring import Subject
+from earnest.evaluation.scoring import Subject, computed_in
 from earnest.evaluation.sequential import Growing, Rule, measure_until_decided
 from earnest.evaluation.shift import token_shift, with_shifts
 from earnest.evaluation.tasks import measure
-from earnest.models.loading import LoadedModel, name_of_dtype
 from earnest.records import Estimate, Scores
 from earnest.specs import AnyTask
 
@@ -79,7 +78,7 @@ def evaluate(
     scores = Scores(
         task=task.label,
         version=task.version,
-        dtype=_computed_in(subject),
+        dtype=computed_in(subject),
         headline=measured.headline_name or task.headline,
         higher_is_better=task.higher_is_better if measured.higher_is_better is None else measured.higher_is_better,
         asked=len(measured.samples) if rule is None else len(rule.dense),
@@ -96,13 +95,6 @@ def evaluate(
         notes=dict(sorted(engine.notes.items())),
     )
     return Evaluation(scores, table(samples), measured.reference, written_texts(engine))
-
-
-def _computed_in(subject: Subject) -> str:
-    """The dtypes of a subject's models by name, the base's first."""
-    models = [subject] if isinstance(subject, LoadedModel) else [subject.lead, *subject.steering]
-    loaded = (model for model in models if isinstance(model, LoadedModel))
-    return ", ".join(dict.fromkeys(name_of_dtype(model.dtype) for model in loaded))
 
 
 def _groups(measured: Measured, known: Sequence[Sample]) -> dict[str, dict[str, Estimate]]:

@@ -16,7 +16,7 @@ from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.ensemble import Ensemble
 from earnest.decoding.forward import Forward, Kept
 from earnest.decoding.reading import WAYS, Way
-from earnest.models.loading import LoadedModel
+from earnest.models.loading import LoadedModel, name_of_dtype
 
 Subject = LoadedModel | Ensemble
 
@@ -115,3 +115,10 @@ class Readers:
         if self._ensemble is None:
             return logits[0].log_softmax(-1)
         return self._ensemble.combine({role: logits[place] for role, place in self._place_of.items()}).log_softmax(-1)
+
+
+def computed_in(subject: Subject) -> str:
+    """The dtypes of a subject's models by name, the base's first: "float32"."""
+    models = [subject] if isinstance(subject, LoadedModel) else [subject.lead, *subject.steering]
+    loaded = (model for model in models if isinstance(model, LoadedModel))
+    return ", ".join(dict.fromkeys(name_of_dtype(model.dtype) for model in loaded))

@@ -110,7 +110,7 @@ def _frame(axes: Axes, bottom: float, right: float) -> None:
     axes.xaxis.set_major_formatter(PERCENT)
     axes.grid(visible=False)
     axes.axvline(0, color=LINE.light, linewidth=1)
-    axes.set_xlabel("share of bytes saved to which the score matches dense", loc="left")
+    axes.set_xlabel("share of the file's bytes saved to which the score matches dense", loc="left")
 
 
 CAPTION = (

@@ -18,12 +18,15 @@ SCHEMA = pa.schema(
         ("nominal_sparsity", pa.float64()),
         ("nominal_bits", pa.int64()),
         ("seed", pa.int64()),
+        ("dtype", pa.string()),
         ("saved", pa.float64()),
+        ("saved_of_touched", pa.float64()),
         ("sparsity", pa.float64()),
         ("bits_per_weight", pa.float64()),
         ("stored_bytes", pa.int64()),
         ("dense_bytes", pa.int64()),
         ("file_bytes", pa.int64()),
+        ("dense_file_bytes", pa.int64()),
         ("task", pa.string()),
         ("group", pa.string()),
         ("metric", pa.string()),
@@ -68,13 +71,15 @@ def cell_rows(cell: CellRecord) -> Iterator[dict[str, Any]]:
 
 
 def _about(cell: CellRecord) -> dict[str, Any]:
-    names = ("sweep", "model", "method", "curve", "family", "nominal", "nominal_sparsity", "nominal_bits", "seed")
-    sizes = ("sparsity", "bits_per_weight", "stored_bytes", "dense_bytes", "file_bytes")
+    named = ("sweep", "model", "method", "curve", "family", "nominal")
+    asked = ("nominal_sparsity", "nominal_bits", "seed", "dtype")
+    sizes = ("sparsity", "bits_per_weight", "stored_bytes", "dense_bytes", "file_bytes", "dense_file_bytes")
     known = cell.size is not None or cell.family == "dense"
     return {
         "cell": cell.key,
-        **{name: getattr(cell, name) for name in names},
+        **{name: getattr(cell, name) for name in (*named, *asked)},
         "saved": cell.saved if known else None,
+        "saved_of_touched": cell.saved_of_touched if known else None,
         **_steering(cell),
         **{name: getattr(cell.size, name, None) for name in sizes},
     }

@@ -28,7 +28,16 @@ from earnest.report.fluent import FluentButWrong, fluent_but_wrong
 from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
 from earnest.report.published import published_section
-from earnest.report.survey import Survey, figure_text, half_width, is_fluent, percent_change, score_text, spoken
+from earnest.report.survey import (
+    Survey,
+    computed_in,
+    figure_text,
+    half_width,
+    is_fluent,
+    percent_change,
+    score_text,
+    spoken,
+)
 from earnest.report.verdicts import FALLS, SHOWN, explained, hint, legend, mark, undecided_line
 from earnest.report.writing import moved_tables, writing_tables
 from earnest.store import Store
@@ -144,6 +153,7 @@ def _render(
         any_not_fluent=any(map(survey.not_fluent, survey.tasks)),
         legend=legend(survey),
         undecided=undecided_line(survey),
+        computed=computed_in(survey),
         inks=_css_colours(survey),
     )
 
@@ -185,10 +195,12 @@ def _row(survey: Survey, cell: CellRecord) -> dict[str, Any]:
         "method": cell.method,
         "name": cell.model + cell.steering_label if cell.family == "dense" else cell.curve,
         "asked": cell.nominal + (f", seed {cell.seed}" if cell.seed else ""),
+        "dtype": cell.dtype,
         "saved": None if size is None else size.saved,
+        "of_touched": None if size is None else size.saved_of_touched,
         "sparsity": None if size is None else size.sparsity,
         "bits": None if size is None else size.bits_per_weight,
-        "stored": None if size is None else size.stored_bytes,
+        "stored": None if size is None else size.file_bytes,
         "scores": [_score(cell, task) for task in survey.tasks],
     }
 
@@ -247,6 +259,7 @@ def _gain_row(row: Row, headline: str) -> dict[str, Any]:
         "base": cell.model if cell.family == "dense" else cell.base_label,
         "seed": f", seed {cell.seed}" if cell.seed else "",
         "saved": f"{cell.saved:.1%}" if cell.size else "–",
+        "of_touched": f"{cell.saved_of_touched:.1%}" if cell.size else "–",
         "strength": cell.steering_label.removeprefix(" + "),
         "without": _text(row.without, headline),
         "score": "not fluent" if row.score is None else figure_text(row.score.value, headline),

@@ -31,7 +31,7 @@ def saved_figure(survey: Survey, task: str) -> Figure:
     _score_panel(axes, survey, task, survey.curves, lambda point: point.saved, origin=0.0, room=0.3)
     _reference_lines(axes, survey.references, task, survey.scale(task))
     axes.xaxis.set_major_formatter(PERCENT)
-    axes.set_xlabel("share of bytes saved")
+    axes.set_xlabel("share of the file's bytes saved")
     title(axes, spoken(task).capitalize(), f"{survey.headline(task).replace('_', ' ')}{_direction(survey, task)}")
     return figure
 

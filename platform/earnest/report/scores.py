@@ -23,7 +23,8 @@ def score_lines(scores: Scores) -> Iterator[str]:
         for grouping in (name for name in GROUPINGS if name in groupings):
             yield from _part_lines(f"{spoken(metric)}: {GROUPINGS[grouping].lower()}", groupings[grouping])
     yield from (f"{count} {NOTES.get(note, note)}" for note, count in scores.notes.items())
-    yield f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}"
+    counts = f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}"
+    yield counts + (f", computed in {scores.dtype}" if scores.dtype else "")
 
 
 def _part_lines(title: str, parts: Mapping[str, Part]) -> Iterator[str]:

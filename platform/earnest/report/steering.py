@@ -113,7 +113,7 @@ def recovery_figure(gains: Gains, task: str, strength: str) -> Figure:
         below.text(0.5, 0.5, "no gap is shown", transform=below.transAxes, ha="center", va="center", color=MUTED.light)
     below.xaxis.set_major_formatter(PERCENT)
     below.yaxis.set_major_formatter(PERCENT)
-    below.set_xlabel("share of bytes saved")
+    below.set_xlabel("share of the file's bytes saved")
     targeted = any(gains.steering(c).target for c in gains.cells if gains.steering(c).label == strength)
     below.set_ylabel("gap closed" if targeted else "won back")
     title(above, f"{spoken(task).capitalize()}, {strength}", f"{_below(gains, task)}; dashed: without the pair")

@@ -144,6 +144,11 @@ class Survey:
         return [cell for cell in self.plain if cell.family == "dense" and cell is not self.dense]
 
     @cached_property
+    def dtypes(self) -> list[str]:
+        """What the cells compute in, each once."""
+        return list(dict.fromkeys(cell.dtype for cell in self.cells if cell.dtype))
+
+    @cached_property
     def tasks(self) -> list[str]:
         """Every task that any cell scored, in the sweep's order; first those where lower is better (perplexity), then
         those that tell fluent from true.
@@ -260,6 +265,11 @@ class Survey:
     def failures(self) -> list[tuple[CellRecord, str, str]]:
         """Every step that failed or did not finish: (cell, step, reason)."""
         return [(cell, step, reason) for cell in self.cells for step, reason in cell.failures.items()]
+
+
+def computed_in(survey: Survey) -> str:
+    """As in "Computed in float32."; empty where nobody knows."""
+    return f"Computed in {' or '.join(survey.dtypes)}." if survey.dtypes else ""
 
 
 def is_fluent(scores: Scores) -> bool:

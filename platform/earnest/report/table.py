@@ -16,6 +16,7 @@ from earnest.report.survey import (
     MINUS,
     Curve,
     Survey,
+    computed_in,
     figure_text,
     half_width,
     is_fluent,
@@ -33,9 +34,10 @@ from earnest.report.verdicts import (
     undecided_line,
 )
 
+SAVED = "saved: of the whole file against the dense one in its dtype; of touched: of the compressed weights, in bf16."
 _STYLES = {SHOWN: "green", FALLS: "red", OPEN: "yellow"}
 _NOT_FLUENT = " Not fluent: fewer than half of the statements are well formed."
-_WIDE_COLUMN, _FIRST_COLUMNS = 24, 42
+_WIDE_COLUMN, _FIRST_COLUMNS = 24, 54
 
 
 def print_table(cells: Sequence[CellRecord], console: Console) -> None:
@@ -45,8 +47,9 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     console.print(_wide_table(survey) if wide else _narrow_table(survey))
     interval = " ± is half of the 95% interval." if wide else ""
     fluency = _NOT_FLUENT if any(map(survey.not_fluent, survey.tasks)) else ""
-    told = f"Percentages stand for change against dense. {legend(survey)}"
-    console.print(Text(told + interval + fluency, style="dim"))
+    touched = f" {SAVED}" if wide and survey.compressed else ""
+    told = f"Percentages stand for change against dense. {legend(survey)}{touched}"
+    console.print(Text(" ".join(filter(None, (told + interval + fluency, computed_in(survey)))), style="dim"))
     if left := undecided_line(survey):
         console.print(Text(left, style="dim"))
     for line in claim_lines(survey):
@@ -59,10 +62,15 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
 
 
 def _wide_table(survey: Survey) -> Table:
-    table = _columns(survey, ("asked", "saved", "zeros", "bits"), gap=2)
+    several = len(survey.dtypes) > 1
+    table = _columns(survey, ("asked", *(["dtype"] if several else []), "saved", "of touched", "zeros", "bits"), gap=2)
     for cell in _spaced(survey, table):
+        dtype = [Text(cell.dtype)] if several else []
         table.add_row(
-            *_names(cell), *_sizes(cell), *(_score(survey, cell, task, with_interval=True) for task in survey.tasks)
+            *_names(cell),
+            *dtype,
+            *_sizes(cell),
+            *(_score(survey, cell, task, with_interval=True) for task in survey.tasks),
         )
     return table
 
@@ -103,8 +111,9 @@ def _names(cell: CellRecord) -> list[Text]:
 def _sizes(cell: CellRecord) -> list[Text]:
     size = cell.size
     if size is None:
-        return [Text(""), Text(""), Text("")]
-    return [Text(f"{size.saved:.1%}"), Text(f"{size.sparsity:.1%}"), Text(f"{size.bits_per_weight:.2f}")]
+        return [Text("")] * 4
+    shares = (size.saved, size.saved_of_touched, size.sparsity)
+    return [*(Text(f"{share:.1%}") for share in shares), Text(f"{size.bits_per_weight:.2f}")]
 
 
 def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) -> Text:

@@ -24,7 +24,8 @@ class Matchup:
     """One task of subject A against subject B, paired by sample.
 
     `units` are what is drawn and tested: the samples, or clusters of them. `left_out` samples have no partner with the
-    same prompt, or no score. `noise` is the difference that replicates alone make, where there are any.
+    same prompt, or no score. `noise` is the difference that replicates alone make, where there are any; `computed_in`
+    the dtype of A's arithmetic and of B's, where that is known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Matchup:
     units: Pairs
     left_out: int
     noise: float | None = None
+    computed_in: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Versus:
     verdict: Verdict
     needed: int | None
     noise: float | None
+    computed_in: tuple[str, str] = ("", "")
 
     @property
     def within_noise(self) -> bool:
@@ -134,6 +137,7 @@ def _row(
         verdict=verdict,
         needed=samples_needed(pairs, margin, tests=tests) if verdict in ("no worse", "not decided") else None,
         noise=matchup.noise,
+        computed_in=matchup.computed_in,
     )
 
 

@@ -21,7 +21,12 @@ CELL_TAG, CURVE_TAG, ENTRY_TAG, CONTENT_TAG = "earnest.cell", "earnest.curve", "
 LOWER_TAG, FAILURE_PREFIX = "earnest.lower_is_better", "earnest.failure."
 MAX_GROUPS, FLUENT = 8, "fluent"
 # A dense model as every size counts it: its weights at two bytes each.
-_DENSE_SIZE = {"compression/saved": 0.0, "compression/ratio": 1.0, "compression/bits_per_weight": 16.0}
+_DENSE_SIZE = {
+    "compression/saved": 0.0,
+    "compression/saved_of_touched": 0.0,
+    "compression/ratio": 1.0,
+    "compression/bits_per_weight": 16.0,
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,13 @@ def _params(cell: CellRecord) -> dict[str, str]:
     spec = dict(cell.method_spec)
     calibration = spec.pop("calibration", None) or {}
     spec.pop("pattern", None)
-    named = {"model": cell.model, "method": cell.method, "nominal": cell.nominal, "seed": cell.seed}
+    named = {
+        "model": cell.model,
+        "method": cell.method,
+        "nominal": cell.nominal,
+        "seed": cell.seed,
+        "dtype": cell.dtype or None,
+    }
     asked = {"sparsity": cell.nominal_sparsity, "bits": cell.nominal_bits}
     looked = {f"calibration.{key}": value for key, value in calibration.items()}
     everything = {**spec, **looked, **named, **asked, **_steering_params(cell)}
@@ -208,6 +219,7 @@ def _size_metrics(cell: CellRecord) -> dict[str, float]:
         "compression/bits_per_weight": size.bits_per_weight,
         "compression/ratio": size.compression_ratio,
         "compression/saved": size.saved,
+        "compression/saved_of_touched": size.saved_of_touched,
     }
 
 
@@ -279,7 +291,7 @@ def curve_entries(cells: Sequence[CellRecord]) -> list[Entry]:
 
 def _curve_entry(curve: str, cells: Sequence[CellRecord], compressed: Sequence[CellRecord]) -> Entry:
     first = cells[-1]
-    dense_bytes = max(cell.size.dense_bytes for cell in compressed if cell.size)
+    dense_bytes = max(cell.size.dense_file_bytes for cell in compressed if cell.size)
     lower = {task for cell in cells for task, scores in cell.scores.items() if not scores.higher_is_better}
     return Entry(
         name=f"curve-{digest([first.sweep, first.model_digest, curve])}",
@@ -292,7 +304,7 @@ def _curve_entry(curve: str, cells: Sequence[CellRecord], compressed: Sequence[C
             "earnest.sweep": first.sweep,
             "mlflow.runColor": ink(first.method).light,
         },
-        params={"model": first.model, "method": first.method},
+        params={"model": first.model, "method": first.method, **({"dtype": first.dtype} if first.dtype else {})},
         points=tuple(_curve_points(cells, dense_bytes)),
     )
 
@@ -308,7 +320,8 @@ def _curve_points(cells: Sequence[CellRecord], dense_bytes: int) -> Iterable[Poi
         saved = fmean(cell.saved for cell in same)
         step = max(step_of(saved), step + 1)
         means = _means(same)
-        axes = {"saved": saved, "size_mib": (1 - saved) * dense_bytes / 2**20}
+        touched = fmean(cell.saved_of_touched for cell in same)
+        axes = {"saved": saved, "saved_of_touched": touched, "size_mib": (1 - saved) * dense_bytes / 2**20}
         named = {f"curve/{key}": value for key, value in {**means, **axes}.items()}
         named |= {f"score/{task}": value for task, value in means.items()}
         yield from (Point(key, value, int(step)) for key, value in sorted(named.items()) if math.isfinite(value))
