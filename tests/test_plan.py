@@ -1,10 +1,13 @@
 """A plan holds each piece of work once, and its digests cover all that decides a result."""
 
+from dataclasses import replace
+
 import pytest
 
 from earnest.plan import Cell, Inputs, Plan
 from earnest.planning import make_plan
 from earnest.specs import Sweep, UserError
+from earnest.specs.dtypes import AUTOS
 
 FIELDS = {
     "name": "s",
@@ -79,9 +82,43 @@ def test_whatever_decides_a_result_changes_its_digest() -> None:
     changed_data = Inputs(INPUTS.models, {**INPUTS.data, "nano|train": ("nano", "E")}, INPUTS.versions)
     changed_torch = Inputs(INPUTS.models, INPUTS.data, {"torch": "2"})
     sweep = Sweep.model_validate(FIELDS)
-    digests = {base, wanda(plan(calibration=longer)), wanda(plan(dtype="float32"))}
+    digests = {base, wanda(plan(calibration=longer)), wanda(plan(dtype="bfloat16"))}
     digests |= {wanda(make_plan(sweep, inputs)) for inputs in (changed_weights, changed_data, changed_torch)}
     assert len(digests) == 6
+
+
+NARROW = {"nano:large": "bfloat16", "e": "float16"}
+
+
+def test_a_step_is_named_by_the_dtype_that_is_computed_in_whoever_chose_it() -> None:
+    sweep, inputs = Sweep.model_validate(FIELDS), replace(INPUTS, stored=NARROW)
+    chosen = {auto: set(make_plan(sweep, replace(inputs, auto=auto)).steps) for auto in AUTOS}
+    asked = {
+        dtype: set(make_plan(sweep.model_copy(update={"dtype": dtype}), inputs).steps)
+        for dtype in ("float32", "bfloat16", "stored")
+    }
+    assert chosen["float32"] == asked["float32"]
+    assert chosen["stored"] == asked["stored"]
+    own = next(cell for cell in make_plan(sweep, replace(inputs, auto="bfloat16")).cells if cell.compress)
+    assert {own.compress, *own.evaluate.values()} <= asked["bfloat16"]
+    assert not {own.compress, *own.evaluate.values()} & asked["float32"]
+
+
+def test_every_step_carries_a_dtype_and_none_is_left_to_the_worker() -> None:
+    for auto in AUTOS:
+        made = make_plan(Sweep.model_validate({**FIELDS, "proxy": [PAIR]}), replace(STEERED, stored=NARROW, auto=auto))
+        assert {step.spec["dtype"] for step in made.steps.values()} <= {"float32", "bfloat16", "float16"}
+
+
+def test_on_gpus_each_model_of_a_pair_computes_in_its_own_dtype() -> None:
+    inputs = replace(STEERED, stored=NARROW, auto="stored")
+    made = make_plan(Sweep.model_validate({**FIELDS, "proxy": [PAIR]}), inputs)
+    step = made.steps[ensembles(made)[0].evaluate["closed_book"]]
+    assert (step.spec["dtype"], step.spec["dtypes"]) == ("bfloat16", {"expert": "float16", "antiexpert": "float32"})
+    assert step.steering is not None
+    assert step.steering.expert.dtype == "float16"
+    alike = make_plan(Sweep.model_validate({**FIELDS, "proxy": [PAIR], "dtype": "bfloat16"}), inputs)
+    assert "dtypes" not in alike.steps[ensembles(alike)[0].evaluate["closed_book"]].spec
 
 
 def test_where_things_lie_does_not_change_a_digest() -> None:
@@ -177,7 +214,7 @@ def test_a_steered_step_is_named_by_base_pair_and_alpha_and_not_by_names() -> No
         step(steered(alpha=0.5)), step(steered(alpha=0)), step(steered(alpha="adaptive")), step(steered(expert="f")),
         step(steered(antiexpert=None)), step(steered(retrained)), step(steered(bases=["wanda"])),
         steered().cells[0].evaluate["closed_book"],
-        step(make_plan(Sweep.model_validate({**FIELDS, "dtype": "float32", "proxy": [PAIR]}), STEERED)),
+        step(make_plan(Sweep.model_validate({**FIELDS, "dtype": "bfloat16", "proxy": [PAIR]}), STEERED)),
     ]  # fmt: skip
     assert len(same | set(others)) == 10
 

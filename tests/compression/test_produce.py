@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -19,6 +19,8 @@ from earnest.compression.probe import UnfaithfulCheckpointError
 from earnest.compression.produce import compress_to_folder
 from earnest.compression.walk import compress
 from earnest.models.loading import LoadedModel
+from earnest.models.loading import load as load_model
+from earnest.models.source import resolve
 from earnest.records import Manifest
 from earnest.specs import UserError, read_method
 
@@ -69,7 +71,7 @@ def test_other_families_and_tied_embeddings_read_back(
     manifest = compress_to_folder(loaded, read_method(METHODS["gptq"]), ids, tmp_path / "out")
     stored = load_file(tmp_path / "out" / "compressed.safetensors")
     assert ("lm_head.weight" in stored) != bool(changes.get("tie_word_embeddings"))
-    again = load(tmp_path / "out")
+    again = load(tmp_path / "out", dtype="stored")
     with torch.no_grad():
         assert torch.equal(loaded.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
     assert manifest.size.dense_file_bytes == sum(t.numel() * 2 for t in unique(again.model.state_dict()))
@@ -96,6 +98,38 @@ def json_without_names(path: Path) -> object:
     if path.name != "manifest.json":
         return path.read_bytes()
     return {key: value for key, value in json.loads(path.read_text()).items() if key != "base"}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("computed", ["float32", "float16"])
+def test_what_is_computed_in_another_dtype_is_stored_in_the_models_own(
+    name: str, computed: str, make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    narrow = make_model(dtype="bfloat16")
+    loaded = load_model(resolve(str(narrow.folder)), dtype=computed)
+    manifest = compress_to_folder(loaded, read_method(METHODS[name]), ids, tmp_path / "out")
+    assert (manifest.dtype, manifest.compute_dtype) == ("bfloat16", computed)
+    other = manifest_of(name, make_model, ids, tmp_path / "narrow")  # rounds to zero elsewhere here and there
+    assert manifest.size.stored_bytes == pytest.approx(other.size.stored_bytes, rel=0.001)
+    again = load(tmp_path / "out", dtype="stored")
+    assert again.dtype == torch.bfloat16
+    for key, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[key].to(tensor.dtype))
+    wide = load(tmp_path / "out", dtype=computed)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(input_ids=ids).logits, wide.model(input_ids=ids).logits)
+
+
+def test_norms_that_are_stored_wider_keep_their_bits(make_model: Make, tmp_path: Path) -> None:
+    folder = make_model(dtype="bfloat16").folder
+    state = load_file(folder / "model.safetensors")
+    state["model.norm.weight"] = torch.rand(32) + 0.5
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_model(resolve(str(folder)), dtype="float32")
+    compress_to_folder(loaded, read_method(METHODS["magnitude"]), None, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "compressed.safetensors")
+    assert torch.equal(stored["model.norm.weight"], state["model.norm.weight"])
+    assert stored["model.embed_tokens.weight"].dtype == torch.bfloat16
 
 
 def manifest_of(name: str, make_model: Make, ids: Tensor, folder: Path) -> Manifest:
@@ -132,7 +166,7 @@ def test_the_manifest_counts_what_the_file_holds(name: str, make_model: Make, id
     manifest = manifest_of(name, make_model, ids, tmp_path / "out")
     stored = load_file(tmp_path / "out" / "compressed.safetensors")
     assert (tmp_path / "out" / "compressed.safetensors").stat().st_mode & 0o444 == 0o444
-    again = load(tmp_path / "out").model.state_dict()
+    again = load(tmp_path / "out", dtype="stored").model.state_dict()
     for record in manifest.tensors:
         parts = [tensor for key, tensor in stored.items() if key.startswith(record.name + ".")]
         assert record.stored_bytes == sum(part.numel() * part.element_size() for part in parts)

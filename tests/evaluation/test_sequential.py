@@ -133,7 +133,7 @@ def test_a_question_that_stands_twice_is_read_once_and_keeps_its_text_in_both_pl
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [ClosedBook(limit=120), MultipleChoice(limit=120)], ids=lambda task: task.task)
 def test_asked_to_the_end_it_measures_what_asking_at_once_measures(task: Any) -> None:
-    small = load(resolve("nano:small"))
+    small = load(resolve("nano:small"), dtype="float32")
     whole = evaluate(small, task, "nano")
     rows = whole.samples.to_pylist()
     rule = Rule(1e-12, 0.05, {row["id"]: row["score"] for row in rows})
@@ -141,7 +141,10 @@ def test_asked_to_the_end_it_measures_what_asking_at_once_measures(task: Any) ->
     assert grown.scores.stopped is not None
     assert (grown.scores.asked, grown.scores.scored) == (120, 120)
     metrics = {name: metric.value for name, metric in whole.scores.metrics.items()}
-    assert {name: metric.value for name, metric in grown.scores.metrics.items()} == pytest.approx(metrics)
+    assert {name: metric.value for name, metric in grown.scores.metrics.items()} == pytest.approx(
+        metrics,
+        rel=1e-4,  # other batches round otherwise
+    )
     texts = {row["id"]: row["prediction"] for row in rows}
     assert {row["id"]: row["prediction"] for row in grown.samples.to_pylist()} == texts
 
