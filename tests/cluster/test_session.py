@@ -1,5 +1,6 @@
 """Getting to a cluster, or being told at once why not."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -39,3 +40,34 @@ def test_nothing_to_do_does_not_even_import_ray(traced: Traced) -> None:
     )
     command = [sys.executable, "-c", program, traced.store.root, str(traced.trace)]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1], timeout=60)
+
+
+NICENESS = """
+import os
+from earnest.cluster.session import connected
+os.nice(2)
+with connected(None):
+    import ray
+    print(ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))
+"""
+
+
+@pytest.mark.parametrize(("asked", "nicer"), [({}, 0), ({"RAY_worker_niceness": "5"}, 5)])
+def test_workers_of_a_local_ray_are_as_nice_as_the_caller_unless_told_otherwise(
+    asked: dict[str, str], nicer: int
+) -> None:
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_worker_niceness")
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", NICENESS], env={**inherited, **asked}, capture_output=True, text=True, check=True,
+        timeout=120,
+    )  # fmt: skip
+    assert int(found.stdout) == nicer
+
+
+def test_a_cluster_that_is_not_ours_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    with pytest.raises(UserError), connected(unused_address()):
+        pass
+    assert "RAY_worker_niceness" not in os.environ
