@@ -145,7 +145,8 @@ def test_size_seconds_and_data_come_from_the_steps(plan: Plan, store: Store) -> 
     answered(store, plan, 1, "aaaa")
     cell = collect(plan, store, {})[1]
     assert cell.size == SIZE
-    assert cell.saved == pytest.approx(0.438)
+    assert cell.saved == pytest.approx(1 - 600 / 1040)
+    assert cell.saved_of_touched == pytest.approx(0.438)
     assert cell.seconds == {"compress": 1.5, "closed_book": 2.5}
     assert cell.datasets["closed_book"] == "nano@" + "d" * 32
     assert (cell.method, cell.nominal, cell.nominal_sparsity, cell.curve) == ("magnitude", "50%", 0.5, "magnitude")

@@ -139,7 +139,8 @@ def compress(
     size = manifest.size
     out.print(
         f"{escape(str(folder))}: sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, "
-        f"{size.saved:.1%} of the file saved ({size.saved_of_touched:.1%} of the touched weights), computed in {manifest.compute_dtype}, stored in {manifest.dtype}, "
+        f"{size.saved:.1%} of the file saved ({size.saved_of_touched:.1%} of the touched weights), "
+        f"computed in {manifest.compute_dtype}, stored in {manifest.dtype}, "
         "reloads bit for bit",
         highlight=False,
     )

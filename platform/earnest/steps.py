@@ -89,7 +89,12 @@ def _compress(step: Step, store: Store, device: str, folder: Path, progress: Pro
         progress=lambda block, blocks: progress(f"block {block}/{blocks}"),
     )
     size = manifest.size
-    return {"saved": size.saved, "saved_of_touched": size.saved_of_touched, "sparsity": size.sparsity, "bits": size.bits_per_weight}
+    return {
+        "saved": size.saved,
+        "saved_of_touched": size.saved_of_touched,
+        "sparsity": size.sparsity,
+        "bits": size.bits_per_weight,
+    }
 
 
 def _evaluate(step: Step, store: Store, device: str, folder: Path, progress: Progress) -> dict[str, float]:

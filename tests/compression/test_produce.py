@@ -74,11 +74,7 @@ def test_other_families_and_tied_embeddings_read_back(
     again = load(tmp_path / "out", dtype="stored")
     with torch.no_grad():
         assert torch.equal(loaded.model(input_ids=ids).logits, again.model(input_ids=ids).logits)
-    assert manifest.size.dense_file_bytes == sum(t.numel() * 2 for t in unique(again.model.state_dict()))
-
-
-def unique(state: dict[str, Tensor]) -> list[Tensor]:
-    return list({tensor.data_ptr(): tensor for tensor in state.values()}.values())
+    assert manifest.size.dense_file_bytes == (loaded.folder / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("name", ["random", "wanda", "sparsegpt-joint", "rtn", "gptq-order"])
@@ -154,7 +150,24 @@ def test_bits_per_weight_are_what_the_form_takes(
         inputs = 2 * (6 * 32 + 64)
         bits = 2 + (16 + 2) / 16 + 16 * inputs / weights_of(make_model)
     assert size.bits_per_weight == pytest.approx(bits)
-    assert size.saved == pytest.approx(1 - bits / 16)
+    assert size.saved_of_touched == pytest.approx(1 - bits / 16)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("name", "bits"), [("magnitude", 1 + 16 / 2), ("rtn", 3 + (16 + 3) / 16), ("gptq", 4 + 16 / 32)]
+)
+def test_what_is_saved_is_told_of_the_file_and_of_the_touched_weights(
+    name: str, bits: float, dtype: str, make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    loaded = make_model(dtype=dtype)
+    dense = (loaded.folder / "model.safetensors").stat().st_size
+    size = compress_to_folder(loaded, read_method(METHODS[name]), ids, tmp_path / "out").size
+    compressed = (tmp_path / "out" / "compressed.safetensors").stat().st_size
+    assert size.saved == pytest.approx(1 - compressed / dense)
+    assert size.saved_of_touched == pytest.approx(1 - bits / 16)  # the dtype alone changes nothing
+    assert size.compression_ratio == pytest.approx(16 / bits)
+    assert 0 < size.saved < size.saved_of_touched  # the embeddings are stored as they were
 
 
 def weights_of(make_model: Make) -> int:

@@ -117,7 +117,7 @@ def _bf16_bytes(part: Tensor) -> int:
 def _dense_file_bytes(state: Mapping[str, Tensor]) -> int:
     """What one safetensors file of the dense weights takes, its header of names, shapes and places included."""
     at, header = 0, dict[str, Any]({"__metadata__": {"format": "pt"}})
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items(), key=lambda item: item[0]):
         header[name] = {
             "dtype": SAFETENSORS_NAMES.get(tensor.dtype, "F32"),
             "shape": list(tensor.shape),
