@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 from earnest.models.source import resolve
 from earnest.preflight import check_model
 from earnest.specs import Spec, UserError, validated
-from serve import front
+from serve import access, front
 from serve.config import Config, read_config
 from serve.operate import announce, operate
 from serve.starting import start_ahead_of_serve_run, with_free_port
@@ -111,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = read_config(options.config)
         if options.port is not None:
             config = validated(TypeAdapter(Config), {**config.model_dump(), "port": options.port}, "--port")
-        operate(options.config, with_free_port(checked(config)))
+        with access.followed():
+            operate(options.config, with_free_port(checked(config)))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -157,7 +157,7 @@ class Config(Spec):
     """One served ensemble.
 
     `keyless` says that without keys is meant so: this machine alone is then served. `examples` are prompts that the
-    page offers to begin with.
+    page offers to begin with; `cors` the origins, such as `https://example.org` or `*`, whose pages may ask.
     """
 
     name: Name = "earnest"
@@ -175,6 +175,7 @@ class Config(Spec):
     keyless: bool = False
     draining: bool = False
     examples: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    cors: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*]+)$")], ...] = ()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     traces: Traces = Traces()
@@ -213,6 +214,10 @@ class Config(Spec):
     def _check_keys(self) -> None:
         if self.keys and self.keyless:
             raise ValueError(f"keyless = true with {len(self.keys)} keys; leave one of them out")
+        if "*" in self.cors and self.keyless:
+            raise ValueError(
+                "cors '*' with keyless: any page in a browser here could ask; name the origins, or add a key"
+            )
         for what in ("name", "sha256"):
             counts = Counter(getattr(key, what) for key in self.keys)
             twice = [value for value, count in counts.items() if count > 1]

@@ -21,9 +21,11 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from earnest.decoding.batcher import Gauges
 from earnest.specs import UserError
+from serve.access import begin as begin_to_log
 from serve.colocated import colocated
 from serve.config import Config, Settings
 from serve.ensemble import Ensemble
@@ -154,12 +156,13 @@ class Gateway:
         self._settings: dict[str, Any] = {}
         client = EnsembleClient(find, version, math.inf if direct else PROXIED_ITEMS_PER_S)
         replica = serve.get_replica_context().replica_tag
+        begin_to_log()
         self._app = make_app(config, client, replica=replica, started=client.look)
         self._http: HttpServer | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
         # Serve runs what it gets on an event loop of its own; a graph that is direct has no proxies that would ask.
-        return Starlette() if self._direct else self._app
+        return Starlette() if self._direct else _Hearing(self._app)
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """Take other `config.Settings` while requests run; those that do not fit are logged, and nothing changes.
@@ -188,6 +191,22 @@ class Gateway:
         if (http := getattr(self, "_http", None)) is not None:
             self._app.state.configure(self._config.with_settings({**self._settings, "draining": True}))
             http.stop(self._config.limits.timeout_s + GRACE_S / 2)
+
+
+class _Hearing:
+    """An app under Serve's proxies: where Ray cancels what would tell of the client, the client has left."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def received() -> Message:
+            try:
+                return await receive()
+            except (RayError, KeyError):  # the proxy has forgotten the request
+                return {"type": "http.disconnect"}
+
+        await self._app(scope, received, send)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 
 import earnest
@@ -143,6 +144,11 @@ def make_app(
     app = FastAPI(title="earnest", version=earnest.__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.configure = gateway.configure
     app.add_middleware(Guard, config=lambda: gateway.config, metrics=gateway.metrics)
+    if config.cors:  # outside of the guard: a preflight has no key, and a refusal is to be read, too
+        app.add_middleware(
+            CORSMiddleware, allow_origins=config.cors, allow_methods=["GET", "POST"], allow_headers=["*"],
+            expose_headers=["Retry-After"], max_age=600,
+        )  # fmt: skip
     install(app)
     _add_completions(app, gateway)
     _add_models(app, gateway)

@@ -17,13 +17,13 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.access import ACCESS
 from serve.bounds import HEAD_BYTES
 from serve.config import LOOPBACK, Config, Key
 from serve.errors import ApiError
 from serve.keys import EVERYBODY, bearer, holder
 from serve.metrics import Metrics
 
-ACCESS = logging.getLogger("earnest.access")
 LEFT = 499
 """What is counted where the client did not wait for the end of its answer, as nginx does."""
 LONGEST_PATH = 200

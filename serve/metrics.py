@@ -6,14 +6,50 @@ scrape meets one of the replicas; their series stay apart and each grows only, s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from earnest.decoding.batcher import Gauges
 from earnest.decoding.requests import Usage
 
 FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 EACH = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+QUEUED = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WHOLE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+LEVELS = {
+    "running": "Rows being continued",
+    "waiting": "Requests in the queue",
+    "rows": "Rows there are",
+    "kv_bytes_used": "Bytes of keys and values in use",
+    "kv_bytes": "Bytes of keys and values there are",
+}
+TOTALS = {
+    "rounds": "Rounds since the ensemble began",
+    "tokens": "Tokens written since the ensemble began",
+    "prompt_tokens": "Tokens of prompts since the ensemble began",
+    "cached_tokens": "Tokens of prompts that the prefix cache held, since the ensemble began",
+}
+"""What the ensemble counts itself; another one begins at 0 again, as counters may."""
+
+
+class Totals(Collector):
+    """The ensemble's own counts, as counters; none where it does not answer."""
+
+    def __init__(self, replica: str) -> None:
+        self._replica = replica
+        self.gauges: Gauges | None = None
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Every count as it stood last."""
+        for name, said in TOTALS.items() if self.gauges is not None else ():
+            family = CounterMetricFamily(f"earnest_batch_{name}", said, labels=["replica"])
+            family.add_metric([self._replica], getattr(self.gauges, name))
+            yield family
 
 
 class Metrics:
@@ -40,20 +76,10 @@ class Metrics:
         self._seconds = histogram("request_seconds", "Whole requests", WHOLE, "route")
         self._first = histogram("first_token_seconds", "From a choice's arrival to its first token", FIRST, "model")
         self._each = histogram("token_seconds", "A token after the first one, on average per choice", EACH, "model")
-        self._batch = {
-            name: gauge(f"batch_{name}", said)
-            for name, said in {
-                "running": "Rows being continued",
-                "waiting": "Requests in the queue",
-                "rows": "Rows there are",
-                "kv_bytes_used": "Bytes of keys and values in use",
-                "kv_bytes": "Bytes of keys and values there are",
-                "rounds": "Rounds since the ensemble began",
-                "tokens": "Tokens written since the ensemble began",
-                "prompt_tokens": "Tokens of prompts since the ensemble began",
-                "cached_tokens": "Tokens of prompts that the prefix cache held, since the ensemble began",
-            }.items()
-        }
+        self._queued = histogram("queue_seconds", "From a choice's arrival until it had a row", QUEUED, "model")
+        self._batch = {name: gauge(f"batch_{name}", said) for name, said in LEVELS.items()}
+        self._totals = Totals(replica)
+        registry.register(self._totals)
         self._up = gauge("ensemble_up", "Whether the ensemble answers")
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -77,6 +103,7 @@ class Metrics:
         """Count a choice that ran to its end."""
         self._drafted.labels(self._replica, model).inc(usage.drafted)
         self._accepted.labels(self._replica, model).inc(usage.accepted)
+        self._queued.labels(self._replica, model).observe(usage.seconds_queued)
         self._first.labels(self._replica, model).observe(usage.seconds_to_first)
         if usage.completion_tokens > 1:
             each = (usage.seconds - usage.seconds_to_first) / (usage.completion_tokens - 1)
@@ -85,6 +112,7 @@ class Metrics:
     def page(self, gauges: Gauges | None) -> bytes:
         """All figures as text; `gauges` is None where the ensemble does not answer."""
         self._up.labels(self._replica).set(gauges is not None)
+        self._totals.gauges = gauges
         if gauges is not None:
             for name, gauge in self._batch.items():
                 gauge.labels(self._replica).set(getattr(gauges, name))

@@ -128,6 +128,7 @@ def announce(config: Config, key: str | None = None) -> None:
     sys.stdout.write(f"{config.name} answers at http://{host}:{config.port}\n")
     if key is not None:
         sys.stdout.write(f"key: {key}\n")
+        sys.stdout.write(f"the page, with the key: http://{host}:{config.port}/#key={key}\n")
     sys.stdout.flush()
 
 

@@ -147,6 +147,15 @@ function notice(words) {
   at("notice").hidden = !words;
 }
 
+/** A link may bring the key behind its #, which browsers send to nobody; the address then forgets it. */
+function keyOfLink() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!key) return;
+  sessionStorage.setItem(KEY, key.trim());
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+keyOfLink();
 at("key").value = sessionStorage.getItem(KEY) ?? "";
 at("key").addEventListener("change", () => {
   sessionStorage.setItem(KEY, at("key").value.trim());

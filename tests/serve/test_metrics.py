@@ -48,6 +48,11 @@ def test_figures_are_what_happened(config: Config, ensemble: Ensemble) -> None:
     assert found["earnest_accepted_tokens_total", "earnest"] <= found["earnest_drafted_tokens_total", "earnest"]
     assert found["earnest_first_token_seconds_count", "earnest"] == 4
     assert found["earnest_token_seconds_count", "earnest"] == 4
+    assert found["earnest_queue_seconds_count", "earnest"] == 4
+    assert found[("earnest_batch_tokens_total",)] >= 4 * usage["completion_tokens"] / 2
+    for name in ("rounds", "prompt_tokens", "cached_tokens"):
+        assert (f"earnest_batch_{name}_total",) in found
+        assert (f"earnest_batch_{name}",) not in found
     assert found["earnest_request_seconds_count", "/v1/completions"] == 3
     assert found[("earnest_batch_rows",)] == config.batch.rows
     assert found[("earnest_batch_running",)] == 0
@@ -62,4 +67,6 @@ def test_every_figure_says_what_it_is(config: Config, ensemble: Ensemble) -> Non
             return (await client.get("/metrics")).text
 
     text = asyncio.run(asked())
+    kinds = dict(re.findall(r"# TYPE (\S+) (\S+)", text))
+    assert {name for name, kind in kinds.items() if kind == "counter"} == {n for n in kinds if n.endswith("_total")}
     assert set(re.findall(r"# TYPE (\S+)", text)) == set(re.findall(r"# HELP (\S+) \S", text))

@@ -115,6 +115,7 @@ def _start(temp_dir: str | None) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",  # so that Ray's figures, which ask for no token, are for this machine only
         object_store_memory=OBJECT_STORE_BYTES,
         **({"_temp_dir": temp_dir} if temp_dir else {}),
     )
