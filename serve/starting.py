@@ -7,7 +7,7 @@ import socket
 
 import click
 
-from earnest.cluster.session import AS_NICE_AS_THE_CALLER
+from earnest.cluster.session import STARTED_HERE
 from earnest.specs import UserError
 from serve.config import LOOPBACK, Config
 
@@ -39,7 +39,7 @@ def start_ahead_of_serve_run(config: Config) -> Config | None:
     told = context.params
     if told["runtime_env"] or told["runtime_env_json"] or told["working_dir"] or told["route_prefix"] != "/":
         return None
-    for name, value in AS_NICE_AS_THE_CALLER.items():  # read by a Ray that is started here, not by one that runs
+    for name, value in STARTED_HERE.items():  # read by a Ray that is started here, not by one that runs
         os.environ.setdefault(name, value)
     ray.init(address=told["address"], namespace="serve")
     return with_free_port(config) if start(config) else None

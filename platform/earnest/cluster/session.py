@@ -24,8 +24,9 @@ OBJECT_STORE_BYTES = 80 * 2**20
 LONGEST_TEMP_DIR = 40
 KNOCK_S = 10.0
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "1"}
-# What a raylet adds to its own niceness for its workers: 15 by default, with which any other load starves them.
-AS_NICE_AS_THE_CALLER = {"RAY_worker_niceness": "0"}
+# For a Ray that is started here. What a raylet adds to its own niceness for its workers: 15 by default, with which any
+# other load starves them. And Ray's own figures, which it would serve to every interface, without a token.
+STARTED_HERE = {"RAY_worker_niceness": "0", "RAY_enable_metrics_collection": "0"}
 
 
 @contextlib.contextmanager
@@ -60,7 +61,7 @@ def _settle_environment(address: str | None) -> None:
         os.environ.setdefault(name, value)
     local = not address and not os.environ.get("RAY_ADDRESS")
     if local:
-        for name, value in AS_NICE_AS_THE_CALLER.items():
+        for name, value in STARTED_HERE.items():
             os.environ.setdefault(name, value)
     if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -115,7 +116,6 @@ def _start(temp_dir: str | None) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",  # so that Ray's figures, which ask for no token, are for this machine only
         object_store_memory=OBJECT_STORE_BYTES,
         **({"_temp_dir": temp_dir} if temp_dir else {}),
     )
