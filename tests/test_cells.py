@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from earnest.cells import NOT_FINISHED, collect
+from earnest.cells import collect
 from earnest.plan import Inputs, Plan
 from earnest.planning import make_plan
 from earnest.records import Estimate, Manifest, Scores, Size
@@ -152,13 +153,24 @@ def test_size_seconds_and_data_come_from_the_steps(plan: Plan, store: Store) -> 
     assert (cell.method, cell.nominal, cell.nominal_sparsity, cell.curve) == ("magnitude", "50%", 0.5, "magnitude")
 
 
-def test_what_failed_and_what_did_not_finish_is_named(plan: Plan, store: Store) -> None:
+def test_a_step_at_work_is_running_and_one_whose_writer_died_is_not(plan: Plan, store: Store) -> None:
+    compress = str(plan.cells[1].compress)
+    with suppress(InterruptedError), store.publish("compress", compress, plan.steps[compress].spec):
+        assert collect(plan, store, {})[1].waiting["compress"] == "running"
+        raise InterruptedError
+    compressed(store, plan)
+    (Path(store.root) / "evaluate" / f".{plan.cells[1].evaluate['perplexity'][:12]}-dead").mkdir(parents=True)
+    assert collect(plan, store, {})[1].waiting == {"closed_book": "not run yet", "perplexity": "not run yet"}
+
+
+def test_what_failed_and_what_did_not_run_yet_is_told_apart(plan: Plan, store: Store) -> None:
     answered(store, plan, 0, "aaaa")
     compress = plan.cells[1].compress
     assert compress is not None
     dense, cell = collect(plan, store, {compress: "out of memory"})
-    assert dense.failures == {"perplexity": NOT_FINISHED}
-    assert cell.failures == {"compress": "out of memory", "closed_book": NOT_FINISHED, "perplexity": NOT_FINISHED}
+    assert (dense.failures, dense.waiting) == ({}, {"perplexity": "not run yet"})
+    assert cell.failures == {"compress": "out of memory"}
+    assert cell.waiting == {"closed_book": "not run yet", "perplexity": "not run yet"}
     assert (cell.size, cell.scores, cell.comparisons) == (None, {}, {})
 
 

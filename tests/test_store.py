@@ -112,3 +112,14 @@ def test_a_path_with_wildcards_in_its_name_is_a_path_like_any_other(tmp_path: Pa
 def test_a_scheme_that_nobody_reads_is_refused() -> None:
     with pytest.raises(UserError, match="zork"):
         Store("zork://x")
+
+
+@pytest.mark.parametrize("root", ["folder", "memory://failures"])
+def test_why_steps_failed_is_kept_until_they_are_tried_again(root: str, tmp_path: Path) -> None:
+    store = Store(root if "://" in root else str(tmp_path / root), tmp_path / "cache")
+    assert store.failures() == {}
+    store.note_failure("d1", "out of memory")
+    store.note_failure("d2", "no such column – näme")
+    assert store.failures() == {"d1": "out of memory", "d2": "no such column – näme"}
+    store.forget_failures(["d1", "d3"])
+    assert store.failures() == {"d2": "no such column – näme"}

@@ -1,7 +1,7 @@
 """From finished steps to rows: every cell of a plan with its size, its scores, its comparison with dense, its gains.
 
 Reads what the store holds and computes nothing that needs a model. What is missing is said, never filled in: a task
-that failed or did not run stands in `failures` with the reason.
+that failed stands in `failures` with the reason, one that did not run or is running in `waiting`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from earnest.plan import COMPRESS, EVALUATE, Cell, Plan, Step, method_fields
-from earnest.records import CellRecord, Comparison, Estimate, Gain, Manifest, Scores, Steered
+from earnest.records import CellRecord, Comparison, Estimate, Gain, Manifest, Scores, State, Steered
 from earnest.samples import SAMPLES_FILE, SCORES_FILE, Places, Samples, match_up, read_samples, shared
 from earnest.specs import UserError
 from earnest.statistics import gaps, paired
@@ -24,9 +24,8 @@ from earnest.statistics.intervals import Floats
 from earnest.statistics.noise import noise_floor_of_replicate, noise_floor_of_scores
 from earnest.statistics.paired import Sums
 from earnest.statistics.versus import Matchup, Versus, judge
-from earnest.store import Store
+from earnest.store import PREFIX, Store
 
-NOT_FINISHED = "not finished"
 SAME_METHOD = ("model", "method", "steering")
 
 
@@ -57,8 +56,9 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
     """
     evaluated = _with_readings(plan, store, read_evaluations(plan, store))
     finished = store.digests(COMPRESS) | set(evaluated)
+    running = store.running(COMPRESS) | store.running(EVALUATE)
     rows = _judged(plan, evaluated)
-    return [_record(cell, plan, store, evaluated, rows, finished, failures) for cell in plan.cells]
+    return [_record(cell, plan, store, evaluated, rows, finished, running, failures) for cell in plan.cells]
 
 
 def read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
@@ -94,6 +94,7 @@ def _record(
     evaluated: Mapping[str, Evaluated],
     rows: Mapping[tuple[str, str], Versus],
     finished: set[str],
+    running: set[str],
     failures: Mapping[str, str],
 ) -> CellRecord:
     dense = plan.cells[0]
@@ -103,6 +104,7 @@ def _record(
     compress = plan.steps[cell.compress] if cell.compress else None
     manifest = _manifest(store, cell.compress) if cell.compress in finished else None
     pattern = getattr(cell.method, "pattern", None)
+    missing = {name: d for name, d in steps.items() if d not in finished}
     return CellRecord(
         key=cell.key,
         sweep=plan.sweep,
@@ -125,7 +127,8 @@ def _record(
             if task in theirs and cell.key != dense.key
         },
         gains=_gains(cell, plan, evaluated) if cell.steering else {},
-        failures={name: failures.get(d, NOT_FINISHED) for name, d in steps.items() if d not in finished},
+        failures={name: failures[d] for name, d in missing.items() if d in failures},
+        waiting={name: _state(d, running) for name, d in missing.items() if d not in failures},
         seconds=_seconds(plan, store, {name: d for name, d in steps.items() if d in finished}),
         steps=steps,
         datasets={name: _dataset(plan.steps[d]) for name, d in steps.items() if _dataset(plan.steps[d])},
@@ -151,6 +154,10 @@ def _dtype(cell: Cell, plan: Plan) -> str:
     specs = [plan.steps[digest].spec for digest in cell.evaluate.values()]
     every = (name for spec in specs for name in (spec["dtype"], *spec.get("dtypes", {}).values()))
     return ", ".join(dict.fromkeys(every))
+
+
+def _state(digest: str, running: set[str]) -> State:
+    return "running" if digest[:PREFIX] in running else "not run yet"
 
 
 def _dataset(step: Step) -> str:

@@ -285,7 +285,7 @@ def report(
     prepared = prepare(config, store=store)
     if not prepared.done:
         raise UserError(f"report {config}: no step is in {prepared.store.root} yet; run earnest sweep {config} first")
-    cells = collect(prepared.plan, prepared.store, {})
+    cells = collect(prepared.plan, prepared.store, prepared.store.failures())
     page = write_page(prepared, cells)
     print_table(cells, out)
     if file is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["matches", "no worse", "falls", "rises", "not decided"]
+State = Literal["not run yet", "running"]
 NO_WORSE: tuple[Verdict, ...] = ("matches", "no worse", "rises")
 
 
@@ -279,7 +280,8 @@ class Gain(Record):
 class CellRecord(Record):
     """One row as a user reads it: model × compression × seed, steered or not, with all its tasks.
 
-    `dtype` is what it computes in, as "float32" or "bfloat16, float32" for a base and its pair.
+    `dtype` is what it computes in, as "float32" or "bfloat16, float32" for a base and its pair. Of the steps that are
+    not finished, `failures` holds the reasons of those that failed, and `waiting` how the others stand.
     """
 
     key: str
@@ -300,6 +302,7 @@ class CellRecord(Record):
     comparisons: dict[str, Comparison] = Field(default_factory=dict)
     gains: dict[str, Gain] = Field(default_factory=dict)
     failures: dict[str, str] = Field(default_factory=dict)
+    waiting: dict[str, State] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
     steps: dict[str, str] = Field(default_factory=dict)
     datasets: dict[str, str] = Field(default_factory=dict)

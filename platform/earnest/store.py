@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from earnest.specs import UserError
 
 STEP_FILE = "step.json"
 RUN_FILE = "run.json"
+FAILED = "failed"  # the folder of what is known of steps that failed
+PREFIX = 12
 
 
 class CorruptOutputError(RuntimeError):
@@ -92,7 +94,7 @@ class Store:
         meantime is left as it is. Nothing remains of a block that raised.
         """
         parent = self._scratch(kind)
-        folder = Path(tempfile.mkdtemp(prefix=f".{digest[:12]}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{digest[:PREFIX]}-", dir=parent))
         held = os.open(folder, os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system without locks: what is abandoned there stays
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -207,11 +209,53 @@ class Store:
             return {}
         return loaded
 
+    def running(self, kind: str) -> set[str]:
+        """The first digits (`PREFIX` of them) of the digests that somebody on this file system writes now."""
+        found = set()
+        for folder in self._scratch(kind).glob(".*-*"):
+            with contextlib.suppress(FileNotFoundError):  # it was published meanwhile
+                if _is_held(folder):
+                    found.add(folder.name[1:].partition("-")[0])
+        return found
+
+    def note_failure(self, digest: str, reason: str) -> None:
+        """Keep why a step failed, for those who look when the run is over."""
+        self._fs.makedirs(f"{self._base}/{FAILED}", exist_ok=True)
+        self._fs.pipe_file(f"{self._base}/{FAILED}/{digest}", reason.encode())
+
+    def failures(self) -> dict[str, str]:
+        """Digest -> why that step failed when it was last tried."""
+        try:
+            paths = [str(path) for path in self._fs.ls(f"{self._base}/{FAILED}", detail=False)]
+        except FileNotFoundError:
+            return {}
+        return {path.rsplit("/", 1)[1]: self._fs.cat_file(path).decode() for path in paths}
+
+    def forget_failures(self, digests: Iterable[str]) -> None:
+        """Forget why these steps failed: they are tried again."""
+        for digest in self.failures().keys() & set(digests):
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(f"{self._base}/{FAILED}/{digest}")
+
     def discard(self, kind: str, digest: str) -> None:
         """Remove a step's output, so that it runs again."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(self._place(kind, digest), recursive=True)
         shutil.rmtree(self._cache / kind / digest, ignore_errors=True)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a living process writes into a folder of `publish`."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks
+    finally:
+        os.close(opened)
+    return False
 
 
 def sha256_of(path: Path) -> str:

@@ -43,6 +43,8 @@ def run_plan(
         UserError: no cluster at the address, or one without room for the workers asked for.
     """
     _clear_abandoned(plan, store)
+    store.forget_failures(plan.steps)
+    on_event = _keeping_failures(store, on_event)
     ledger = Ledger(plan, stored(plan, store), spec.attempts)
     on_event(events.Planned(ledger.total, frozenset(ledger.outcome.cached)))
     if ledger.remaining():
@@ -56,6 +58,17 @@ def stored(plan: Plan, store: Store) -> set[str]:
     kinds = {step.kind for step in plan.steps.values()}
     found = {kind: store.digests(kind) for kind in kinds}
     return {step.digest for step in plan.steps.values() if step.digest in found[step.kind]}
+
+
+def _keeping_failures(store: Store, tell: events.OnEvent) -> events.OnEvent:
+    """Tell everything on, and keep in the store which steps failed and why."""
+
+    def on_event(event: events.Event) -> None:
+        if isinstance(event, events.StepSetAside | events.StepBlocked):
+            store.note_failure(event.step.digest, event.reason)
+        tell(event)
+
+    return on_event
 
 
 def _clear_abandoned(plan: Plan, store: Store) -> None:

@@ -72,10 +72,10 @@ def bars_of(survey: Survey, curve: Curve) -> list[Bar]:
     """Perplexity's bar, then the tasks' from the longest to the shortest."""
     claims = survey.claims(curve)
     outlined = [Bar((c.task,), c, outlined=True) for c in claims if not survey.higher_is_better(c.task)]
-    by_ratio: dict[tuple[float, float], list[Claim]] = {}
+    by_ratio: dict[tuple[float, float, str], list[Claim]] = {}
     for claim in claims:
         if survey.higher_is_better(claim.task):
-            by_ratio.setdefault((claim.saved, claim.at_most), []).append(claim)
+            by_ratio.setdefault((claim.saved, claim.at_most, claim.unmeasured or ""), []).append(claim)
     filled = [Bar(tuple(c.task for c in same), same[0], outlined=False) for _, same in sorted(by_ratio.items())]
     return [*outlined, *reversed(filled)]
 

@@ -51,12 +51,16 @@ SCHEMA = pa.schema(
         *[(name, pa.float64()) for name in ("tokens_changed", "token_shift")],
         ("seconds", pa.float64()),
         ("failure", pa.string()),
+        ("state", pa.string()),
     ]
 )
 
 
 def export_cells(cells: Sequence[CellRecord], folder: Path) -> None:
-    """Write cells.parquet and cells.csv. A task that failed has a row with the reason and no value."""
+    """Write cells.parquet and cells.csv.
+
+    A task that failed, or did not run yet, or is running, has a row with its `state` and no value.
+    """
     table = pa.Table.from_pylist([row for cell in cells for row in cell_rows(cell)], schema=SCHEMA)
     pa.parquet.write_table(table, folder / "cells.parquet", compression="zstd")
     pa.csv.write_csv(table, folder / "cells.csv")
@@ -65,8 +69,13 @@ def export_cells(cells: Sequence[CellRecord], folder: Path) -> None:
 def cell_rows(cell: CellRecord) -> Iterator[dict[str, Any]]:
     """One row per metric, one per group of the headline and per kind of token, and one per failure; one at least."""
     about = _about(cell)
-    rows = [{**about, **row} for task, scores in cell.scores.items() for row in _task_rows(cell, task, scores)]
-    rows += [{**about, "task": step, "failure": reason} for step, reason in cell.failures.items()]
+    rows = [
+        {**about, "state": "done", **row}
+        for task, scores in cell.scores.items()
+        for row in _task_rows(cell, task, scores)
+    ]
+    rows += [{**about, "task": step, "state": "failed", "failure": reason} for step, reason in cell.failures.items()]
+    rows += [{**about, "task": step, "state": state} for step, state in cell.waiting.items()]
     yield from rows or [about]
 
 

@@ -34,6 +34,7 @@ from earnest.report.survey import (
     figure_text,
     half_width,
     is_fluent,
+    missing,
     percent_change,
     score_text,
     spoken,
@@ -207,8 +208,8 @@ def _row(survey: Survey, cell: CellRecord) -> dict[str, Any]:
 
 def _score(cell: CellRecord, task: str) -> dict[str, Any]:
     if task not in cell.scores:
-        reason = cell.failures.get(task) or cell.failures.get("compress")
-        return {"sort": None, "text": "failed" if reason else "–", "reason": reason or "not asked of this cell"}
+        word, reason = missing(cell, task)
+        return {"sort": None, "text": word, "reason": reason}
     scores, comparison = cell.scores[task], cell.comparisons.get(task)
     if not is_fluent(scores):
         reason = f"{scores.metrics['fluent'].value:.1%} of the statements are well formed"

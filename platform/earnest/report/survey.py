@@ -6,6 +6,7 @@ page all draw what is computed here, so they cannot disagree.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from earnest.statistics.paired import MATCHING
 CONTROLS = ("random",)
 FLUENT = 0.5  # below this share of well-formed statements, a score of what they say rests on almost nothing
 MINUS = "−"
+FAILED = "failed"
 NO_SHARES = frozenset({"judge_score", "bits_per_byte", "bleu", "chrf", "ter"})
 
 
@@ -63,13 +65,17 @@ class Point:
 
     def no_worse(self, task: str) -> bool:
         """Whether every seed is fluent and shown to be no more than 5 % worse than dense."""
-        found = [cell.comparisons[task].no_worse for cell in self.cells if task in cell.comparisons]
-        return bool(found) and all(found) and self.is_fluent(task)
+        found = [task in cell.comparisons and cell.comparisons[task].no_worse for cell in self.cells]
+        return all(found) and self.is_fluent(task)
 
     def falls(self, task: str) -> bool:
         """Whether every seed is shown to be more than 5 % worse than dense, or one is not fluent."""
-        found = [cell.comparisons[task].falls for cell in self.cells if task in cell.comparisons]
-        return (bool(found) and all(found)) or not self.is_fluent(task)
+        found = [task in cell.comparisons and cell.comparisons[task].falls for cell in self.cells]
+        return all(found) or not self.is_fluent(task)
+
+    def is_measured(self, task: str) -> bool:
+        """Whether every seed has a score that was compared with dense."""
+        return all(task in cell.comparisons for cell in self.cells)
 
     def is_fluent(self, task: str) -> bool:
         """Whether every seed that was scored is fluent."""
@@ -92,12 +98,13 @@ class Claim:
     """How far along a curve a metric still matches dense.
 
     `shown` is the last point to which every one is shown to be no more than 5 % worse, `undecided` the last one before
-    the first that is shown to be more; None where there is none.
+    the first that is shown to be more; None where there is none. Both end before a ratio that is `unmeasured`.
     """
 
     task: str
     shown: Point | None
     undecided: Point | None
+    unmeasured: str | None = None
 
     @property
     def saved(self) -> float:
@@ -111,9 +118,15 @@ class Claim:
 
     @property
     def ratios(self) -> str:
-        """As in "20%", "20% (40%?)", "none (30%?)" or "none": in brackets what is not decided."""
+        """As in "20%", "20% (40%?)", "none (30%?)" or "none": in brackets what is not decided.
+
+        Where the next ratio was not measured: "20%, 30% not measured".
+        """
+        gap = "" if self.unmeasured is None else f"{self.unmeasured.split(' g')[0]} not measured"
+        if gap and self.undecided is None:
+            return gap
         shown, end = (point.nominal.split(" g")[0] if point else "none" for point in (self.shown, self.undecided))
-        return shown if shown == end else f"{shown} ({end}?)"
+        return ", ".join(filter(None, (shown if shown == end else f"{shown} ({end}?)", gap)))
 
 
 @dataclass(frozen=True)
@@ -195,7 +208,9 @@ class Survey:
     def claims(self, curve: Curve) -> list[Claim]:
         """Per task, how far along a curve it says that nothing was lost."""
         judged = [task for task in self.tasks if any(point.relative(task) is not None for point in curve.points)]
-        return [_claim(task, curve) for task in judged]
+        unsized = curve_points([cell for cell in self.compressed if cell.curve == curve.name and cell.size is None])
+        points = sorted((*curve.points, *unsized), key=lambda point: point.harshness) if unsized else curve.points
+        return [_claim(task, points) for task in judged]
 
     def loss(self, cell: CellRecord, task: str) -> float | None:
         """How much worse than dense, relative: 0.24 is 24 % worse, whatever the task's direction.
@@ -249,21 +264,47 @@ class Survey:
             return f"{cell.label}: " + ", ".join(changes)
         judged = [(cell, task) for cell in self.compressed for task in self.tasks if task in cell.comparisons]
         if not judged:
-            return "Nothing was compared with a dense model" if self.compressed else "The dense model alone"
+            nothing = (
+                "Nothing is compared with dense yet" if self.unfinished else "Nothing was compared with a dense model"
+            )
+            return nothing if self.compressed else "The dense model alone"
         losses = [(loss, *each) for each in judged if (loss := self.shown_loss(*each)) is not None]
         if losses:
             _, cell, task = max(losses, key=lambda item: item[0])
             return f"{cell.label}: {spoken(task)} {percent_change(cell.comparisons[task].relative)}"
         matching = sum(cell.comparisons[task].no_worse for cell, task in judged)
-        if matching == len(judged):
+        others = f"; {self.not_compared} more are not measured" if self.not_compared else ""
+        if matching == len(judged) and not others:
             return f"Nothing lost more than {MATCHING:.0%}: every score is shown to match dense"
-        return (
-            f"Nothing is shown to lose more than {MATCHING:.0%}; {matching} of {len(judged)} scores are shown to match"
-        )
+        shown = f"{matching} of {len(judged)} scores are shown to match{others}"
+        return f"Nothing is shown to lose more than {MATCHING:.0%}; {shown}"
+
+    @cached_property
+    def unfinished(self) -> str:
+        """What is still to be measured, as in "Not measured yet: 40 steps have not run, 2 are running."; else empty."""
+        states = {
+            cell.steps.get(name, f"{cell.key} {name}"): s for cell in self.cells for name, s in cell.waiting.items()
+        }
+        counts = Counter[str](states.values())
+        parts = [
+            f"{counts[state]} {singular if counts[state] == 1 else plural}"
+            for state, singular, plural in (
+                ("not run yet", "step has not run", "steps have not run"),
+                ("running", "step is running", "steps are running"),
+            )
+            if counts[state]
+        ]
+        return f"Not measured yet: {', '.join(parts)}." if parts else ""
+
+    @cached_property
+    def not_compared(self) -> int:
+        """How many scores of compressed cells are not there, or could not be compared with dense."""
+        asked = ((cell, task) for cell in self.compressed for task in cell.steps if task != "compress")
+        return sum(task not in cell.comparisons for cell, task in asked)
 
     @cached_property
     def failures(self) -> list[tuple[CellRecord, str, str]]:
-        """Every step that failed or did not finish: (cell, step, reason)."""
+        """Every step that failed: (cell, step, reason)."""
         return [(cell, step, reason) for cell in self.cells for step, reason in cell.failures.items()]
 
 
@@ -279,6 +320,15 @@ def is_fluent(scores: Scores) -> bool:
     """
     fluent = scores.metrics.get("fluent")
     return fluent is None or scores.headline == "fluent" or fluent.value >= FLUENT
+
+
+def missing(cell: CellRecord, task: str) -> tuple[str, str]:
+    """What stands where a cell has no score, and why: failed, running, not run yet, or – where it was not asked."""
+    for step in (task, "compress"):
+        if step in cell.failures:
+            return FAILED, cell.failures[step]
+    state = cell.waiting.get(task)
+    return (state, state) if state else ("–", "not asked of this cell")
 
 
 def spoken(task: str) -> str:
@@ -328,19 +378,26 @@ def curves_of(cells: Sequence[CellRecord]) -> list[Curve]:
 
 
 def _curve(name: str, cells: Sequence[CellRecord]) -> Curve:
-    ratios: dict[str, list[CellRecord]] = {}
-    for cell in cells:
-        asked = {key: value for key, value in cell.method_spec.items() if key not in ("seed", "calibration")}
-        ratios.setdefault(digest(asked), []).append(cell)
-    points = sorted((Point(tuple(same)) for same in ratios.values()), key=lambda point: point.saved)
+    points = sorted(curve_points(cells), key=lambda point: point.saved)
     is_pattern = (cells[0].method_spec.get("pattern") or {}).get("kind") == "n:m"
     return Curve(name, cells[0].method, cells[0].family, is_pattern, tuple(points))
 
 
-def _claim(task: str, curve: Curve) -> Claim:
-    shown = takewhile(lambda point: point.no_worse(task), curve.points)
-    standing = takewhile(lambda point: not point.falls(task), curve.points)
-    return Claim(task, _last(shown), _last(standing))
+def curve_points(cells: Sequence[CellRecord]) -> list[Point]:
+    """One point per ratio; cells that differ in nothing but the seed share one."""
+    ratios: dict[str, list[CellRecord]] = {}
+    for cell in cells:
+        asked = {key: value for key, value in cell.method_spec.items() if key not in ("seed", "calibration")}
+        ratios.setdefault(digest(asked), []).append(cell)
+    return [Point(tuple(same)) for same in ratios.values()]
+
+
+def _claim(task: str, points: Sequence[Point]) -> Claim:
+    shown = takewhile(lambda point: point.no_worse(task), points)
+    standing = list(takewhile(lambda point: point.is_measured(task) and not point.falls(task), points))
+    beyond = points[len(standing)] if len(standing) < len(points) else None
+    gap = beyond.nominal if beyond and not beyond.falls(task) else None
+    return Claim(task, _last(shown), _last(standing), gap)
 
 
 def _last(points: Iterable[Point]) -> Point | None:

@@ -13,6 +13,7 @@ from earnest.palette import ink
 from earnest.records import CellRecord, Estimate
 from earnest.report.gains import Gains
 from earnest.report.survey import (
+    FAILED,
     MINUS,
     Curve,
     Survey,
@@ -20,6 +21,7 @@ from earnest.report.survey import (
     figure_text,
     half_width,
     is_fluent,
+    missing,
     percent_change,
     score_text,
     spoken,
@@ -52,6 +54,8 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     console.print(Text(" ".join(filter(None, (told + interval + fluency, computed_in(survey)))), style="dim"))
     if left := undecided_line(survey):
         console.print(Text(left, style="dim"))
+    if survey.unfinished:
+        console.print(Text(survey.unfinished))
     for line in claim_lines(survey):
         console.print(line)
     gains = Gains(survey)
@@ -118,8 +122,8 @@ def _sizes(cell: CellRecord) -> list[Text]:
 
 def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) -> Text:
     if task not in cell.scores:
-        failed = task in cell.failures or "compress" in cell.failures
-        return Text("failed" if failed else "–", style="red" if failed else "dim")
+        word = missing(cell, task)[0]
+        return Text(word, style="red" if word == FAILED else "dim")
     if not is_fluent(cell.scores[task]):
         return Text("not fluent", style="red")
     estimate = cell.scores[task].main
@@ -175,7 +179,8 @@ def _print_gains(gains: Gains, console: Console) -> None:
 
 def _gained(gains: Gains, cell: CellRecord, task: str) -> Text:
     if task not in cell.scores:
-        return Text("failed" if cell.failures else "–", style="red" if cell.failures else "dim")
+        word = missing(cell, task)[0]
+        return Text(word, style="red" if word == FAILED else "dim")
     if not is_fluent(cell.scores[task]):
         return Text("not fluent", style="red")
     text = Text(figure_text(cell.scores[task].main.value, gains.survey.headline(task)))
