@@ -1,6 +1,6 @@
 """The HTTP side: OpenAI's API over an ensemble, wherever that runs. `make_app` is all that others need.
 
-POST /v1/completions  POST /v1/chat/completions  GET /v1/models       with a key where keys are configured
+POST /v1/completions  /v1/chat/completions  /v1/responses  GET /v1/models     with a key where keys are configured
 GET /v1/ensemble                                                      with a key, too
 GET /                                                                 a page to see it think
 GET /metrics                                                          with a key that may
@@ -39,8 +39,10 @@ from serve.replies import (
     ModelReply,
     ModelsReply,
     PairReply,
+    ResponseReply,
     StateReply,
 )
+from serve.responses import Responder, ResponseBody
 from serve.running import lost
 from serve.schema import openapi
 from serve.seam import EnsembleHandle, EnsembleLostError
@@ -85,17 +87,18 @@ class Gateway:
                 raise lost(str(error)) from error
         return Clerk(self.config, self._prompts, self._tokens, self._context)
 
-    async def answer(self, request: Request, order: Order, key: Key) -> Response:
-        """Run an order and answer it."""
+    async def answer(self, request: Request, order: Order, key: Key, body: ResponseBody | None = None) -> Response:
+        """Run an order and answer it, as a response where that is the body."""
         config = self.config
         tracer = self.tracer if self.tracer.draws(config.traces.rate) else None
         turn = Turn(order, key, request.url.path, metrics=self.metrics, quota=self.quota, tracer=tracer)
         seconds = config.limits.timeout_s
+        told = turn if body is None else Responder(body, turn)
         try:
             if order.body.stream:
-                events = turn.events(self.ensemble, seconds)
+                events = told.events(self.ensemble, seconds)
                 return await unless_left(request.receive, lambda: EventStream.begun(events))
-            return JSONResponse(await unless_left(request.receive, lambda: turn.whole(self.ensemble, seconds)))
+            return JSONResponse(await unless_left(request.receive, lambda: told.whole(self.ensemble, seconds)))
         except LeftError:
             return Response(status_code=499)
 
@@ -189,6 +192,13 @@ def _add_completions(app: FastAPI, gateway: Gateway) -> None:
         key: Key = request.state.key
         order = await _ordered(request, (await gateway.clerk()).chat, body, key)
         return await gateway.answer(request, order, key)
+
+    @app.post("/v1/responses", response_model=None, responses=_answers(ResponseReply))
+    async def responses(request: Request, body: ResponseBody) -> Response:
+        """Continue a conversation, in the shape of the newer API."""
+        key: Key = request.state.key
+        order = await _ordered(request, (await gateway.clerk()).chat, body.chat(), key)
+        return await gateway.answer(request, order, key, body)
 
 
 async def _ordered(request: Request, take: Callable[[B, Key], Order], body: B, key: Key) -> Order:

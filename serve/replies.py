@@ -144,6 +144,61 @@ class ChatReply(Reply):
     usage: UsageReply
 
 
+class ResponseUsage(Reply):
+    """Tokens in and out, in the words of the newer API."""
+
+    input_tokens: int
+    input_tokens_details: PromptTokensDetails
+    output_tokens: int
+    output_tokens_details: dict[str, int]
+    total_tokens: int
+
+
+class OutputText(Reply):
+    """What was answered."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[Any]
+
+
+class OutputMessage(Reply):
+    """The one message of a response."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Literal["in_progress", "completed"]
+    content: list[OutputText]
+
+
+class ResponseReply(Reply):
+    """The answer of /v1/responses."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    error: None
+    incomplete_details: dict[str, str] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    model: str
+    output: list[OutputMessage]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: str
+    tools: list[Any]
+    top_p: float
+    truncation: str
+    usage: ResponseUsage
+    metadata: dict[str, Any]
+
+
 class ModelReply(Reply):
     """One model that may be asked."""
 

@@ -64,18 +64,18 @@ class Turn:
         choices = []
         for index, chunk in enumerate(self._order.told([joined(own) for own in chunks])):
             choices.append(self._told(self._order.shape.whole(index, chunk), index, chunk))
-        return {**self._head, "object": self._order.shape.kind, "choices": choices, "usage": self._usage()}
+        return {**self._head, "object": self._order.shape.kind, "choices": choices, "usage": self.usage()}
 
     async def events(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events. Raises ApiError before the first one; later errors are the last event."""
         with_usage, begun = self._order.body.wants_usage, False
         try:
-            async with aclosing(self._pieces(ensemble, timeout_s)) as pieces:
+            async with aclosing(self.pieces(ensemble, timeout_s)) as pieces:
                 async for choice in pieces:
                     begun = True
                     yield self._event([choice], with_usage)
             if with_usage:
-                yield self._event([], with_usage, self._usage())
+                yield self._event([], with_usage, self.usage())
             yield DONE
         except ApiError as error:
             if not begun:
@@ -89,7 +89,7 @@ class Turn:
             self._metrics.broke("internal_error")
             yield ApiError(500, "internal error; this is not the end of the text").event()
 
-    async def _pieces(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[Json, None]:
+    async def pieces(self, ensemble: EnsembleHandle, timeout_s: float) -> AsyncGenerator[Json, None]:
         """What each event tells of one choice; tokens whose text must wait are not worth one."""
         shape, indices = self._order.shape, range(len(self._order.requests))
         openings = [one for one in map(shape.opening, indices) if one is not None]
@@ -110,7 +110,8 @@ class Turn:
         report = self._order.report
         return choice if report is None else choice | {"proxy": report.of(index, chunk)}
 
-    def _usage(self) -> Json:
+    def usage(self) -> Json:
+        """What it took, once it has ended."""
         usages = [self._usages[index] for index in sorted(self._usages)]
         return usage_of(self._order.prompts, usages, self._order.report is not None)
 
@@ -164,7 +165,7 @@ class Turn:
                 "alpha": [one.alpha for one in request.mixture.steering],
                 "seed": request.sampling.seed,
                 "max_tokens": request.max_tokens,
-                "usage": self._usage(),
+                "usage": self.usage(),
             },
             failed=failed,
             began_ns=self._began_ns,

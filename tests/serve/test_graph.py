@@ -22,6 +22,7 @@ import ray
 from ray import serve
 from serve.config import Batch, Config, Key, Limits, Settings
 from serve.deployments import graph
+from serve.front import wanted
 from serve.keys import digest, new_key
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,7 @@ def port() -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number: int = free.getsockname()[1]
+    wanted()
     ray.init(
         address="local",
         num_cpus=4,
@@ -263,9 +265,29 @@ def test_a_running_stream_ends_whole_when_the_graph_is_taken_down(
     served: Served, long_texts: list[str], stories: dict[str, str]
 ) -> None:
     del stories  # what is compared with later must be written before
-    texts, last = streamed(served, lambda: serve.delete(APP), **LONG)
+    refused: list[httpx.Response] = []
+
+    def take_down() -> None:
+        threading.Thread(target=serve.delete, args=(APP,)).start()
+        until(lambda: refused.append(served.post(max_tokens=1)) or refused[-1].status_code != 200)
+        refused.extend(httpx.get(f"{served.url}{path}") for path in ("/ready", "/health"))
+
+    texts, last = streamed(served, take_down, **LONG)
     assert texts == long_texts
     assert last is None
+    *_, asked, ready, health = refused
+    assert [asked.status_code, ready.status_code, health.status_code] == [503, 503, 200]
+    assert int(asked.headers["Retry-After"]) > 0
+    assert asked.json()["error"]["type"] == "server_error"
+    until(lambda: APP not in serve.status().applications)
+
+
+def test_without_an_application_a_proxy_asks_to_come_again(served: Served) -> None:
+    assert served.post().status_code == 503
+    assert httpx.get(f"{served.url}/health").json() == {"status": "alive"}
+    with socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"a" * 70_000)
+        assert client.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.fixture(scope="module")
