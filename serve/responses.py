@@ -1,7 +1,7 @@
 """OpenAI's newer API, POST /v1/responses, as far as a chat carries it: a text or messages in, one message out.
 
-A body becomes a chat's, its answer becomes a response; nothing is stored, so that no earlier response is gone on from, and
-tools are not called.
+A body becomes a chat's, its answer becomes a response. Nothing is stored, so that no response goes on from an earlier
+one, and tools are not called.
 """
 
 from __future__ import annotations
