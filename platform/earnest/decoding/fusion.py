@@ -14,9 +14,12 @@ so that it moves with the logits instead of jumping by 0.1 where two steps are e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from earnest.decoding.noise import choice_kernels
 
 MOST = 2.0
 STEPS = 20
@@ -42,6 +45,29 @@ def adaptive_alphas(base: Tensor, experts: Sequence[Tensor], antiexperts: Sequen
     Returns:
         Alphas [..., pairs] in float32, all but one of each position 0. A token that any model excludes is left out.
     """
+    if kernels := choice_kernels(base):
+        return _compiled(kernels, base, experts, antiexperts)
+    alphas, least = _lowest(_losses(base, experts, antiexperts))
+    best = least.argmin(0, keepdim=True)
+    return torch.zeros_like(alphas).scatter_(0, best, alphas.gather(0, best)).movedim(0, -1).float()
+
+
+def _compiled(kernels: Any, base: Tensor, experts: Sequence[Tensor], antiexperts: Sequence[Tensor]) -> Tensor:
+    """The same by `choice_kernels.adaptive`."""
+    width, count = base.shape[-1], len(experts)
+    rows = base.shape[:-1].numel()
+    pairs = torch.empty(count, 2, rows, width)
+    for number, pair in enumerate(zip(experts, antiexperts, strict=True)):
+        for part, logits in enumerate(pair):
+            pairs[number, part] = logits.reshape(rows, width)
+    alphas = torch.zeros(rows, count)
+    lead = base.float().reshape(rows, width).contiguous()
+    kernels.adaptive(lead.numpy(), pairs.numpy(), STEPS, MOST / STEPS, alphas.numpy())
+    return alphas.view(*base.shape[:-1], count)
+
+
+def _losses(base: Tensor, experts: Sequence[Tensor], antiexperts: Sequence[Tensor]) -> Tensor:
+    """The loss of every step of alpha [pairs, ..., steps + 1]."""
     logits = torch.stack([base, *experts, *antiexperts]).double()
     out = ~logits.isfinite().all(0)
     log_probs = logits.masked_fill_(out, -torch.inf).log_softmax(-1)
@@ -50,9 +76,7 @@ def adaptive_alphas(base: Tensor, experts: Sequence[Tensor], antiexperts: Sequen
     there, back = _moved(before, shifts)
     forwards = (tuned.exp() * shifts).sum(-1).mean(0)
     backwards = -(untuned.exp() * shifts).sum(-1).mean(0)
-    alphas, least = _lowest((there - forwards[..., None]) ** 2 + (back - backwards[..., None]) ** 2)
-    best = least.argmin(0, keepdim=True)
-    return torch.zeros_like(alphas).scatter_(0, best, alphas.gather(0, best)).movedim(0, -1).float()
+    return (there - forwards[..., None]) ** 2 + (back - backwards[..., None]) ** 2
 
 
 def _moved(before: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,16 +28,16 @@ _LOG2E, _LN2_HIGH, _LN2_LOW = Number(np.log2(np.e)), Number(0.693359375), Number
 _C2, _C3, _C4, _C5, _C6 = (Number(1 / n) for n in (2, 6, 24, 120, 720))
 
 
-def _compiled(function: Kernel) -> Kernel:
+def compiled(function: Kernel) -> Kernel:
     """The function as machine code, kept on disk for later processes where there is a folder to write to."""
     try:
-        compiled: Kernel = numba.njit(function, cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
+        made: Kernel = numba.njit(function, cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
     except RuntimeError:  # numba found no such folder
-        compiled = numba.njit(function, nogil=True, fastmath=_MATH, error_model="numpy")
-    return compiled
+        made = numba.njit(function, nogil=True, fastmath=_MATH, error_model="numpy")
+    return made
 
 
-@_compiled
+@compiled
 def exponentials(x: Floats, bits: Bits) -> None:
     """Replace x [numbers] by exp(x), to 5e-7 of it; `bits` is scratch of at least that length.
 
@@ -58,7 +58,7 @@ def exponentials(x: Floats, bits: Bits) -> None:
         x[i] *= powers[i]
 
 
-@_compiled
+@compiled
 def _norm(x: Floats, weight: Floats, eps: Number, y: Floats) -> None:
     """RMSNorm of x [width] into y, which may be x."""
     total = _ZERO
@@ -69,7 +69,7 @@ def _norm(x: Floats, weight: Floats, eps: Number, y: Floats) -> None:
         y[i] = x[i] * scale * weight[i]
 
 
-@_compiled
+@compiled
 def embed(table: Floats, ids: Ids, weight: Floats, eps: Number, x: Floats, y: Floats) -> None:
     """Put the embeddings [vocabulary, hidden] of ids [tokens] into x [tokens, hidden], and their norms into y.
 
@@ -83,7 +83,7 @@ def embed(table: Floats, ids: Ids, weight: Floats, eps: Number, x: Floats, y: Fl
         _norm(x[t], weight, eps, y[t])
 
 
-@_compiled
+@compiled
 def add(x: Floats, more: Floats, weight: Floats, eps: Number, y: Floats) -> None:
     """Add `more` to x [tokens, hidden], and put the norm of that into y."""
     for t in range(len(x)):
@@ -92,7 +92,7 @@ def add(x: Floats, more: Floats, weight: Floats, eps: Number, y: Floats) -> None
         _norm(x[t], weight, eps, y[t])
 
 
-@_compiled
+@compiled
 def gate(gate_up: Floats, bits: Bits, y: Floats) -> None:
     """Put silu(gate) * up of gate_up [tokens, 2 * width] into y [tokens, width]; `bits` [width] is scratch."""
     width = y.shape[1]
@@ -104,7 +104,7 @@ def gate(gate_up: Floats, bits: Bits, y: Floats) -> None:
             y[t, i] = gate_up[t, i] / (_ONE + y[t, i]) * gate_up[t, width + i]
 
 
-@_compiled
+@compiled
 def _turn(x: Floats, cos: Floats, sin: Floats) -> None:
     """Rotate x [width] by halves; the sines carry the sign."""
     half = len(x) // 2
@@ -114,7 +114,7 @@ def _turn(x: Floats, cos: Floats, sin: Floats) -> None:
         x[half + i] = b * cos[half + i] + a * sin[half + i]
 
 
-@_compiled
+@compiled
 def _shares(query: Floats, keys: Floats, scale: Number, scores: Floats, bits: Bits) -> None:
     """Put exp(score - highest score) of a query [width] with each of keys [seen, width] into scores [seen]."""
     most = -_INFINITY
@@ -130,7 +130,7 @@ def _shares(query: Floats, keys: Floats, scale: Number, scores: Floats, bits: Bi
     exponentials(scores, bits)
 
 
-@_compiled
+@compiled
 def _mean(values: Floats, shares: Floats, y: Floats) -> None:
     """Put the mean of values [seen, width], weighed by shares [seen], into y [width]."""
     seen, width = len(shares), len(y)
@@ -151,7 +151,7 @@ def _mean(values: Floats, shares: Floats, y: Floats) -> None:
         y[i] /= total
 
 
-@_compiled
+@compiled
 def attend(
     qkv: Floats, owners: Ids, slots: Ids, cos: Floats, sin: Floats, query: Floats, key: Floats, eps: Number,
     scale: Number, store: Floats, scores: Floats, bits: Bits, y: Floats,

@@ -10,8 +10,12 @@ sampled speculation exact and repeatable: a draft is right just if the ensemble 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from hashlib import blake2b
+from importlib.util import find_spec
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,9 +30,42 @@ def drawn(probabilities: Tensor, places: Sequence[tuple[int, int]]) -> list[int]
 
     Rows need not sum to 1. A token without mass is never drawn.
     """
-    keys = torch.tensor([_key(*place) for place in places], dtype=torch.int64, device=probabilities.device)
+    found = [_key(*place) for place in places]
+    if kernels := choice_kernels(probabilities):
+        tokens = np.empty(len(found), np.int64)
+        kernels.draw(probabilities.double().contiguous().numpy(), np.array(found).view(np.uint64), tokens)
+        return list(tokens.tolist())
+    keys = torch.tensor(found, device=probabilities.device)
     waiting = -uniform(keys, probabilities.shape[-1]).log()  # exponential: its quotient with p has Gumbel's order
     return list((probabilities.double() / waiting).argmax(-1).tolist())
+
+
+def drawn_tempered(logits: Tensor, temperatures: Sequence[float], places: Sequence[tuple[int, int]]) -> list[int]:
+    """The same of the softmax of logits [rows, vocabulary] / temperatures [rows]; -1 where logits are not finite."""
+    if (kernels := choice_kernels(logits)) and logits.dtype is torch.float32:
+        tokens, keys = np.empty(len(places), np.int64), np.array([_key(*place) for place in places]).view(np.uint64)
+        kernels.draw_tempered(logits.contiguous().numpy(), np.array(temperatures, np.float64), keys, tokens)
+        return list(tokens.tolist())
+    top = logits.amax(-1, keepdim=True)
+    finite = top.isfinite()
+    scores = (logits.where(finite, 0.0) - top.where(finite, 0.0)).double()
+    weights = scores / torch.tensor(temperatures, dtype=torch.float64, device=logits.device)[:, None]
+    tokens_ = drawn(weights.softmax(-1), places)
+    return [token if fine else -1 for token, fine in zip(tokens_, finite[:, 0].tolist(), strict=True)]
+
+
+def choice_kernels(numbers: Tensor) -> ModuleType | None:
+    """What compiles the work on these numbers, where they are the CPU's and numba is installed."""
+    return _loaded() if numbers.is_cpu else None
+
+
+@cache
+def _loaded() -> ModuleType | None:
+    if find_spec("numba") is None:
+        return None
+    from earnest.decoding import choice_kernels  # half a second, which who draws nothing need not pay
+
+    return choice_kernels
 
 
 def uniform(keys: Tensor, width: int) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
 
-from earnest.decoding.noise import drawn
+from earnest.decoding.noise import drawn, drawn_tempered
 from earnest.specs import Spec
 
 if TYPE_CHECKING:
@@ -88,10 +88,19 @@ class Sampling(Spec):
         """Whether the choice is the argmax of the raw logits, and its log-probability is asked for alone."""
         return self.logprobs == 0 and self._argmax
 
+    @cached_property
+    def tempered(self) -> bool:
+        """Whether the choice is a draw from the softmax at this temperature, and nothing else is asked."""
+        cut = self.top_k or self.top_p < 1 or self.min_p or self.logprobs is not None
+        return not (self.greedy or cut or self._changed)
+
     @property
     def _argmax(self) -> bool:
-        changed = self.logit_bias or self.penalises or self.banned or self.never_first or self.min_tokens
-        return self.greedy and not changed
+        return self.greedy and not self._changed
+
+    @property
+    def _changed(self) -> bool:
+        return bool(self.logit_bias or self.penalises or self.banned or self.never_first or self.min_tokens)
 
     @property
     def penalises(self) -> bool:
@@ -164,6 +173,9 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Token
         return likeliest(logits).tolist(), [None] * len(draws)
     if free and all(draw.sampling.told for draw in draws):
         return _likeliest_told(logits)
+    if all(draw.sampling.tempered for draw in draws):
+        temperatures = [draw.sampling.temperature for draw in draws]
+        return drawn_tempered(logits, temperatures, [draw.place for draw in draws]), [None] * len(draws)
     tokens, known = [0] * len(draws), [None] * len(draws)  # type: tuple[list[int], list[TokenLogprobs | None]]
     alike: dict[Sampling, list[int]] = defaultdict(list)
     for number, draw in enumerate(draws):
