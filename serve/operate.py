@@ -73,6 +73,7 @@ def _settings(config: Config, key: str | None = None) -> Settings:
         default_pair=config.default_pair,
         limits=config.limits,
         keys=(*config.keys, *_made(key)),
+        draining=config.draining,
         trace_rate=config.traces.rate,
     )
 

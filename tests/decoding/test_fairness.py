@@ -11,7 +11,7 @@ from earnest.decoding.batcher import Batcher, Limits
 from earnest.decoding.encoding import encode
 from earnest.decoding.fair_queue import FairQueue, overfull
 from earnest.decoding.local import LocalMember
-from earnest.decoding.requests import Chunk, Mixture, Request, Steering
+from earnest.decoding.requests import Chunk, Mixture, QueueFullError, Request, Steering
 from earnest.decoding.sampling import Sampling
 from earnest.models.loading import LoadedModel
 
@@ -141,3 +141,14 @@ def test_who_holds_least_is_next() -> None:
     assert overfull(Counter(), "a") is None
     assert overfull(Counter(a=2), "b") == "a"
     assert overfull(Counter(a=1), "b") is None
+
+
+def test_a_queue_that_one_owner_fills_has_a_share_for_another(family: dict[str, LoadedModel]) -> None:
+    batch = batch_of(family, waiting=6)
+    for _ in range(ROWS + 6):
+        batch.submit(request(family, "Tell me", owner="many"))
+    for _ in range((ROWS + 6) // 2):
+        batch.submit(request(family, "Tell me", owner="one"))
+    for owner in ("many", "one"):
+        with pytest.raises(QueueFullError):
+            batch.submit(request(family, "Tell me", owner=owner))

@@ -97,6 +97,16 @@ def test_another_key_is_taken_over(file: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [key.sha256 for (key,) in deployed] == [other]
 
 
+def test_draining_is_taken_over_and_back(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed: list[Any] = []
+    monkeypatch.setattr("serve.operate._deploy", lambda _, settings, *__: deployed.append(settings.draining))
+    began = read_config(file)
+    for text in ("draining = true\n" + LOCKED, LOCKED):
+        file.write_text(text, encoding="utf-8")
+        assert _taken_over(file, began, began, None).endswith("was taken over")
+    assert deployed == [True, False]
+
+
 @pytest.mark.parametrize("keys", [(), []])
 def test_settings_take_no_last_key(file: Path, keys: Any) -> None:
     config = read_config(file)

@@ -39,7 +39,7 @@ SCORED_BYTES, LEAST_SCORED = 1 << 26, 16
 class Limits:
     """What bounds a batch: texts waiting at most, and tokens of prompts read between two steps.
 
-    Texts for which a seat is free do not count as waiting, and one text of each owner may always wait.
+    Texts for which a seat is free do not count as waiting, and of a full queue each owner may have an equal share.
     `proposals` fixes how many tokens are proposed at once; None follows the clock and what is accepted.
     """
 
@@ -113,8 +113,8 @@ class Batcher:
         with self._lock:
             if self._lost is not None:
                 raise MemberLostError(str(self._lost))
-            full = len(self._queue) >= self._limits.waiting + self._seats.free
-            if full and self._queue.waits(request.owner):  # who has nothing in the queue is never shut out by others
+            # Nobody is shut out by what others have in the queue.
+            if self._queue.full(request.owner, self._limits.waiting + self._seats.free):
                 raise QueueFullError(len(self._queue), self._seconds_to_wait())
             self._queue.put(request.owner, text)
             self._texts[text.ticket] = text

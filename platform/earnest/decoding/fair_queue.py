@@ -25,9 +25,10 @@ class FairQueue(Generic[T]):
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 
-    def waits(self, owner: str) -> bool:
-        """Whether anything of an owner's is in the queue."""
-        return owner in self._lines
+    def full(self, owner: str, limit: int) -> bool:
+        """Whether an owner waits with as many as its share of `limit`, and everybody together with as many as that."""
+        owners = len(self._lines.keys() | {owner})
+        return len(self) >= limit and len(self._lines.get(owner, ())) >= max(1, limit // owners)
 
     def put(self, owner: str, item: T) -> None:
         """Let an item wait behind its owner's others."""
