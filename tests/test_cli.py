@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from earnest.cli import app
+from earnest.models.source import resolve
 from earnest.specs import UserError
 
 runner = CliRunner()
@@ -152,3 +153,30 @@ def test_a_task_is_given_its_own_settings(tmp_path: Path) -> None:
 def test_a_report_before_the_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run earnest sweep"):
         run("report", Path(__file__).parents[1] / "jobs" / "configs" / "smoke.toml", "--store", tmp_path / "store")
+
+
+def test_what_is_computed_in_and_what_is_saved_stand_beside_every_result(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "half"
+    said = run("compress", "nano:small", "--method", "magnitude", "--sparsity", 0.5, "--dtype", "float32",
+               "--out", checkpoint)  # fmt: skip
+    dense = resolve("nano:small").path / "model.safetensors"
+    saved = 1 - (checkpoint / "compressed.safetensors").stat().st_size / dense.stat().st_size
+    told = f"{saved:.1%} of the file saved (43.8% of the touched weights), computed in float32, stored in bfloat16"
+    assert told in said
+    asked = ("--task", "closed_book", "--limit", 4)
+    for dtype in ("float32", "bfloat16", "stored"):
+        said = run("evaluate", checkpoint, *asked, "--dtype", dtype, "--out", tmp_path / f"{dtype}.parquet")
+        assert f"failed 0, computed in {'float32' if dtype == 'float32' else 'bfloat16'}" in said
+        assert told in said
+    said = run("compare", tmp_path / "float32.parquet", tmp_path / "bfloat16.parquet")
+    assert "float32.parquet, computed in float32" in said
+    assert "A and B computed in different dtypes" in said
+    assert "different" not in run("compare", tmp_path / "stored.parquet", tmp_path / "bfloat16.parquet")
+
+
+def test_a_text_is_continued_in_the_dtype_asked() -> None:
+    asked = ("generate", "Q: Where was nobody born?\\nA:", "--base", "nano:small", "--max-tokens", 4)
+    assert run(*asked, "--dtype", "float32") == run(*asked, "--dtype", "float32")
+    assert run(*asked, "--dtype", "stored")
+    with pytest.raises(UserError, match="dtype 'int4': use one of auto, stored, float32, bfloat16, float16"):
+        run(*asked, "--dtype", "int4")

@@ -136,14 +136,9 @@ def compress(
         model, spec, folder, data=calibration, column=column, split=split, samples=samples, length=length, seed=seed,
         dtype=dtype, device=device, on_block=_progress("block"),
     )  # fmt: skip
-    size = manifest.size
-    out.print(
-        f"{escape(str(folder))}: sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, "
-        f"{size.saved:.1%} of the file saved ({size.saved_of_touched:.1%} of the touched weights), "
-        f"computed in {manifest.compute_dtype}, stored in {manifest.dtype}, "
-        "reloads bit for bit",
-        highlight=False,
-    )
+    from earnest.report.scores import size_line
+
+    out.print(f"{escape(str(folder))}: {size_line(manifest)}, reloads bit for bit", highlight=False)
 
 
 @app.command()
@@ -181,7 +176,7 @@ def evaluate(
     fields = {"task": task, "data": data, "split": split, "shots": shots, "limit": limit, "columns": names}
     settings = _settings(more or (), "--set", "style=lm_eval")
     spec = read_task({**{key: value for key, value in fields.items() if value is not None}, **settings})
-    from earnest.oneoff import evaluate_once
+    from earnest.oneoff import evaluate_once, manifest_of
 
     for file in (samples, json_file):
         _refuse_unwritable(file)
@@ -195,10 +190,12 @@ def evaluate(
         write_samples(result.samples, result.scores, samples)
     if json_file is not None:
         json_file.write_text(json.dumps(result.scores.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
-    from earnest.report.scores import score_lines
+    from earnest.report.scores import score_lines, size_line
 
     for line in score_lines(result.scores):
         out.print(line, highlight=False)
+    if (manifest := manifest_of(subject)) is not None:
+        out.print(f"{escape(subject)}: {size_line(manifest)}", highlight=False)
 
 
 @app.command()

@@ -34,6 +34,12 @@ def open_subject(name: str, *, dtype: str = "auto", device: str = "cpu") -> Load
     return load(resolve(name), device=device, dtype=dtype)
 
 
+def manifest_of(name: str) -> Manifest | None:
+    """The manifest of a compressed checkpoint's folder; None for what is no checkpoint."""
+    folder = Path(name)
+    return checkpoint.read_manifest(folder) if (folder / checkpoint.MANIFEST_FILE).is_file() else None
+
+
 def compress_once(
     model: str,
     method: Method,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from earnest.records import Estimate, Part, Scores
+from earnest.records import Estimate, Manifest, Part, Scores
 from earnest.report.survey import spoken
 from earnest.report.writing import GROUPINGS, place_of_kind
 
@@ -25,6 +25,16 @@ def score_lines(scores: Scores) -> Iterator[str]:
     yield from (f"{count} {NOTES.get(note, note)}" for note, count in scores.notes.items())
     counts = f"asked {scores.asked}, scored {scores.scored}, truncated {scores.truncated}, failed {scores.failed}"
     yield counts + (f", computed in {scores.dtype}" if scores.dtype else "")
+
+
+def size_line(manifest: Manifest) -> str:
+    """How large a checkpoint is, and in what it was computed and is stored."""
+    size = manifest.size
+    computed = f"computed in {manifest.compute_dtype}, " if manifest.compute_dtype else ""
+    return (
+        f"sparsity {size.sparsity:.4f}, {size.bits_per_weight:.3f} bits per weight, {size.saved:.1%} of the file saved "
+        f"({size.saved_of_touched:.1%} of the touched weights), {computed}stored in {manifest.dtype}"
+    )
 
 
 def _part_lines(title: str, parts: Mapping[str, Part]) -> Iterator[str]:
