@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from math import isnan
 from typing import Any, Protocol
 
+from earnest.decoding.logprobs import Likeliest, TokenLogprobs
 from earnest.decoding.requests import Chunk, Usage
-from earnest.decoding.sampling import Likeliest, TokenLogprobs
 from earnest.decoding.tokens import TokenTexts
 
 LEAST_LOGPROB = -9999.0

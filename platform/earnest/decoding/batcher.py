@@ -6,7 +6,6 @@ What a text gets does not depend on its company. Where it sits belongs to `seats
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -21,18 +20,17 @@ from earnest.decoding.account import TokenAccount, accounts
 from earnest.decoding.fair_queue import FairQueue, overfull
 from earnest.decoding.generation import Reader
 from earnest.decoding.grammar import Grammars
-from earnest.decoding.members import Member, MemberLostError, stretches
+from earnest.decoding.members import Member, MemberLostError
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Acceptance
+from earnest.decoding.prefill import Prefill
 from earnest.decoding.requests import Chunk, QueueFullError, Request
-from earnest.decoding.rounds import Answers, Rounds, Thoughts, Verdict, grouped
-from earnest.decoding.sampling import NO_TOKEN, Likeliest, TokenLogprobs, scored
-from earnest.decoding.seats import LEAST_COPIED, Seats, shared
+from earnest.decoding.rounds import Rounds, Thoughts, Verdict, grouped
+from earnest.decoding.sampling import NO_TOKEN
+from earnest.decoding.seats import Seats
 from earnest.decoding.texts import Text, text_of
 
 MOST_TO_WAIT_S = 60.0
-SCORED_BYTES, LEAST_SCORED = 1 << 26, 16
-"""Of a member's logits in one step where all tokens of a prompt are scored; and so many tokens at least."""
 
 
 @dataclass(frozen=True)
@@ -84,22 +82,20 @@ class Batcher:
         self._limits = limits or Limits()
         self._seats = Seats(self._members)
         mixer = Mixer(tokenizer, [member.vocabulary for member in members])
-        self._most_scored = max(LEAST_SCORED, SCORED_BYTES // (4 * mixer.width))
         self._rounds = Rounds(self._members, self._seats, mixer, ends=ends, proposals=self._limits.proposals)
+        self._prefill = Prefill(
+            self._members, self._seats, self._rounds, budget=self._limits.prefill, width=mixer.width
+        )
         self._reader = Reader(tokenizer, ends)
         self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
         self._lock = threading.Lock()
         self._tickets = count(1)
-        self._step = 0
         self._queue: FairQueue[Text] = FairQueue()
         self._texts: dict[int, Text] = {}
         self._cancelled: set[int] = set()
-        self._reading: list[Text] = []
         self._writing: list[Text] = []
         self._lost: MemberLostError | None = None
-        self._done: dict[str, int] = dict.fromkeys(
-            ("rounds", "tokens", "drafted", "accepted", "prompt_tokens", "cached_tokens"), 0
-        )
+        self._done: dict[str, int] = dict.fromkeys(("rounds", "tokens", "drafted", "accepted"), 0)
 
     def submit(self, request: Request) -> int:
         """Take a request; its ticket.
@@ -145,7 +141,8 @@ class Batcher:
         rows, row_bytes = self._seats.count, self._seats.row_bytes
         return Gauges(
             running, waiting, rows, running * row_bytes, rows * row_bytes,
-            drafting_steps=self._rounds.drafting_steps, **self._done,
+            drafting_steps=self._rounds.drafting_steps, prompt_tokens=self._prefill.prompt_tokens,
+            cached_tokens=self._prefill.cached_tokens, **self._done,
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -160,7 +157,8 @@ class Batcher:
             if not self._writing:
                 self._rounds.rest()
             chunks += self._write()
-            chunks += self._read()
+            if ready := self._prefill.read():
+                chunks += self._begin_to_write(ready)
         except MemberLostError as lost:
             chunks += self._abandon(lost)
         return chunks
@@ -173,21 +171,21 @@ class Batcher:
             for ticket in self._cancelled & self._texts.keys():
                 self._leave(self._texts[ticket])
             self._cancelled.clear()
-            held = Counter(text.request.owner for text in (*self._reading, *self._writing))
+            held = Counter(text.request.owner for text in (*self._prefill.texts, *self._writing))
             while len(self._queue) and (self._seats.free or self._make_room(held)):
                 text = self._queue.get(held)
                 held[text.request.owner] += 1
                 text.take_seat(self._seats.take(text.lead, text.past(text.lead)))
                 if not text.resumed:
                     text.acceptance = self._usual[text.drafter or ""].heir()
-                self._reading.append(text)
+                self._prefill.texts.append(text)
 
     def _make_room(self, held: Counter[str]) -> bool:
         """Pause the last text of whoever holds most, if who waits holds less by more than one; the lock is held."""
         owner = overfull(held, self._queue.next(held))
         if owner is None:
             return False
-        running = [text for text in (*self._reading, *self._writing) if text.request.owner == owner]
+        running = [text for text in (*self._prefill.texts, *self._writing) if text.request.owner == owner]
         text = max(running, key=lambda text: text.ticket)
         self._stand_up(text)
         text.pause()
@@ -202,7 +200,7 @@ class Batcher:
 
     def _stand_up(self, text: Text) -> None:
         self._seats.leave(text.seat)
-        for place in (self._reading, self._writing):
+        for place in (self._prefill.texts, self._writing):
             if text in place:
                 place.remove(text)
 
@@ -212,102 +210,19 @@ class Batcher:
             texts = list(self._texts.values())
             self._texts.clear()
             self._queue = FairQueue()
-            self._reading, self._writing = [], []
+            self._prefill.texts, self._writing = [], []
         return [(text.ticket, Chunk(error=str(lost), usage=text.usage())) for text in texts]
 
     def _seconds_to_wait(self) -> float:
         """A guess at when a place in the queue falls free, from how long the running texts have taken so far."""
         now = time.perf_counter()
-        running = [now - text.seated for text in (*self._reading, *self._writing)]
+        running = [now - text.seated for text in (*self._prefill.texts, *self._writing)]
         mean = sum(running) / max(1, len(running))
         return max(1.0, min(MOST_TO_WAIT_S, mean * len(self._queue) / self._seats.count))
 
     # --- prompts -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> list[tuple[int, Chunk]]:
-        """Read some tokens of the prompts that came first; the first tokens of those that are read."""
-        work = self._due()
-        under_way = []
-        for name, pieces in work.items():
-            for every in (False, True):  # logits of every token where all are scored, of the last one otherwise
-                of = {text: piece for text, piece in pieces.items() if text.scored is every}
-                if of:
-                    rows, starts = self._seats.places(name, [text.seat for text in of])
-                    pending = self._members[name].read(rows, starts, list(of.values()), last=not every)
-                    under_way.append((name, of, pending))
-        whole: dict[Text, Answers] = defaultdict(dict)
-        for name, of, pending in under_way:
-            logits = pending.result()  # [texts or tokens, head]
-            ends = [part.stop - 1 for part in stretches(len(piece) if text.scored else 1 for text, piece in of.items())]
-            for end, (text, piece) in zip(ends, of.items(), strict=True):
-                if text.scored:
-                    whole[text][name] = Thoughts.of(logits[end + 1 - len(piece) : end + 1], {text: len(piece)})
-                sound = bool(logits[end].amax().isfinite())  # what is not is wiped, and is an answer at once
-                self._seats.known(name, text.seat).extend(piece if sound else ())
-                if not sound or not self._unread(text, name):
-                    text.answers[name] = logits[end]
-        for text, answers in whole.items():
-            self._score(text, answers)
-        ready = [text for text in self._reading if len(text.answers) == len(text.reads)]
-        return self._begin_to_write(ready) if ready else []
-
-    def _due(self) -> dict[str, dict[Text, tuple[int, ...]]]:
-        """What each member reads next of each prompt: as much as the limit allows, first come, first served."""
-        budget = self._limits.prefill
-        work: dict[str, dict[Text, tuple[int, ...]]] = defaultdict(dict)
-        self._step += 1
-        for text in _in_turn(self._reading):
-            if budget <= 0:
-                break
-            if not text.begun:
-                if self._has_a_twin_ahead(text):
-                    continue
-                self._begin(text)
-            most = min(budget, self._most_scored) if text.scored else budget
-            pieces = {name: self._unread(text, name)[:most] for name in text.reads if name not in text.answers}
-            budget -= max(map(len, pieces.values()))
-            text.turn = self._step
-            for name, piece in pieces.items():
-                if piece:
-                    work[name][text] = piece
-        return work
-
-    def _has_a_twin_ahead(self, text: Text) -> bool:
-        """Whether another text is about to read much of what this one begins with: then it waits and copies."""
-        if text.scored:
-            return False
-        mine = text.past(text.lead)
-        others = (other.past(other.lead) for other in self._reading if other.begun and other.lead == text.lead)
-        promised = min(max((shared(theirs, mine) for theirs in others), default=0), len(mine) - 1)
-        return promised >= LEAST_COPIED and promised >= self._seats.most_shared(text.lead, mine) + LEAST_COPIED
-
-    def _begin(self, text: Text) -> None:
-        end = 1 if text.scored else None
-        held = {name: self._seats.begin(name, text.seat, text.past(name)[:end]) for name in text.reads}
-        text.begin(held[text.lead])
-        if text.resumed:
-            return
-        self._done["prompt_tokens"] += len(text.reads[text.lead])
-        self._done["cached_tokens"] += text.cached
-
-    def _score(self, text: Text, answers: Answers) -> None:
-        """Note what the mixture knows of the tokens behind those that all members have just read."""
-        count, prompt = text.request.prompt_logprobs, text.reads[text.lead]
-        if count is None or len(answers) < len(text.reads):  # some member's logits were not finite: the text ends
-            return
-        if not text.scores:
-            nothing = Likeliest(math.nan, ())
-            text.scores.append(TokenLogprobs(prompt[0], nothing, nothing))
-        logits = self._rounds.mixed(text, answers)
-        begin = len(text.scores)
-        following = prompt[begin : begin + len(logits)]
-        text.scores += scored(logits[: len(following)], following, count)
-
-    def _unread(self, text: Text, name: str) -> tuple[int, ...]:
-        return text.past(name)[len(self._seats.known(name, text.seat)) :]
-
     def _begin_to_write(self, ready: list[Text]) -> list[tuple[int, Chunk]]:
-        self._reading = [text for text in self._reading if text not in ready]
         self._writing = sorted([*self._writing, *ready], key=lambda text: text.seat)  # neighbours are read in place
         over = [text for text in ready if (text.row.ids and not text.sound) or not text.request.max_tokens]
         chunks = [self._ended(text) for text in over]
@@ -391,13 +306,3 @@ class Batcher:
         return tuple(
             accounts(self._tokenizer, voices, kept[-1], verdict.alphas[: len(fresh)], fresh, text.request.account)
         )
-
-
-def _in_turn(texts: Sequence[Text]) -> list[Text]:
-    """Texts so that each owner has one before any has two, and who was served last comes behind who was not."""
-    seen: Counter[str] = Counter()
-    numbers = []
-    for text in sorted(texts, key=lambda text: text.turn):
-        numbers.append((seen[text.request.owner], text))
-        seen[text.request.owner] += 1
-    return [text for _, text in sorted(numbers, key=lambda pair: pair[0])]

@@ -14,7 +14,8 @@ import torch
 
 from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.encoding import encode
-from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, TokenLogprobs, choose
+from earnest.decoding.logprobs import TokenLogprobs
+from earnest.decoding.sampling import GREEDY, NO_TOKEN, Draw, Sampling, choose
 from earnest.models.loading import LoadedModel
 from earnest.specs import UserError
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from earnest.decoding.account import TokenAccount
 from earnest.decoding.generation import Finish
-from earnest.decoding.sampling import GREEDY, Sampling, TokenLogprobs
+from earnest.decoding.logprobs import TokenLogprobs
+from earnest.decoding.sampling import GREEDY, Sampling
 from earnest.specs import Alpha
 
 

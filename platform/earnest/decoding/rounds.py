@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.foresight import Foresight
+from earnest.decoding.logprobs import TokenLogprobs
 from earnest.decoding.members import Drafted, Member, Pending, Wanted, picked, stretches
 from earnest.decoding.mixing import Mixer
 from earnest.decoding.pace import Pace
-from earnest.decoding.sampling import Draw, TokenLogprobs, choose, likeliest
+from earnest.decoding.sampling import Draw, choose, likeliest
 from earnest.decoding.seats import Seats, shared
 from earnest.decoding.texts import Text
 from earnest.specs import Alpha

@@ -13,11 +13,11 @@ from torch import Tensor
 from earnest.decoding.account import Voice
 from earnest.decoding.generation import Prompt, Row, row_of
 from earnest.decoding.grammar import Grammars, Guide
+from earnest.decoding.logprobs import TokenLogprobs
 from earnest.decoding.lookup import Lookup
 from earnest.decoding.members import Member
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.requests import Mixture, Request, Steering, Usage
-from earnest.decoding.sampling import TokenLogprobs
 from earnest.decoding.streaming import TextStream
 from earnest.specs import ADAPTIVE
 
