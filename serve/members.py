@@ -174,12 +174,14 @@ def _drafted(fields: list[Any], tensor: Tensor) -> Drafted:
 
 def _packed(wanted: Wanted) -> list[Any]:
     prompt = list(wanted.prompt) if wanted.sampling.penalises else []
-    return [wanted.count, _spelled(wanted.sampling), prompt, list(wanted.written), wanted.least_chance, wanted.unsure]
+    fields = [wanted.count, _spelled(wanted.sampling), prompt, list(wanted.written), wanted.least_chance, wanted.unsure]
+    return [*fields, [*wanted.ends]]
 
 
 def _unpacked(fields: list[Any]) -> Wanted:
-    count, sampling, prompt, written, *rest = fields
-    return Wanted(count, _understood(sampling), tuple(prompt), tuple(written), *rest)
+    count, sampling, prompt, written, least_chance, unsure, ends = fields
+    understood = _understood(sampling)
+    return Wanted(count, understood, tuple(prompt), tuple(written), least_chance, unsure, frozenset(ends))
 
 
 # The same few settings come with every round of a text.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from earnest.almanac.questions import biographies
+from earnest.almanac.questions import biographies, zero_shot
 from earnest.almanac.world import World
 from earnest.decoding.account import account
 from earnest.decoding.batcher import Batcher, Limits
@@ -348,3 +348,16 @@ def test_accounts_are_those_made_after_the_fact(batch, family, lives) -> None:
         assert [view.part for view in views] == [view.part for view in theirs]
         assert [view.top[0].token for view in views] == [view.top[0].token for view in theirs]
     assert any(one.changed for one in found.accounts)
+
+
+def test_nothing_is_drafted_behind_what_ends_a_short_answer(family) -> None:
+    """Answers of a word and a newline: once a newline was seen to end one, it is never proposed."""
+    asked = [question.prompt for question in zero_shot(World.shipped(), 6, seed=1)]
+    prompts = encode(family["large"].tokenizer, asked)
+    batch = batch_of(family, rows=1, proposals=4)
+    found = [served(batch, [Request(tuple(ids), steered(), 24, ("\n",))])[0] for ids in prompts]
+    plain = [served(batch, [Request(tuple(ids), steered(), 24, ("\n",), draft=False)])[0] for ids in prompts]
+    assert [one.text for one in found] == [one.text for one in plain]
+    short = [one.usage for one in found[1:] if one.usage.completion_tokens == 2]
+    assert len(short) >= 3
+    assert found[0].usage.drafted > 0 == sum(usage.drafted for usage in short)

@@ -192,3 +192,22 @@ def test_a_book_of_phrases_forgets_what_it_learnt_long_ago(most: int) -> None:
         assert sum(map(len, book._after + book._older)) <= 2 * most + 6
         assert follow([begin, begin + 1], book.tables, 5) == (begin + 2,)
     assert follow([100, 101], book.tables, 5) == ()
+
+
+def test_nothing_is_proposed_from_the_token_on_that_would_end_the_text() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 1)
+    found = drafter.draft([0], [0], [Wanted(6, GREEDY, (), (2,), ends=frozenset({5}))])
+    assert found.tokens == ((3, 4),)
+    assert found.following == (5,)
+    assert decoder.asked == [[(2,)], [(3,)], [(4,)]]
+
+
+def test_a_guess_never_reaches_behind_the_end_of_a_text() -> None:
+    decoder = Circles()
+    drafter = Drafter(decoder, 1)
+    drafter.saw(0, 0, [3, 4, 5, 6, 7, 2, 3])
+    found = drafter.draft([0], [7], [Wanted(6, GREEDY, (), (4,), ends=frozenset({7}))])
+    assert found.tokens == ((5, 6),)
+    assert found.following == (7,)
+    assert max(token for asked in decoder.asked for row in asked for token in row) < 7

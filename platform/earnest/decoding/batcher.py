@@ -82,11 +82,14 @@ class Batcher:
         self._limits = limits or Limits()
         self._seats = Seats(self._members)
         mixer = Mixer(tokenizer, [member.vocabulary for member in members])
-        self._rounds = Rounds(self._members, self._seats, mixer, ends=ends, proposals=self._limits.proposals)
+        self._reader = Reader(tokenizer, ends)
+        self._rounds = Rounds(
+            self._members, self._seats, mixer,
+            ends=ends, closing=self._reader.closing, proposals=self._limits.proposals,
+        )  # fmt: skip
         self._prefill = Prefill(
             self._members, self._seats, self._rounds, budget=self._limits.prefill, width=mixer.width
         )
-        self._reader = Reader(tokenizer, ends)
         self._usual: dict[str, Acceptance] = defaultdict(Acceptance)
         self._lock = threading.Lock()
         self._tickets = count(1)

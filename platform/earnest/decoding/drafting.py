@@ -115,7 +115,7 @@ class Draft:
     def goes_on(self) -> bool:
         """Whether another token is to be read."""
         wanted = len(self.tokens) < self.wanted.count and self.chance >= self.wanted.least_chance
-        return not self.found or (wanted and self.text[-1] != NO_TOKEN)
+        return not self.found or (wanted and self.text[-1] != NO_TOKEN and self.text[-1] not in self.wanted.ends)
 
 
 class Drafter:
@@ -210,7 +210,9 @@ class Drafter:
         others = self._phrases.tables
         for draft in drafts:
             tables = self._pasts[draft.row].phrases.tables + others
-            draft.guesses = follow(draft.text, tables, min(reach, draft.room))
+            guesses = follow(draft.text, tables, min(reach, draft.room))
+            ending = (number for number, token in enumerate(guesses) if token in draft.wanted.ends)
+            draft.guesses = guesses[: next(ending, None)]
 
     def _rights(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> list[int]:
         """How many guesses of each draft were right, which is learnt."""

@@ -228,6 +228,7 @@ class Reader:
         self._tokenizer = tokenizer
         self._ends = ends
         self._completes: dict[tuple[tuple[str, ...], int], bool] = {}
+        self._closing: dict[tuple[str, ...], frozenset[int]] = {}
 
     def append(self, row: Row, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Give a row its next token, or `NO_TOKEN`; set its text and why it ended if it does."""
@@ -245,9 +246,24 @@ class Reader:
             at = min((p for p in map(text.find, row.prompt.stops) if p >= 0), default=-1)
             if at >= 0:
                 row.text, row.finish = text[:at], "stop"
+                self._learn(row.prompt.stops, token)
                 return
         if len(row.ids) == row.prompt.max_tokens:
             row.text, row.finish = self._text(row.ids), "length"
+
+    def closing(self, prompt: Prompt) -> frozenset[int]:
+        """Tokens that end a continuation of this prompt: end tokens, and those seen to bring a whole stop string."""
+        ends = self._ends if prompt.ends is None else prompt.ends
+        seen = self._closing.get(prompt.stops)
+        return ends if seen is None else ends | seen
+
+    def _learn(self, stops: tuple[str, ...], token: int) -> None:
+        known = self._closing.get(stops, frozenset())
+        text = self._text([token])
+        if token not in known and any(stop in text for stop in stops):
+            if len(self._closing) >= MOST_REMEMBERED:
+                self._closing.clear()
+            self._closing[stops] = known | {token}
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

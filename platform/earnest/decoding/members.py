@@ -39,7 +39,7 @@ class Wanted:
     `written` is the continuation so far, its last token unread; `prompt` is only looked at by penalties. No further
     step is made where the next token, with all before it, is right with a chance below `least_chance`. The last
     `unsure` tokens written are this member's own proposals, and what it would write behind them: whether they are right
-    is not known yet.
+    is not known yet. Nothing is proposed from the first of the tokens in `ends` on: the text would end there.
     """
 
     count: int
@@ -48,6 +48,7 @@ class Wanted:
     written: tuple[int, ...]
     least_chance: float = 0.0
     unsure: int = 0
+    ends: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

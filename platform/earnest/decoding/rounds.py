@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.foresight import Foresight
+from earnest.decoding.generation import Prompt
 from earnest.decoding.logprobs import TokenLogprobs
 from earnest.decoding.members import Drafted, Member, Pending, Wanted, picked, stretches
 from earnest.decoding.mixing import Mixer
@@ -82,7 +83,7 @@ class Verdict:
 class Rounds:
     """Moves texts on, all of them together; with `proposals` a fixed number of tokens is proposed at once.
 
-    `ends` are the tokens that end a text.
+    `ends` are the tokens that end a text, and `closing` tells those that end this one: nothing is drafted from there.
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class Rounds:
         mixer: Mixer,
         *,
         ends: frozenset[int],
+        closing: Callable[[Prompt], frozenset[int]] | None = None,
         proposals: int | None = None,
     ) -> None:
         self._members, self._seats, self._mixer = members, seats, mixer
         self._proposals = proposals
         self._pace = Pace()
+        self._closing = closing or (lambda prompt: ends if prompt.ends is None else prompt.ends)
         self._foresight = Foresight(members, seats, ends)
         self._drafted: frozenset[Text] = frozenset()
         self.drafting_steps = 0
@@ -176,7 +179,11 @@ class Rounds:
         rows, starts = self._seats.places(name, [text.seat for text in wanted])
         least = self._least_chance(len(wanted))
         asked = [
-            Wanted(n, text.request.sampling, text.row.start, tuple(text.row.ids), least) for text, n in wanted.items()
+            Wanted(
+                n, text.request.sampling, text.row.start, tuple(text.row.ids), least,
+                ends=self._closing(text.row.prompt),
+            )
+            for text, n in wanted.items()
         ]  # fmt: skip
         drafted = self._members[name].draft(rows, starts, asked).result()
         self._learn(drafted, time.perf_counter() - began)

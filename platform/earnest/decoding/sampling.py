@@ -15,6 +15,7 @@ from hashlib import blake2b
 from math import isfinite, log
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
@@ -171,11 +172,12 @@ def likeliest(logits: Tensor) -> Tensor:
 
     The smallest among equals. A NaN beats any number, so the winner tells.
     """
-    if logits.is_cpu and logits.dtype is torch.float32 and logits.dim() > 1:
-        tokens = torch.from_numpy(logits.detach().numpy().argmax(-1))  # in a tenth of the time that torch takes
-    else:
-        tokens = logits.argmax(-1)
-    values = logits.amax(-1)
+    if logits.is_cpu and logits.dtype is torch.float32 and logits.dim() == 2:  # in a tenth of the time that torch takes
+        numbers = logits.detach().numpy()
+        found = numbers.argmax(-1)
+        best = numbers[np.arange(len(found)), found]
+        return torch.from_numpy(found if isfinite(best.sum()) else np.where(np.isfinite(best), found, NO_TOKEN))
+    tokens, values = logits.argmax(-1), logits.amax(-1)
     if isfinite(values.sum().item()):
         return tokens
     return tokens.where(values.isfinite(), NO_TOKEN)
