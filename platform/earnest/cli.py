@@ -67,7 +67,9 @@ def plan(
         )
     out.print(table)
     cells, steps = len(prepared.plan.cells), len(prepared.plan.steps)
-    out.print(f"{cells} cells, {steps} steps: {len(done)} done, {steps - len(done)} to run", highlight=False)
+    dtypes = " or ".join(dict.fromkeys(step.spec["dtype"] for step in prepared.plan.steps.values()))
+    counted = f"{cells} cells, {steps} steps: {len(done)} done, {steps - len(done)} to run"
+    out.print(f"{counted}, computed in {dtypes}", highlight=False)
 
 
 @app.command()
