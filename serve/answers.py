@@ -81,7 +81,7 @@ class CompletionShape:
 
     def piece(self, index: int, chunk: Chunk) -> Json:
         """Some text and its tokens."""
-        echo = self.echoes.get(index, "") if chunk.prompt_logprobs else ""
+        echo = self.echoes.get(index, "") if chunk.prompt_logprobs and self.logprobs is not None else ""
         return {
             "index": index,
             "text": echo + chunk.text,
@@ -92,7 +92,7 @@ class CompletionShape:
     def whole(self, index: int, chunk: Chunk) -> Json:
         """All text and its tokens."""
         choice = self.piece(index, chunk)
-        echo = "" if chunk.prompt_logprobs else self.echoes.get(index, "")
+        echo = "" if self.logprobs is not None else self.echoes.get(index, "")
         return choice | {"text": echo + choice["text"]}
 
     def _told(self, index: int, chunk: Chunk) -> Sequence[TokenLogprobs]:

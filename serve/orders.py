@@ -71,7 +71,7 @@ class Clerk:
         n, best_of = body.n or 1, body.best_of or body.n or 1
         known = 0 if best_of > n and body.logprobs is None else body.logprobs
         settings = [body.sampling(_seed(), known) for _ in rows]
-        first = replace(first, prompt_logprobs=body.logprobs if body.echo else None)
+        first = replace(first, prompt_logprobs=_scored(body))
         asked = [replace(first, prompt=row, sampling=own) for row, own in zip(rows, settings, strict=True)]
         every = self._choices(asked, best_of, key)
         echoes = self._echoes(body, rows) if body.echo else {}
@@ -197,6 +197,11 @@ class Clerk:
         texts = [one for one in given if isinstance(one, str)] or [self.prompts.text(row) for row in rows]
         n = body.n or 1
         return {place * n + number: text for place, text in enumerate(texts) for number in range(n)}
+
+
+def _scored(body: CompletionBody) -> int | None:
+    """How much is told of each token of a prompt; where nothing is to be written, at least that it was read."""
+    return (0 if body.max_tokens == 0 else None) if body.logprobs is None else body.logprobs if body.echo else None
 
 
 def _grammar(body: Common) -> str | None:

@@ -70,6 +70,17 @@ def test_streams_pieces_are_those_of_the_whole(client: openai.OpenAI) -> None:
     assert [offset for piece in pieces for offset in piece.logprobs.text_offset] == whole.logprobs.text_offset
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_alone_is_given_back(url: str, stream: bool) -> None:
+    body = {**BODY, "max_tokens": 0, "logprobs": None, "stream": stream}
+    answer = httpx.post(f"{url}/v1/completions", json=body)
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+    pieces = [json.loads(line)["choices"][0] for line in lines] or [answer.json()["choices"][0]]
+    assert "".join(piece["text"] for piece in pieces) == TEXT
+    assert [piece["finish_reason"] for piece in pieces][-1] == "length"
+    assert all(piece["logprobs"] is None for piece in pieces)
+
+
 def test_a_text_that_ends_at_once_has_its_end_token_behind_the_prompt(url: str, models: dict[str, LoadedModel]) -> None:
     end = models["large"].tokenizer.eos_token_id
     body = {**BODY, "max_tokens": 1, "logit_bias": {str(end): 100}}

@@ -52,7 +52,7 @@ class Request:
     `account` asks for each token's account with so many candidates of every model. `owner` shares the batch fairly:
     owners hold as many rows as each other. `draft` False decodes without speculation; the text is the same.
     `prompt_logprobs` asks for the log-probability of each token of the prompt, with so many likeliest ones; all members
-    then read one prompt. `max_tokens` may be 0: the prompt is read, and nothing is written.
+    then read one prompt. `max_tokens` may then be 0: nothing is written.
     `stop_token_ids` end the text as its end tokens do, `ignore_eos` has these written like any other, and neither comes
     before `min_tokens` others. `grammar` is what the text must be of (`grammar.json_grammar`).
     """

@@ -180,6 +180,10 @@ def text_of(ticket: int, request: Request, members: Mapping[str, Member], tokeni
         raise ValueError(f"logit_bias: token {beyond[0]} is not in the vocabulary; ids end at {width - 1}")
     if request.prompt_logprobs is not None and request.forms:
         raise ValueError("prompt_logprobs with forms: members that read different prompts score none together")
+    if request.max_tokens < 1 and request.prompt_logprobs is None:
+        raise ValueError(
+            f"max_tokens {request.max_tokens}: nothing to generate; ask for at least 1, or score the prompt"
+        )
     # A text that writes nothing ends before its row would.
     ends = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else grammars.ends)
     if request.min_tokens:
