@@ -71,6 +71,15 @@ def test_json_mode_is_an_object(client: openai.OpenAI) -> None:
             assert (choice.message.content or "").startswith("{")
 
 
+@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"min_tokens": 60}, {"logit_bias": {"2": -100}}])
+def test_nothing_is_written_behind_the_grammars_end(client: openai.OpenAI, fields: dict[str, Any]) -> None:
+    answer = client.chat.completions.create(
+        model="earnest", messages=MESSAGES, response_format=FORMAT, temperature=0, max_tokens=200, extra_body=fields
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    valid(answer.choices[0].message.content or "")
+
+
 class Person(pydantic.BaseModel):
     """What `parse` asks for."""
 

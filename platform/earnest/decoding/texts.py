@@ -185,6 +185,8 @@ def text_of(ticket: int, request: Request, members: Mapping[str, Member], tokeni
             f"max_tokens {request.max_tokens}: nothing to generate; ask for at least 1, or score the prompt"
         )
     # A text that writes nothing ends before its row would.
+    if request.grammar is not None:  # which says itself where the text ends
+        request = replace(request, ignore_eos=False, min_tokens=0)
     ends = frozenset(request.stop_token_ids) | (frozenset() if request.ignore_eos else grammars.ends)
     if request.min_tokens:
         late = {"min_tokens": request.min_tokens, "late": tuple(sorted(ends))}
