@@ -21,7 +21,8 @@ class Row:
     It is peer ÷ ours where the unit is of time, and ours ÷ peer where it is a rate (".../s"). Where both were measured
     as often, it is the median over repetitions: of works that take turns, a machine slow for a while slows both.
 
-    `spread` is (slowest − fastest) ÷ median of ours, over `n` repetitions.
+    `allowed` is what the models' own steps alone would take, or the rate that they would give, and `reached` the median
+    share of it that ours has. `spread` is (slowest − fastest) ÷ median of ours, over `n` repetitions.
     """
 
     work: str
@@ -31,6 +32,8 @@ class Row:
     unit: str
     n: int
     spread: float
+    allowed: float | None = None
+    reached: float | None = None
 
 
 def seconds(work: Callable[[], object], repeat: int) -> list[float]:
@@ -44,12 +47,34 @@ def seconds(work: Callable[[], object], repeat: int) -> list[float]:
     return taken
 
 
-def row(work: str, ours: Sequence[float], peer: Sequence[float] | None = None, unit: str = "s") -> Row:
+def row(
+    work: str,
+    ours: Sequence[float],
+    peer: Sequence[float] | None = None,
+    unit: str = "s",
+    allowed: Sequence[float] | None = None,
+) -> Row:
     """A row from repeated measurements: medians, the median ratio, and the spread of ours."""
     mine = statistics.median(ours)
     theirs = None if peer is None else statistics.median(peer)
-    ratio = None if peer is None else _ratio(ours, peer) if unit.endswith("/s") else _ratio(peer, ours)
-    return Row(work, mine, theirs, ratio, unit, len(ours), (max(ours) - min(ours)) / mine if mine else 0.0)
+    ratio = None if peer is None else _faster(ours, peer, unit)
+    spread = (max(ours) - min(ours)) / mine if mine else 0.0
+    reached = None if allowed is None else _faster(ours, allowed, unit)
+    return Row(
+        work,
+        mine,
+        theirs,
+        ratio,
+        unit,
+        len(ours),
+        spread,
+        None if allowed is None else statistics.median(allowed),
+        reached,
+    )
+
+
+def _faster(ours: Sequence[float], other: Sequence[float], unit: str) -> float:
+    return _ratio(ours, other) if unit.endswith("/s") else _ratio(other, ours)
 
 
 def _ratio(upper: Sequence[float], lower: Sequence[float]) -> float:
@@ -60,11 +85,14 @@ def _ratio(upper: Sequence[float], lower: Sequence[float]) -> float:
 
 def report(rows: Sequence[Row], title: str, peer: str, file: Path | None) -> None:
     """Print the table and, if asked, write the rows as JSON."""
-    table = Table("work", "ours", peer, "ratio", "unit", "n", "spread", title=title, title_justify="left", box=None)
+    bounded = any(one.allowed is not None for one in rows)
+    columns = ["work", "ours", peer, "ratio", "unit", "n", "spread", *(["allowed", "reached"] if bounded else [])]
+    table = Table(*columns, title=title, title_justify="left", box=None)
     for one in rows:
         shown = "" if one.peer is None else f"{one.peer:.4f}"
         ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
-        table.add_row(one.work, f"{one.ours:.4f}", shown, ratio, one.unit, str(one.n), f"{one.spread:.0%}")
+        bound = [] if one.allowed is None or one.reached is None else [f"{one.allowed:.4f}", f"{one.reached:.2f}"]
+        table.add_row(one.work, f"{one.ours:.4f}", shown, ratio, one.unit, str(one.n), f"{one.spread:.0%}", *bound)
     Console(width=110).print(table)
     if file is not None:
         file.write_text(json.dumps([asdict(one) for one in rows], indent=1) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 
+from allowed import RecordedEngine
 from earnest.almanac import questions
 from earnest.almanac.questions import Question
 from earnest.almanac.world import World
@@ -49,6 +50,11 @@ class Setting:
         return Engine.here(self.models, 1)
 
     @cached_property
+    def choices(self) -> Mapping[str, RecordedEngine]:
+        """Ways of drafting, a batch of one text each: by the clock, and of so many tokens."""
+        return {how: RecordedEngine(self.models, 1, n) for how, n in (("clock", None), ("4", 4), ("8", 8))}
+
+    @cached_property
     def batched(self) -> Engine:
         """A batch that holds all texts of a repetition, of the ensemble."""
         return Engine.here(self.ensemble, self.texts)
@@ -70,10 +76,16 @@ class Setting:
         """Texts as token ids."""
         return [tuple(ids) for ids in encode(self.models["large"].tokenizer, prompts)]
 
-    def rates(self, work: str, ours: Sequence[Run], peer: Sequence[Run] | None = None) -> Row:
+    def rates(
+        self,
+        work: str,
+        ours: Sequence[Run],
+        peer: Sequence[Run] | None = None,
+        allowed: Sequence[float] | None = None,
+    ) -> Row:
         """Tokens per second."""
         theirs = peer and [run.rate(self.clock) for run in peer]
-        return row(work, [run.rate(self.clock) for run in ours], theirs, "tokens/s")
+        return row(work, [run.rate(self.clock) for run in ours], theirs, "tokens/s", allowed)
 
 
 def drafting(work: str, runs: Sequence[Run]) -> Iterator[Row]:

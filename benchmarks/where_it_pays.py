@@ -1,4 +1,7 @@
-"""The ensemble against its base alone, undrafted, in the same engine, one text at a time: one thing changed each."""
+"""The ensemble against its base alone, undrafted, in the same engine, one text at a time: one thing changed each.
+
+`allowed` is the rate that the members' steps alone would give, by the best of some ways of drafting or none.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 from earnest.decoding.requests import Mixture, Steering
 from earnest.decoding.sampling import GREEDY, Sampling
 from rows import Row
-from runs import in_turn
+from runs import Engine, Prompts, Run, Seconds
 from setting import BASE, MOST, PROXY, TASKS, Setting, drafting
 
 
@@ -28,14 +31,31 @@ def pays(setting: Setting) -> Iterator[Row]:
 def _case(
     setting: Setting, what: str, mixture: Mixture, sampling: Sampling = GREEDY, task: str = "biographies"
 ) -> Iterator[Row]:
-    engine = setting.alone
-    runs = in_turn(
-        {
-            "proxy": lambda i: engine.one_by_one(setting.asked(task, i), mixture, MOST, sampling=sampling),
-            "base": lambda i: engine.one_by_one(setting.asked(task, i), BASE, MOST, sampling=sampling, draft=False),
-        },
-        setting.repeat // 2 + 1,
-    )
+    ours: list[Run] = []
+    base: list[Run] = []
+    allowed: list[float] = []
+    for number in range(setting.repeat // 2 + 2):
+        prompts = setting.asked(task, number)
+        found = _choices(setting, prompts, mixture, sampling)
+        alone = setting.alone.one_by_one(prompts, BASE, MOST, sampling=sampling, draft=False)
+        if number:  # a first one is not counted
+            ours.append(found["clock"][0])
+            base.append(alone)
+            allowed.append(max(run.tokens / getattr(steps, setting.clock) for run, steps in found.values()))
     work = f"proxy against base alone: {what}"
-    yield setting.rates(work, runs["proxy"], runs["base"])
-    yield from drafting(work, runs["proxy"])
+    yield setting.rates(work, ours, base, allowed)
+    yield from drafting(work, ours)
+
+
+def _choices(
+    setting: Setting, prompts: Prompts, mixture: Mixture, sampling: Sampling
+) -> dict[str, tuple[Run, Seconds]]:
+    """The run of each way of drafting, and of none, with the seconds of its steps alone; all write the same."""
+
+    def work(engine: Engine, draft: bool = True) -> Run:
+        return engine.one_by_one(prompts, mixture, MOST, sampling=sampling, draft=draft)
+
+    found = {how: engine.measured(work) for how, engine in setting.choices.items()}
+    found["none"] = setting.choices["clock"].measured(lambda engine: work(engine, draft=False))
+    assert len({run.texts for run, _ in found.values()}) == 1, "drafted texts are others than undrafted ones"
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-KEYS = {"work", "ours", "peer", "ratio", "unit", "n", "spread"}
+KEYS = {"work", "ours", "peer", "ratio", "unit", "n", "spread", "allowed", "reached"}
 
 
 def rows(file: Path, *options: str, program: str = "proxy_decode.py") -> list[dict[str, object]]:

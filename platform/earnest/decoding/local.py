@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -63,6 +63,7 @@ class LocalMember:
         loaded: the model. Its weights may be rearranged in memory; their values and the model's own use stay.
         rows: how many texts it holds at a time.
         slots: how many tokens each of them has room for.
+        through: makes of the decoder what is asked in its place, such as one that records its steps.
 
     Raises:
         ValueError: `rows` or `slots` is not what the model can hold.
@@ -70,7 +71,15 @@ class LocalMember:
 
     elsewhere = False
 
-    def __init__(self, name: str, loaded: LoadedModel, *, rows: int, slots: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        loaded: LoadedModel,
+        *,
+        rows: int,
+        slots: int,
+        through: Callable[[Decoder], Decoder] | None = None,
+    ) -> None:
         if rows < 1:
             raise ValueError(f"member {name}: rows = {rows} holds no text; use at least 1")
         if not 1 <= slots <= loaded.max_length:
@@ -79,6 +88,8 @@ class LocalMember:
             )
         self.name, self.rows, self.slots = name, rows, slots
         self._decoder = decoder_for(loaded.model, rows, slots)
+        if through is not None:
+            self._decoder = through(self._decoder)
         self._drafter = Drafter(self._decoder, rows)
 
     @property
