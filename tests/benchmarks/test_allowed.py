@@ -6,6 +6,8 @@ import torch
 
 from allowed import RecordedEngine, Steps
 from earnest.decoding.encoding import encode
+from earnest.models.loading import load
+from earnest.models.source import resolve
 from setting import PROXY
 
 
@@ -34,8 +36,8 @@ def test_recorded_steps_are_made_again_in_order_and_only_once() -> None:
     assert decoders[1].asked == [([0], [2], [(3,)], False)] * 2
 
 
-def test_steps_alone_leave_the_pasts_of_texts_as_they_were(nano) -> None:
-    models = {name: nano(name) for name in ("large", "small-tuned", "small")}
+def test_steps_alone_leave_the_pasts_of_texts_as_they_were() -> None:
+    models = {name: load(resolve(f"nano:{name}"), dtype="float32") for name in ("large", "small-tuned", "small")}
     engine = RecordedEngine(models, 1)
     prompts = [tuple(ids) for ids in encode(models["large"].tokenizer, ["Mira Voss was born in"])]
     first, _ = engine.measured(lambda one: one.one_by_one(prompts, PROXY, 12))
