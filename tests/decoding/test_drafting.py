@@ -90,13 +90,20 @@ def test_a_copied_row_is_guessed_from_what_it_took_over() -> None:
     assert decoder.asked[0] == [(5, 6, 7)]
 
 
-def test_texts_that_are_sampled_are_not_guessed() -> None:
+@pytest.mark.parametrize("setting", [{}, {"top_p": 0.5}, {"repetition_penalty": 1.1}, {"logprobs": 2}])
+def test_texts_that_are_sampled_are_guessed_too_and_draw_the_same(setting: dict[str, float]) -> None:
+    """At temperature 1 a row's draws differ from its likeliest tokens; what was said before changes only the steps."""
+    sampling = Sampling(temperature=1.0, seed=5, **setting)
+    drafter = Drafter(Circles(), 1)
+    fresh = drafted(drafter, [3], 0, 6, sampling)
     decoder = Circles()
     drafter = Drafter(decoder, 1)
-    drafter.saw(0, 0, [3, 4, 5, 6, 7])
-    found = drafted(drafter, [3], 5, 2, Sampling(temperature=0.01))
-    assert found.tokens == ((4, 5),)
-    assert {len(row) for step in decoder.asked for row in step} == {1}
+    drafter.saw(0, 0, [9, 3, *fresh.tokens[0], 9])
+    known = drafted(drafter, [3], 3 + len(fresh.tokens[0]), 6, sampling)
+    assert known.tokens == fresh.tokens
+    assert known.following == fresh.following
+    assert torch.equal(known.logits, fresh.logits)
+    assert known.steps < fresh.steps
 
 
 def test_proposals_go_less_far_when_they_are_refused_and_further_when_they_are_right() -> None:

@@ -89,13 +89,14 @@ class Draft:
     @property
     def room(self) -> int:
         """How many guesses may be read."""
-        able = self.guessing and self.sampling.plain
-        return self.wanted.count - len(self.tokens) - len(self.unread) if able else 0
+        return self.wanted.count - len(self.tokens) - len(self.unread) if self.guessing else 0
 
     @property
-    def draw(self) -> Draw:
-        """The place behind the unread token."""
-        return Draw(self.sampling, self.wanted.prompt, (*self.wanted.written, *self.tokens, *self.unread))
+    def draws(self) -> list[Draw]:
+        """The places behind the unread token and behind each guess."""
+        written = (*self.wanted.written, *self.tokens, *self.unread, *self.guesses)
+        first = len(written) - len(self.guesses)
+        return [Draw(self.sampling, self.wanted.prompt, written[:end]) for end in range(first, len(written) + 1)]
 
     @property
     def own(self) -> Kind:
@@ -244,9 +245,9 @@ def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
     plain, parts = likeliest(logits).tolist(), [*stretches(1 + len(draft.guesses) for draft in drafts)]
     chosen: list[list[int]] = [plain[part] for part in parts]
     drawn = [number for number, draft in enumerate(drafts) if not draft.sampling.plain]
-    if drawn:  # these guess nothing
-        own = picked(logits, [parts[number].start for number in drawn])
-        tokens, _ = choose(own, [drafts[number].draw for number in drawn])
-        for number, token in zip(drawn, tokens, strict=True):
-            chosen[number] = [token]
+    if drawn:
+        own = picked(logits, [*chain.from_iterable(range(parts[n].start, parts[n].stop) for n in drawn)])
+        tokens, _ = choose(own, [draw for number in drawn for draw in drafts[number].draws])
+        for number, part in zip(drawn, stretches(len(chosen[number]) for number in drawn), strict=True):
+            chosen[number] = tokens[part]
     return chosen
