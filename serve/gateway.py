@@ -175,7 +175,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 def _answers(reply: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": reply, "content": {"text/event-stream": {"schema": {"type": "string"}}}}, **REFUSALS}
+    return {200: {"model": reply, "content": {"text/event-stream": {"schema": {}}}}, **REFUSALS}
 
 
 def _add_completions(app: FastAPI, gateway: Gateway) -> None:
