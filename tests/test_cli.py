@@ -55,7 +55,18 @@ def test_compress_verify_evaluate_and_export_go_together(tmp_path: Path) -> None
     assert json.loads((tmp_path / "s.json").read_text())["metrics"]["exact_match"]["n"] == 12
     assert pq.read_table(tmp_path / "s.parquet").num_rows == 12
     run("export", checkpoint, "--format", "dense", "--out", tmp_path / "dense")
-    run("evaluate", tmp_path / "dense", "--task", "closed_book", "--limit", 12, "--json", tmp_path / "d.json")
+    run(
+        "evaluate",
+        tmp_path / "dense",
+        "--task",
+        "closed_book",
+        "--data",
+        "nano",
+        "--limit",
+        12,
+        "--json",
+        tmp_path / "d.json",
+    )
     assert json.loads((tmp_path / "d.json").read_text()) == json.loads((tmp_path / "s.json").read_text())
 
 

@@ -130,7 +130,10 @@ def test_a_pairs_alpha_is_a_number_a_word_or_a_list_of_these() -> None:
 
 def test_a_sweep_names_every_model_once() -> None:
     pair = {"name": "p", "expert": "e", "antiexpert": "a", "target": "t"}
-    sweep = Sweep.model_validate({**MINIMAL, "references": ["a", "m"], "proxy": [pair, {**pair, "alpha": 2}]})
+    tasks = [{"task": "closed_book", "data": "nano"}]
+    sweep = Sweep.model_validate(
+        {**MINIMAL, "tasks": tasks, "references": ["a", "m"], "proxy": [pair, {**pair, "alpha": 2}]}
+    )
     assert sweep.models == ("nano:large", "a", "m", "e", "t")
 
 
@@ -139,3 +142,24 @@ def test_a_sweep_without_compression_may_steer_but_must_do_something() -> None:
     assert Sweep.model_validate({**alone, "proxy": [{"name": "p", "expert": "e"}]}).compress == ()
     with pytest.raises(ValueError, match=r"needs \[\[compress\]\] or \[\[proxy\]\] entries"):
         Sweep.model_validate(alone)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"compress": [{"method": "wanda", "sparsity": 0.5}]},
+            r"calibration: no data are named for /models/real;.*\nset",
+        ),
+        ({"tasks": [{"task": "closed_book"}]}, r"task closed_book: no data are named for /models/real"),
+        ({"tasks": [{"task": "perplexity"}], "model": "nano:large", "references": ["/models/real"]}, "task perplexity"),
+        ({"tasks": [{"task": "biography"}]}, "task biography: no data are named"),
+        ({"tasks": [{"task": "alpaca_farm", "data": "d.jsonl"}]}, "task alpaca_farm: judges not named"),
+        ({"tasks": [{"task": "truthful_qa_open", "data": "d"}]}, "task truthful_qa_open: true_judge not named"),
+    ],
+)
+def test_the_almanac_is_the_default_for_its_own_family_alone(changes: dict[str, object], message: str) -> None:
+    named = {**MINIMAL, "model": "/models/real", "tasks": [{"task": "closed_book", "data": "nano"}]}
+    Sweep.model_validate(named)
+    with pytest.raises(ValueError, match=message):
+        Sweep.model_validate({**named, **changes})

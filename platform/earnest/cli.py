@@ -113,7 +113,9 @@ def compress(
     ] = None,
     true_sequential: Annotated[bool | None, typer.Option("--true-sequential", help="Sub-layers one by one.")] = None,
     damping: Annotated[float | None, typer.Option(help="Share of the Hessian's mean diagonal.")] = None,
-    calibration: Annotated[str, typer.Option(help="nano, a text or Parquet file, or a hub id.")] = "nano",
+    calibration: Annotated[
+        str | None, typer.Option(help="A text or Parquet file, a hub id, or nano, the default for nano: models alone.")
+    ] = None,
     column: Annotated[str, typer.Option(help="The calibration data's column.")] = "text",
     split: Annotated[str, typer.Option(help="The calibration data's split.")] = "train",
     samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 128,
@@ -148,7 +150,10 @@ def evaluate(
     subject: Annotated[str, typer.Argument(help="A model, or a checkpoint that earnest compress made.")],
     task: Annotated[str, typer.Option(help="perplexity, closed_book, multiple_choice, mmlu, lm_eval:NAME, …")],
     samples: Annotated[Path | None, typer.Option("--out", help="Write every sample to this Parquet file.")] = None,
-    data: Annotated[str | None, typer.Option(help="nano, a file, a folder of splits, or a hub id.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A file, a folder of splits, a hub id, or nano, the default for nano: models alone."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="The data's split.")] = None,
     shots: Annotated[int | None, typer.Option(help="Demonstrations before each question.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many samples.")] = None,

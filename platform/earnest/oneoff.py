@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from earnest.compression import calibration, checkpoint, produce
-from earnest.data import resolve_data
+from earnest.data import NANO, resolve_data
 from earnest.decoding.black_box import BlackBox, Tally
 from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import generate
@@ -21,7 +21,17 @@ from earnest.models.loading import LoadedModel, load, load_tokenizer
 from earnest.models.source import folder_of, resolve
 from earnest.preflight import check_methods, check_task, find_data
 from earnest.records import Manifest
-from earnest.specs import Alpha, AnyTask, Calibration, Method, Perplexity, UserError, validated
+from earnest.specs import (
+    Alpha,
+    AnyTask,
+    Calibration,
+    Method,
+    Perplexity,
+    UserError,
+    check_data_is_named,
+    check_judges_are_named,
+    validated,
+)
 from earnest.steps import REFERENCE_FILE, TEXTS_FILE, write_evaluation
 
 DEFAULT_LENGTH = 2048
@@ -45,7 +55,7 @@ def compress_once(
     method: Method,
     folder: Path,
     *,
-    data: str,
+    data: str | None,
     column: str,
     split: str,
     samples: int,
@@ -55,20 +65,31 @@ def compress_once(
     device: str,
     on_block: Callable[[int, int], None],
 ) -> Manifest:
-    """Compress a model into `folder`, which appears whole or not at all.
+    """Compress a model into `folder`, which appears whole or not at all. Without `data` a `nano:` model is calibrated
+    on the almanac's corpus.
 
     Raises:
         UserError: the folder exists, or model, method or calibration data do not fit.
     """
     if folder.exists():
         raise UserError(f"{folder}: exists already; name a new folder, nothing is overwritten")
+    if method.needs_calibration:
+        remedy = "use --calibration FILE (text, Parquet or a hub id); --calibration nano asks for the almanac's corpus"
+        check_data_is_named(Calibration() if data is None else Calibration(data=data), [model], "calibration", remedy)
     source = resolve(model)
     check_methods(source, [method])
     loaded = load(source, device=device, dtype=dtype)
     ids, fields = None, None
     if method.needs_calibration:
         tokens = length or min(DEFAULT_LENGTH, loaded.max_length)
-        wanted = {"data": data, "column": column, "split": split, "samples": samples, "length": tokens, "seed": seed}
+        wanted = {
+            "data": data or NANO,
+            "column": column,
+            "split": split,
+            "samples": samples,
+            "length": tokens,
+            "seed": seed,
+        }
         spec = validated(TypeAdapter(Calibration), wanted, "calibration")
         found = resolve_data(spec.data, spec.split)
         ids = calibration.calibration_ids(spec, found.path, loaded.tokenizer)
@@ -134,6 +155,9 @@ def evaluate_once(
         )
     if dense is not None and task.writes:
         _check_same_tokens(subject, dense)
+    learnt, remedy = [_learnt_as(subject)], "use --data PATH or a hub id; --data nano asks for the almanac's questions"
+    check_data_is_named(task, learnt, f"task {task.label}", remedy)
+    check_judges_are_named(task, learnt, f"task {task.label}")
     data = find_data(task)
     check_task(task, data.path)
     with tempfile.TemporaryDirectory(prefix="earnest-dense-") as name:
@@ -149,6 +173,11 @@ def evaluate_once(
         again, _ = reread(open_subject(dense, dtype=dtype, device=device), texts, on_step)
     metrics = {**result.scores.metrics, **again.metrics}
     return replace(result, scores=result.scores.model_copy(update={"metrics": metrics}))
+
+
+def _learnt_as(subject: str) -> str:
+    """The name of the model that a subject is, or was compressed from."""
+    return checkpoint.read_manifest(Path(subject)).base if (Path(subject) / "manifest.json").is_file() else subject
 
 
 def _check_same_tokens(subject: str, dense: str) -> None:

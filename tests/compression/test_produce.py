@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from earnest.compression import produce
 from earnest.compression.checkpoint import export_dense, load, verify
 from earnest.compression.counting import count_tensors
-from earnest.compression.probe import UnfaithfulCheckpointError
+from earnest.compression.probe import UnfaithfulCheckpointError, attention_of, check_logits, logits_digest
 from earnest.compression.produce import compress_to_folder
 from earnest.compression.walk import compress
 from earnest.models.loading import LoadedModel
@@ -50,7 +50,8 @@ def test_every_weight_reads_back_bit_for_bit(
     name: str, dtype: str, make_model: Make, ids: Tensor, tmp_path: Path
 ) -> None:
     loaded = make_model(dtype=dtype)
-    compress_to_folder(loaded, read_method(METHODS[name]), ids, tmp_path / "out")
+    compress(loaded, read_method(METHODS[name]), ids)
+    compress_to_folder(make_model(dtype=dtype), read_method(METHODS[name]), ids, tmp_path / "out")
     again = load(tmp_path / "out", dtype="stored")
     assert again.dtype == getattr(torch, dtype)
     expected, found = loaded.model.state_dict(), again.model.state_dict()
@@ -68,7 +69,9 @@ def test_other_families_and_tied_embeddings_read_back(
     family: str, changes: dict[str, object], make_model: Make, ids: Tensor, tmp_path: Path
 ) -> None:
     loaded = make_model(family, "bfloat16", **changes)
-    manifest = compress_to_folder(loaded, read_method(METHODS["gptq"]), ids, tmp_path / "out")
+    compress(loaded, read_method(METHODS["gptq"]), ids)
+    dense = make_model(family, "bfloat16", **changes)
+    manifest = compress_to_folder(dense, read_method(METHODS["gptq"]), ids, tmp_path / "out")
     stored = load_file(tmp_path / "out" / "compressed.safetensors")
     assert ("lm_head.weight" in stored) != bool(changes.get("tie_word_embeddings"))
     again = load(tmp_path / "out", dtype="stored")
@@ -231,14 +234,29 @@ def test_a_file_with_other_zeros_than_in_memory_is_an_error(make_model: Make, tm
 
 
 def test_a_checkpoint_that_reads_back_differently_is_an_error(make_model: Make, ids: Tensor, tmp_path: Path) -> None:
-    """One weight of the model in memory moves after saving: the comparison of logits must notice."""
+    """One weight of the model in memory is not as in the file: the comparison of logits must notice."""
     loaded = make_model()
-    weights = compress(loaded, read_method(METHODS["wanda"]), ids)
-    produce.save(loaded, weights, tmp_path)
+    compress_to_folder(loaded, read_method(METHODS["wanda"]), ids, tmp_path / "out")
     with torch.no_grad():
         loaded.model.lm_head.weight[7, 3] += 0.01
     with pytest.raises(UnfaithfulCheckpointError, match="read back, its logits differ"):
-        produce.check_same_logits(loaded, load(tmp_path), "checkpoint")
+        check_logits(load(tmp_path / "out", dtype="stored"), logits_digest(loaded), attention_of(loaded), "checkpoint")
+
+
+def test_what_reads_back_differently_is_no_checkpoint_to_any_reader(
+    make_model: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(folder: Path, device: str, dtype: str) -> LoadedModel:
+        again = load(folder, device=device, dtype=dtype)
+        with torch.no_grad():
+            again.model.lm_head.weight[7, 3] += 0.01
+        return again
+
+    monkeypatch.setattr(produce, "load", other)
+    with pytest.raises(UnfaithfulCheckpointError, match="read back, its logits differ"):
+        compress_to_folder(make_model(), read_method(METHODS["magnitude"]), None, tmp_path / "out")
+    with pytest.raises(UserError, match=r"holds no manifest\.json"):
+        load(tmp_path / "out")
 
 
 def test_a_folder_that_is_not_empty_is_refused(make_model: Make, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earnest.compression.checkpoint import decode_one, open_tensors, parts_of
+from earnest.compression.checkpoint import decode_one, parts_of
 from earnest.compression.encoding import form_of
 from earnest.compression.methods import nominal_zeros
 from earnest.compression.probe import UnfaithfulCheckpointError
+from earnest.compression.tensor_files import open_tensors
 from earnest.compression.walk import CompressedTensor, CompressedWeights
 from earnest.records import Size, TensorRecord
 from earnest.specs import Pruning, UserError
@@ -50,17 +51,16 @@ def count_tensors(
 def _count(
     folder: Path, name: str, tensor: CompressedTensor, stored: Mapping[str, Any], dtype: torch.dtype, method: str
 ) -> TensorRecord:
-    quantised = tensor.quantised
     parts = parts_of(name, stored)
     numel = tensor.shape[0] * tensor.shape[1]
     record = TensorRecord(
         name=name,
         shape=tensor.shape,
-        form=form_of(tensor.pruned, quantised),
+        form=form_of(tensor.pruned, tensor.bits),
         zeros=0,
         sparsity=0.0,
-        bits=None if quantised is None else quantised.bits,
-        group_size=None if quantised is None else quantised.group_size,
+        bits=tensor.bits,
+        group_size=tensor.group_size,
         stored_bytes=sum(_bytes(part) for part in parts.values()),
         dense_bytes=numel * DENSE_BYTES_PER_WEIGHT,
         bf16_bytes=sum(map(_bf16_bytes, parts.values())),
@@ -96,7 +96,9 @@ def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) ->
 
 
 def size_of(records: Sequence[TensorRecord], state: Mapping[str, Tensor], file_bytes: int) -> Size:
-    """The size of a checkpoint from its counted weights; `state` holds all of the model's weights, as stored."""
+    """The size of a checkpoint from its counted weights; `state` holds all of the model's weights, as
+    stored, of which shapes and dtypes are looked at.
+    """
     weights = sum(rows * cols for rows, cols in (record.shape for record in records))
     stored = sum(record.stored_bytes for record in records)
     return Size(

@@ -35,9 +35,9 @@ class Layout:
     group_size: int | None = None
 
 
-def form_of(pruned: int, quantised: Quantised | None) -> Form:
-    """The form that suits what was done to a weight."""
-    if quantised is None:
+def form_of(pruned: int, bits: int | None) -> Form:
+    """The form that suits what was done to a weight: `pruned` of it chosen to become zero, the others of `bits`."""
+    if bits is None:
         return "bitmask"
     return "packed-bitmask" if pruned else "packed"
 

@@ -22,21 +22,30 @@ def logits_digest(loaded: LoadedModel) -> str:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(loaded.vocabulary, (SEQUENCES, length), generator=generator)
     logits = loaded.model(input_ids=ids.to(loaded.device), use_cache=False).logits  # [sequences, length, vocabulary]
-    return hashlib.sha256(logits.cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(logits.cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
-def check_same_logits(compressed: LoadedModel, saved: LoadedModel, what: str) -> str:
-    """Compare a model in memory with one that was read back; gives the digest of their logits.
+def attention_of(loaded: LoadedModel) -> str:
+    """Which of transformers' ways to attend a model uses: bits depend on it."""
+    return str(loaded.model.config._attn_implementation)
+
+
+def check_logits(saved: LoadedModel, expected: str, attention: str, what: str) -> None:
+    """Compare a model that was read back with the logits of the one that was saved, by their digest.
+
+    Args:
+        saved: what was read back.
+        expected: the `logits_digest` of what was saved, with that `attention`.
+        attention: the `attention_of` what was saved.
+        what: names it in the error.
 
     Raises:
         UnfaithfulCheckpointError: the logits differ in any bit.
     """
-    attention = compressed.model.config._attn_implementation
-    if attention != saved.model.config._attn_implementation:
+    if attention != attention_of(saved):
         saved.model.set_attn_implementation(attention)
-    expected, found = logits_digest(compressed), logits_digest(saved)
+    found = logits_digest(saved)
     if expected != found:
         raise UnfaithfulCheckpointError(
             f"{what}: read back, its logits differ from the compressed model's ({found[:12]}, not {expected[:12]})"
         )
-    return expected

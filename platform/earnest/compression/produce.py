@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 import transformers
-from safetensors.torch import save_file
 from torch import Tensor
 
 from earnest.compression.checkpoint import MANIFEST_FILE, copy_beside, load, write_manifest
 from earnest.compression.counting import count_tensors, size_of
 from earnest.compression.encoding import encode, form_of
-from earnest.compression.probe import UnfaithfulCheckpointError, check_same_logits, logits_digest
-from earnest.compression.walk import CompressedWeights, Progress, compress, silent
+from earnest.compression.probe import UnfaithfulCheckpointError, attention_of, check_logits, logits_digest
+from earnest.compression.quantiser import Quantised
+from earnest.compression.tensor_files import Entry, Spool, write_tensors
+from earnest.compression.walk import CompressedTensor, CompressedWeights, Progress, compress, silent
 from earnest.models.loading import LoadedModel, name_of_dtype
 from earnest.plan import method_fields
 from earnest.records import Manifest
@@ -38,7 +41,8 @@ def compress_to_folder(
 ) -> Manifest:
     """Compress `loaded` in place and save it; only what was read back and found equal gets a manifest.
 
-    The same model, method and calibration write the same bytes.
+    The same model, method and calibration write the same bytes. Beside the model there is one block's work in memory;
+    `loaded` then holds what was read back.
 
     Args:
         loaded: the dense model.
@@ -54,27 +58,52 @@ def compress_to_folder(
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; name a new folder, nothing is overwritten")
-    weights = compress(loaded, method, ids, progress)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = save(loaded, weights, folder, calibration=calibration, ids=ids)
+    with tempfile.TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
+        spool = Spool(Path(scratch))
+        weights = compress(loaded, method, ids, progress, partial(_encode, spool, loaded.stored_dtype))
+        files = _write_shards(folder, _entries(loaded, weights, spool))
+    manifest = describe(loaded, weights, folder, files, calibration=calibration, ids=ids)
     try:
-        again = load(folder, device=str(loaded.device), dtype=name_of_dtype(loaded.dtype))
-        check_same_logits(loaded, again, str(folder))
+        _prove(loaded, folder, manifest.logits_digest)
     except UnfaithfulCheckpointError:
         (folder / MANIFEST_FILE).unlink()  # what is left is no checkpoint to any reader
         raise
     return manifest
 
 
-def save(
+def _prove(loaded: LoadedModel, folder: Path, expected: str) -> None:
+    """Read the folder back in the place of the compressed model, and compare their logits."""
+    attention, device, dtype = attention_of(loaded), str(loaded.device), name_of_dtype(loaded.dtype)
+    loaded.model.to("meta")  # gives its memory up: two whole models are never held
+    again = load(folder, device=device, dtype=dtype)
+    check_logits(again, expected, attention, str(folder))
+    loaded.model = again.model
+
+
+def _encode(
+    spool: Spool,
+    stored: torch.dtype,
+    name: str,
+    weight: Tensor,
+    tensor: CompressedTensor,
+    quantised: Quantised | None,
+) -> None:
+    codes, narrow = None if quantised is None else quantised.cpu(), weight.cpu().to(_kept_dtype(weight, stored))
+    parts = encode(form_of(tensor.pruned, tensor.bits), narrow, codes)
+    spool.put({f"{name}.{part}": value for part, value in parts.items()})
+
+
+def describe(
     loaded: LoadedModel,
     weights: CompressedWeights,
     folder: Path,
+    files: Sequence[str],
     *,
     calibration: Mapping[str, Any] | None = None,
     ids: Tensor | None = None,
 ) -> Manifest:
-    """Write a compressed model's weights, config, tokenizer and manifest into an empty folder.
+    """Put config and tokenizer beside the weights' `files`, count what they hold, and write the manifest.
 
     Weights are written in the dtype that the dense model is stored in, whatever was computed in.
 
@@ -82,8 +111,10 @@ def save(
         UnfaithfulCheckpointError: the file holds another number of zeros than was pruned.
     """
     stored = loaded.stored_dtype
-    state = {name: _narrowed(tensor, stored) for name, tensor in _untied(loaded.model.state_dict()).items()}
-    files = _write_shards(folder, dict(_parts(state, weights)))
+    shapes = {
+        name: torch.empty_like(one, dtype=_kept_dtype(one, stored), device="meta")
+        for name, one in _untied(loaded.model.state_dict()).items()
+    }
     copy_beside(loaded.folder, folder)
     records = count_tensors(folder, files, weights, stored)
     fields = method_fields(weights.method)
@@ -97,7 +128,7 @@ def save(
         dtype=name_of_dtype(stored),
         compute_dtype=name_of_dtype(loaded.dtype),
         tensors=records,
-        size=size_of(records, state, sum((folder / name).stat().st_size for name in files)),
+        size=size_of(records, shapes, sum((folder / name).stat().st_size for name in files)),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST_FILE},
         logits_digest=logits_digest(loaded),
         versions={
@@ -122,37 +153,32 @@ def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return untied
 
 
-def _narrowed(tensor: Tensor, stored: torch.dtype) -> Tensor:
-    """The tensor on the CPU in the stored dtype; as it is where that would lose a bit, as of norms kept in float32."""
-    narrow = tensor.cpu().to(stored)
-    return narrow if torch.equal(narrow.to(tensor.dtype), tensor.cpu()) else tensor.cpu()
+def _kept_dtype(tensor: Tensor, stored: torch.dtype) -> torch.dtype:
+    """The stored dtype; the tensor's own where that would lose a bit, as of norms kept in float32."""
+    return stored if torch.equal(tensor.to(stored).to(tensor.dtype), tensor) else tensor.dtype
 
 
-def _parts(state: Mapping[str, Tensor], weights: CompressedWeights) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in state.items():
-        if name not in weights.tensors:
-            yield name, tensor.contiguous()
-            continue
-        outcome = weights.tensors[name]
-        parts = encode(form_of(outcome.pruned, outcome.quantised), tensor, outcome.quantised)
-        yield from ((f"{name}.{part}", value.contiguous()) for part, value in parts.items())
+def _entries(loaded: LoadedModel, weights: CompressedWeights, spool: Spool) -> dict[str, Entry]:
+    """All that is saved: the compressed weights' parts, and the model's other tensors."""
+    state, stored = _untied(loaded.model.state_dict()), loaded.stored_dtype
+    others = {name: one for name, one in state.items() if name not in weights.tensors}
+    return {name: Entry.of(one, _kept_dtype(one, stored)) for name, one in others.items()} | spool.entries
 
 
-def _write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+def _write_shards(folder: Path, entries: Mapping[str, Entry]) -> list[str]:
     """Write safetensors files of at most `SHARD_BYTES` (or one tensor); gives their names."""
-    shards: list[dict[str, Tensor]] = [{}]
+    shards: list[dict[str, Entry]] = [{}]
     room = SHARD_BYTES
-    for name, tensor in sorted(tensors.items()):
-        size = tensor.numel() * tensor.element_size()
-        if size > room and shards[-1]:
+    for name, entry in sorted(entries.items()):
+        if entry.size > room and shards[-1]:
             shards.append({})
             room = SHARD_BYTES
-        shards[-1][name] = tensor
-        room -= size
+        shards[-1][name] = entry
+        room -= entry.size
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name, metadata={"format": "earnest"})
-        (folder / name).chmod(0o644)  # safetensors writes for the owner alone, but a store is read by many
+        write_tensors(folder / name, shard, {"format": "earnest"})
+        (folder / name).chmod(0o644)  # a store is read by many
     return names
 
 

@@ -5,7 +5,7 @@ code = clamp(round(w / scale) + zero, 0, 2^bits − 1) and w' = scale · (code �
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class Quantised:
         """The weights that the codes stand for, float32 [rows, cols]."""
         zero = self.zero[:, self.group_of]
         return self.scale[:, self.group_of] * (self.codes.float() - zero)
+
+    def cpu(self) -> Quantised:
+        """The same on the CPU."""
+        tensors = {name: getattr(self, name).cpu() for name in ("codes", "scale", "zero", "group_of")}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ statistics of a block come from the block as it was; with it, each group of Line
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,13 +30,14 @@ class CompressedTensor:
     """What is known of one compressed weight beside its values, which are in the model.
 
     `pruned` weights were chosen to become zero; `zeros` are zero in the file, for whatever reason.
-    `quantised` lies on the CPU.
+    `bits` and `group_size` say how it was quantised, where it was.
     """
 
     shape: tuple[int, int]
     pruned: int
     zeros: int
-    quantised: Quantised | None = None
+    bits: int | None = None
+    group_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,21 @@ def silent(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+Take = Callable[[str, Tensor, CompressedTensor, Quantised | None], None]
+"""Told of each weight as soon as it is compressed: name, values in the model's dtype, what is known of it, codes."""
+
+
+def ignore(name: str, weight: Tensor, tensor: CompressedTensor, quantised: Quantised | None) -> None:
+    """Take nothing: the values stay in the model, the codes are dropped."""
+
+
 @torch.no_grad()
 def compress(
-    loaded: LoadedModel, method: Method, calibration: Tensor | None = None, progress: Progress = silent
+    loaded: LoadedModel,
+    method: Method,
+    calibration: Tensor | None = None,
+    progress: Progress = silent,
+    take: Take = ignore,
 ) -> CompressedWeights:
     """Compress all Linears in the decoder blocks of `loaded.model`, in place; the rest stays as it is.
 
@@ -62,6 +75,7 @@ def compress(
         method: what to do.
         calibration: token ids [samples, length] for methods that need them.
         progress: called with (blocks done, blocks) after each block.
+        take: called with each weight; codes are kept no longer than that.
 
     Raises:
         UserError: groups do not fit a layer, calibration is missing, too long or not finite, or a Hessian is singular.
@@ -70,10 +84,10 @@ def compress(
     check_fits(loaded.model, method)
     blocks = decoder_blocks(loaded.model)
     if isinstance(procedure, DataFree):
-        outcomes = _by_weights(blocks, procedure, method, loaded.stored_dtype)
+        outcomes = _by_weights(blocks, procedure, method, loaded.stored_dtype, take)
     else:
         stream = open_stream(loaded.model, blocks, _checked(calibration, loaded, method))
-        outcomes = _by_inputs(blocks, stream, procedure, method, loaded.stored_dtype)
+        outcomes = _by_inputs(blocks, stream, procedure, method, loaded.stored_dtype, take)
     tensors: dict[str, CompressedTensor] = {}
     for done, outcome in enumerate(outcomes, start=1):
         tensors |= outcome
@@ -104,22 +118,30 @@ def _checked(calibration: Tensor | None, loaded: LoadedModel, method: Method) ->
 Outcome = dict[str, CompressedTensor]
 
 
-def _by_weights(blocks: Sequence[Block], procedure: DataFree, method: Method, stored: torch.dtype) -> Iterator[Outcome]:
+def _by_weights(
+    blocks: Sequence[Block], procedure: DataFree, method: Method, stored: torch.dtype, take: Take
+) -> Iterator[Outcome]:
+    """Compress matrix by matrix, so that one alone is there in float32."""
     for block in blocks:
-        yield _write(block, list(block.linears), lambda matrices: procedure.compress(matrices, method), stored)
+        outcome: Outcome = {}
+        for name in block.linears:
+            outcome |= _write(block, [name], lambda matrices: procedure.compress(matrices, method), stored, take)
+        yield outcome
 
 
 def _by_inputs(
-    blocks: Sequence[Block], stream: Stream, procedure: DataDriven, method: Method, stored: torch.dtype
+    blocks: Sequence[Block], stream: Stream, procedure: DataDriven, method: Method, stored: torch.dtype, take: Take
 ) -> Iterator[Outcome]:
     """Compress block by block; the next block's inputs are made by the block as it is now."""
     for block in blocks:
-        yield _calibrated(block, stream, procedure, method, stored)
+        yield _calibrated(block, stream, procedure, method, stored, take)
         if block is not blocks[-1]:
             stream.advance(block)
 
 
-def _calibrated(block: Block, stream: Stream, procedure: DataDriven, method: Method, stored: torch.dtype) -> Outcome:
+def _calibrated(
+    block: Block, stream: Stream, procedure: DataDriven, method: Method, stored: torch.dtype, take: Take
+) -> Outcome:
     groups = groups_by_input(block, stream)
     stages = [[group] for group in groups] if getattr(method, "true_sequential", False) else [groups]
     outcome: Outcome = {}
@@ -127,7 +149,7 @@ def _calibrated(block: Block, stream: Stream, procedure: DataDriven, method: Met
         statistics = _gather(block, stage, stream, procedure)
         for names in stage:
             statistic = statistics.pop(names[0]).value()
-            outcome |= _by_statistic(block, names, statistic, procedure, method, stored)
+            outcome |= _by_statistic(block, names, statistic, procedure, method, stored, take)
     return outcome
 
 
@@ -138,8 +160,9 @@ def _by_statistic(
     procedure: DataDriven,
     method: Method,
     stored: torch.dtype,
+    take: Take,
 ) -> Outcome:
-    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method), stored)
+    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method), stored, take)
 
 
 def _gather(
@@ -156,12 +179,20 @@ def _gather(
 
 
 def _write(
-    block: Block, names: Sequence[str], compress: Callable[[list[Matrix]], list[Compressed]], stored: torch.dtype
+    block: Block,
+    names: Sequence[str],
+    compress: Callable[[list[Matrix]], list[Compressed]],
+    stored: torch.dtype,
+    take: Take,
 ) -> Outcome:
-    """Compress the named Linears and put the outcome into the model, rounded to the dtype that it is stored in."""
+    """Compress the named Linears, put the outcome into the model rounded to the stored dtype, and let it be taken."""
     weights = {f"{name}.weight": block.linears[name].weight for name in names}
     done = compress([_matrix(name, weight, stored) for name, weight in weights.items()])
-    return {name: _put(weights[name], outcome, stored) for name, outcome in zip(weights, done, strict=True)}
+    found: Outcome = {}
+    for (name, weight), outcome in zip(weights.items(), done, strict=True):
+        found[name] = _put(weight, outcome, stored)
+        take(name, weight, found[name], outcome.quantised)
+    return found
 
 
 def _matrix(name: str, weight: Tensor, stored: torch.dtype) -> Matrix:
@@ -175,14 +206,11 @@ def _put(weight: Tensor, outcome: Compressed, stored: torch.dtype) -> Compressed
     values = (outcome.weight + 0.0).to(stored)  # −0 becomes +0: a bitmask of non-zeros then tells the whole truth
     weight.copy_(values)
     rows, cols = weight.shape
+    quantised = outcome.quantised
     return CompressedTensor(
         shape=(rows, cols),
         pruned=0 if outcome.mask is None else int(outcome.mask.sum()),
-        zeros=int(((weight if outcome.quantised is None else values) == 0).sum()),
-        quantised=None if outcome.quantised is None else _on_cpu(outcome.quantised),
+        zeros=int(((weight if quantised is None else values) == 0).sum()),
+        bits=None if quantised is None else quantised.bits,
+        group_size=None if quantised is None else quantised.group_size,
     )
-
-
-def _on_cpu(quantised: Quantised) -> Quantised:
-    tensors = {name: getattr(quantised, name).cpu() for name in ("codes", "scale", "zero", "group_of")}
-    return replace(quantised, **tensors)

@@ -129,11 +129,11 @@ def build(
     dtype: torch.dtype,
     stored: torch.dtype | None = None,
 ) -> LoadedModel:
-    """A model from a folder's config and tokenizer and weights that are already in memory, with the same proofs.
+    """A model from a folder's config and tokenizer and weights that are not in its files, with the same proofs.
 
     Args:
         folder: holds config.json and the tokenizer.
-        state: every parameter by its name; a tied output head may be absent.
+        state: every parameter by its name, asked for one at a time; a tied output head may be absent.
         name: what it is called.
         digest: of its weights.
         device: a torch device.
@@ -157,7 +157,7 @@ def build(
         "unexpected_keys": sorted(set(state) - wanted),
     }
     check_keys(name, report)
-    model.load_state_dict(dict(state), strict=False)
+    _fill(model, state, name)
     model.tie_weights()
     if (folder / "generation_config.json").is_file():  # it names the tokens that end a text
         model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -165,6 +165,20 @@ def build(
     check_vocabulary(name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, name, digest, folder, stored=stored)
+
+
+@torch.no_grad()
+def _fill(model: Any, state: Mapping[str, Tensor], name: str) -> None:
+    """Copy tensors into the model one by one: `state` may read each from a file when it is asked for."""
+    places = model.state_dict()
+    for key in state:
+        tensor = state[key]
+        if tensor.shape != places[key].shape:
+            raise UserError(
+                f"model {name}: {key} is stored as {tuple(tensor.shape)} and config.json asks for "
+                f"{tuple(places[key].shape)}; they do not belong together"
+            )
+        places[key].copy_(tensor)
 
 
 def skeleton(source: Source) -> Any:

@@ -6,6 +6,7 @@ a step's digest covers. What the house itself writes down is in `records.py`.
 
 from earnest.specs.chat import Chat
 from earnest.specs.code import DS1000, CodeTask, HumanEval
+from earnest.specs.defaults import check_data_is_named, check_judges_are_named
 from earnest.specs.ensembles import ADAPTIVE, Alpha, Proxy, alpha_text, read_alpha
 from earnest.specs.frame import Spec, UserError, explain, read_toml, validated
 from earnest.specs.harness import LMEval
@@ -115,6 +116,8 @@ __all__ = [
     "UserError",
     "Wanda",
     "alpha_text",
+    "check_data_is_named",
+    "check_judges_are_named",
     "expand",
     "explain",
     "parse_pattern",

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from earnest.specs.chat import Chat
+from earnest.specs.defaults import check_data_is_named, check_judges_are_named
 from earnest.specs.dtypes import Dtype
 from earnest.specs.ensembles import Proxy, check_pairs
 from earnest.specs.frame import Spec, read_toml
@@ -21,7 +22,8 @@ from earnest.specs.tasks import AnyTask
 class Calibration(Spec):
     """The text that data-driven methods look at.
 
-    `data` is `nano` (the almanac's corpus), a Parquet file or folder, a text file, or a dataset's hub id. A column
+    `data` is a Parquet file or folder, a text file, a dataset's hub id, or `nano`, the almanac's corpus: the default
+    for `nano:` models, and for no other. A column
     `input_ids` holds token ids already made: rows of exactly `length` are used as they are, in order.
     """
 
@@ -151,6 +153,21 @@ class Sweep(Spec):
                 "this sweep has none; leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _data_are_named(self) -> Self:
+        if any(method.needs_calibration for method in self.compress):
+            remedy = 'set [calibration] data = "FILE" (text, Parquet or a hub id); data = "nano" asks for the almanac'
+            check_data_is_named(self.calibration, (self.model,), "calibration", remedy)
+        for task in self.tasks:
+            remedy = 'set its data = "..." (a file, a folder or a hub id); data = "nano" asks for the almanac'
+            check_data_is_named(task, self._evaluated_models, f"task {task.label}", remedy)
+            check_judges_are_named(task, self._evaluated_models, f"task {task.label}")
+        return self
+
+    @property
+    def _evaluated_models(self) -> tuple[str, ...]:
+        return (self.model, *self.references, *(proxy.target for proxy in self.proxy if proxy.target is not None))
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -11,7 +11,10 @@ from earnest.specs.frame import Spec
 
 
 class Task(Spec):
-    """What every task has. `data` is `nano` for the almanac's own questions, or a path or hub id of the user's."""
+    """What every task has. `data` is a path or hub id of the user's, or `nano` for the almanac's own questions.
+
+    The latter is the default for `nano:` models, and for no other (`defaults`).
+    """
 
     version: ClassVar[int] = 1
     bounded: ClassVar[bool] = False  # the headline is a mean of scores within 0..1, and asking some gives an idea of it
