@@ -1,6 +1,7 @@
 """The walk over a whole model: what each block is calibrated on, what is touched, and what is refused up front."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from earnest.compression import wanda
 from earnest.compression.activations import SquaredNorms
-from earnest.compression.checks import check_fits
+from earnest.compression.checks import check_fits, check_inputs
 from earnest.compression.matrices import Matrix
+from earnest.compression.produce import compress_to_folder
 from earnest.compression.walk import compress
 from earnest.models.blocks import decoder_blocks
 from earnest.models.loading import LoadedModel
@@ -150,6 +152,27 @@ def test_a_layer_far_down_that_does_not_fit_is_found_up_front(make_model: Make) 
     loaded = make_model(intermediate_size=60)
     with pytest.raises(UserError, match=r"does not divide the 60 inputs of model\.layers\.0\.mlp\.down_proj"):
         check_fits(loaded.model, read_method({"method": "gptq", "bits": 4, "group_size": 32}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({"method": "rtn", "bits": 4, "group_size": 48}, "use group_size = -1 for one group per row"),
+        ({"method": "wanda", "pattern": "2:4"}, "use sparsity = 0.5"),
+    ],
+)
+def test_a_remedy_that_does_not_exist_is_not_offered(fields: dict[str, object], remedy: str) -> None:
+    """Two layers of 15 and 7 inputs share no divisor but 1."""
+    with pytest.raises(UserError) as raised:
+        check_inputs(read_method(fields), {"a": 15, "b": 7})
+    assert str(raised.value).splitlines()[1] == remedy
+
+
+def test_a_sparse_model_is_not_told_to_ask_n_of_m_for_more(make_model: Make, tmp_path: Path) -> None:
+    loaded = make_model()
+    compress(loaded, read_method({"method": "magnitude", "sparsity": 0.7}))
+    with pytest.raises(UserError, match="N:M fixes how many go; begin with the dense model, or ask for sparsity above"):
+        compress_to_folder(loaded, read_method({"method": "magnitude", "pattern": "2:4"}), None, tmp_path / "out")
 
 
 def test_shapes_are_checked_on_a_skeleton_without_weights(make_model: Make) -> None:

@@ -40,7 +40,7 @@ def _check_group_size(method: Method, name: str, cols: int, common: int) -> None
     if group_size != -1 and cols % group_size:
         raise UserError(
             f"{name_of(method)}: group_size {group_size} does not divide the {cols} inputs of {name}\n"
-            f"use one of {_divisors(common, 8, common)}, or group_size = -1 for one group per row"
+            f"use {_one_of(common, 8, common)}group_size = -1 for one group per row"
         )
 
 
@@ -49,12 +49,14 @@ def _check_pattern(method: Method, name: str, cols: int, common: int) -> None:
         return
     raise UserError(
         f"{name_of(method)}: pattern {method.pattern} does not divide the {cols} inputs of {name}\n"
-        f"use an M of {_divisors(common, 2, 64)}, or sparsity = {method.pattern.sparsity:g}"
+        f"use {_one_of(common, 2, 64, 'an M of ')}sparsity = {method.pattern.sparsity:g}"
     )
 
 
-def _divisors(number: int, low: int, high: int) -> str:
-    return ", ".join(str(d) for d in range(low, high + 1) if number % d == 0) or str(number)
+def _one_of(number: int, low: int, high: int, name: str = "one of ") -> str:
+    """The divisors within the bounds as the first of two remedies; nothing where there is none."""
+    found = [str(d) for d in range(low, high + 1) if number % d == 0]
+    return f"{name if len(found) > 1 or name != 'one of ' else ''}{', '.join(found)}, or " if found else ""
 
 
 def name_of(method: Method) -> str:

@@ -20,7 +20,7 @@ from earnest.compression.probe import UnfaithfulCheckpointError
 from earnest.compression.tensor_files import open_tensors
 from earnest.compression.walk import CompressedTensor, CompressedWeights
 from earnest.records import Size, TensorRecord
-from earnest.specs import Pruning, UserError
+from earnest.specs import NM, Pruning, UserError
 
 DENSE_BYTES_PER_WEIGHT = 2  # bf16, whatever the model's dtype, so that all models share one x-axis
 LENGTH_FIELD, ALIGNMENT = 8, 8  # of a safetensors file's header, bytes
@@ -91,8 +91,15 @@ def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) ->
     if zeros - pruned > ZEROS_BESIDE * total:
         raise UserError(
             f"{records[0].method} {method.nominal}: the saved weights are {zeros / total:.1%} zeros, "
-            "because the dense model was sparse already; ask for more than that"
+            f"because the dense model was sparse already; {_remedy(method, zeros / total)}"
         )
+
+
+def _remedy(method: Pruning, zeros: float) -> str:
+    """What can still be asked of a model that is sparse already: more zeros, where the pattern leaves them free."""
+    if isinstance(method.pattern, NM):
+        return f"N:M fixes how many go; begin with the dense model, or ask for sparsity above {zeros:.2f}"
+    return "ask for more than that, or begin with the dense model"
 
 
 def size_of(records: Sequence[TensorRecord], state: Mapping[str, Tensor], file_bytes: int) -> Size:
