@@ -251,6 +251,8 @@ def verify(checkpoint: Annotated[Path, typer.Argument(help="A compressed checkpo
     out.print(
         f"{escape(str(checkpoint))}: {len(manifest.files)} files and {len(manifest.tensors)} tensors are as published"
     )
+    for note in manifest.notes:
+        err.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

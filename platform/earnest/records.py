@@ -177,7 +177,9 @@ class Size(Record):
 class Manifest(Record):
     """What a compressed checkpoint is: its base, its method, every tensor counted, every file hashed.
 
-    `dtype` is what the weights are stored in, `compute_dtype` what the compression was computed in.
+    `dtype` is what the weights are stored in, `compute_dtype` what the compression was computed in. `notes` says in
+    words what a reader should know of it, `unseen_inputs` how many of each layer's inputs were zero in all of
+    calibration, where any were.
     """
 
     format: int = 1
@@ -194,6 +196,8 @@ class Manifest(Record):
     files: dict[str, str]
     logits_digest: str
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+    unseen_inputs: dict[str, int] = Field(default_factory=dict)
 
 
 class Comparison(Record):

@@ -169,10 +169,8 @@ def test_groups_follow_the_order_of_visits_only_without_static_groups(weight: Te
 
 
 def test_one_group_per_row_takes_the_scales_of_rounding_to_nearest(weight: Tensor, hessian: Tensor) -> None:
-    """Also where the row's extreme sits at a dead input, which is set to zero only afterwards."""
-    dead = hessian.clone()
-    dead[7], dead[:, 7] = 0, 0
-    extreme = weight.clone()
+    """Also where the row's extreme sits at an input that calibration never saw."""
+    dead, extreme = unseen(hessian), weight.clone()
     extreme[:, 7] = 9.0
     (nearest,) = rtn.compress([matrix(extreme)], RTN(bits=4, group_size=-1))
     for (outcome,) in (
@@ -182,7 +180,34 @@ def test_one_group_per_row_takes_the_scales_of_rounding_to_nearest(weight: Tenso
         assert outcome.quantised is not None
         assert nearest.quantised is not None
         assert torch.equal(outcome.quantised.scale, nearest.quantised.scale)
-        assert (outcome.weight[:, 7] == 0).all()
+
+
+def unseen(hessian: Tensor) -> Tensor:
+    """Input 7 was zero in all of calibration."""
+    dead = hessian.clone()
+    dead[7], dead[:, 7] = 0, 0
+    return dead
+
+
+@pytest.mark.parametrize("options", [{}, {"act_order": True}, {"static_groups": True}, {"group_size": -1}], ids=str)
+def test_gptq_rounds_the_weights_of_inputs_never_seen_to_nearest(
+    options: dict[str, object], weight: Tensor, hessian: Tensor
+) -> None:
+    (outcome,) = gptq.compress([matrix(weight)], unseen(hessian), GPTQ(**{"bits": 8, "group_size": 16, **options}))
+    assert outcome.quantised is not None
+    step = outcome.quantised.scale[:, outcome.quantised.group_of[7]]
+    assert (
+        float(((outcome.weight[:, 7] - weight[:, 7]).abs() / step).max()) <= 1.001
+    )  # the range's end is half a step in
+    assert (outcome.weight[:, 7] != 0).any()
+
+
+def test_sparsegpt_keeps_the_weights_of_inputs_never_seen_that_it_does_not_prune(weight: Tensor) -> None:
+    """All inputs unseen: half goes, the other half is as it was."""
+    (outcome,) = sparsegpt.compress([matrix(weight)], torch.zeros(64, 64), SparseGPT(sparsity=0.5))
+    assert outcome.mask is not None
+    assert int(outcome.mask.sum()) == 24 * 64 // 2
+    assert torch.equal(outcome.weight[~outcome.mask], weight[~outcome.mask])
 
 
 def test_dead_inputs_lose_their_weights_first(weight: Tensor, hessian: Tensor) -> None:

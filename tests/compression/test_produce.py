@@ -352,3 +352,43 @@ def test_another_dtype_is_cast_from_the_one_that_was_compressed(checkpoint: Path
     assert wide.dtype == torch.float32
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(narrow.model.state_dict()[name].float(), wide.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("method", ["wanda", "gptq", "sparsegpt"])
+def test_inputs_that_calibration_never_saw_are_counted_and_named(
+    method: str, make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    loaded = make_model()
+    with torch.no_grad():
+        loaded.model.model.layers[1].input_layernorm.weight[:3] = 0.0
+    manifest = compress_to_folder(loaded, read_method(METHODS[method]), ids, tmp_path / "out")
+    names = [f"model.layers.1.self_attn.{part}_proj.weight" for part in "kqv"]
+    assert manifest.unseen_inputs == dict.fromkeys(names, 3)
+    assert "calibration never saw 9 inputs of 3 layers" in manifest.notes[0]
+    assert verify(tmp_path / "out") == manifest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "rtn", "bits": 4, "group_size": 16},
+        {"method": "gptq", "bits": 4, "group_size": 16},
+        {"method": "sparsegpt", "sparsity": 0.7},
+    ],
+    ids=lambda fields: str(fields["method"]),
+)
+def test_a_sparse_model_that_loses_its_zeros_is_told(
+    fields: dict[str, object], make_model: Make, ids: Tensor, tmp_path: Path
+) -> None:
+    loaded = make_model()
+    compress(loaded, read_method({"method": "random", "sparsity": 0.6}))
+    manifest = compress_to_folder(loaded, read_method(fields), ids, tmp_path / "out")
+    lost = 0.6 - manifest.size.sparsity
+    told = [note for note in manifest.notes if "sparse already" in note]
+    assert bool(told) == (lost > 0.01 or fields["method"] == "sparsegpt")
+    compress_to_folder(make_model(), read_method(fields), ids, tmp_path / "dense")
+    assert not any("sparse already" in note for note in load_notes(tmp_path / "dense"))
+
+
+def load_notes(folder: Path) -> list[str]:
+    return list(verify(folder).notes)

@@ -70,20 +70,17 @@ class Scales:
     Groups on the way (the default) are runs of `group_size` inputs in visiting order; their scales come from the
     weights as they stand when the group's first input is reached, compensated for the blocks before. Static groups
     are runs in the original order and their scales come from the weights before the loop. One group per row
-    (group_size −1) takes the dense row, dead inputs included. All three as in GPTQ's reference program.
+    (group_size −1) takes the dense row. All three as in GPTQ's reference program.
     """
 
-    def __init__(
-        self, quantiser: Quantiser, group_size: int, dense: Tensor, live: Tensor, order: Tensor, *, static: bool
-    ) -> None:
-        """dense, live: [rows, cols] in the original order, before and after dead inputs were set to zero."""
+    def __init__(self, quantiser: Quantiser, group_size: int, dense: Tensor, order: Tensor, *, static: bool) -> None:
+        """Begin with the dense weight [rows, cols], in the original order."""
         rows, cols = dense.shape
         self._quantiser, self._group_size = quantiser, group_size
         self._fixed = static or group_size == -1
-        source = dense if group_size == -1 else live
         size = cols if group_size == -1 else group_size
         if self._fixed:
-            scale, zero = quantiser.fit(source.view(rows, -1, size))  # [rows, groups]
+            scale, zero = quantiser.fit(dense.view(rows, -1, size))  # [rows, groups]
             self._scale, self._zero = scale.t().contiguous(), zero.t().contiguous()
         else:
             self._scale = torch.empty(cols // size, rows, device=dense.device)

@@ -17,8 +17,9 @@ from earnest.specs import GPTQ
 def compress(matrices: Sequence[Matrix], statistic: Tensor, method: GPTQ) -> list[Compressed]:
     """Quantise Linears that read the same inputs.
 
-    Group scales are made where the reference program makes them (see `columns.Scales`). Inputs that were always zero
-    get the weight zero. Symmetric ranges are the same for every row, unlike the reference's (see `Quantiser`).
+    Group scales are made where the reference program makes them (see `columns.Scales`). The weights of inputs that
+    were always zero are rounded to nearest, where the reference program makes them zero. Symmetric
+    ranges are the same for every row, unlike the reference's (see `Quantiser`).
 
     Args:
         matrices: Linears that read the same inputs; their rows are stacked, which changes no row.
@@ -30,10 +31,9 @@ def compress(matrices: Sequence[Matrix], statistic: Tensor, method: GPTQ) -> lis
     """
     ready = prepare(statistic, damping=method.damping, act_order=method.act_order, name=matrices[0].name)
     dense = torch.cat([matrix.weight for matrix in matrices])  # [rows, cols]
-    live = dense.masked_fill(ready.dead, 0.0)
     quantiser = Quantiser(method.bits, method.symmetric, scale_dtype_for(matrices[0].dtype))
-    rounding = _Rounding(Scales(quantiser, method.group_size, dense, live, ready.order, static=method.static_groups))
-    compensate(live[:, ready.order].t().contiguous(), ready.upper, method.block_size, rounding)
+    rounding = _Rounding(Scales(quantiser, method.group_size, dense, ready.order, static=method.static_groups))
+    compensate(dense[:, ready.order].t().contiguous(), ready.upper, method.block_size, rounding)
     rows = [len(matrix.weight) for matrix in matrices]
     return [Compressed(q.dequantised(), quantised=q) for q in split_rows(rounding.scales.quantised(), rows)]
 

@@ -15,7 +15,8 @@ import transformers
 from torch import Tensor
 
 from earnest.compression.checkpoint import MANIFEST_FILE, copy_beside, load, write_manifest
-from earnest.compression.counting import count_tensors, size_of
+from earnest.compression.checks import name_of
+from earnest.compression.counting import ZEROS_BESIDE, count_tensors, size_of
 from earnest.compression.encoding import encode, form_of
 from earnest.compression.probe import UnfaithfulCheckpointError, attention_of, check_logits, logits_digest
 from earnest.compression.quantiser import Quantised
@@ -136,9 +137,30 @@ def describe(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
+        notes=_notes(weights),
+        unseen_inputs={name: one.unseen for name, one in sorted(weights.tensors.items()) if one.unseen},
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def _notes(weights: CompressedWeights) -> tuple[str, ...]:
+    """What a user should know of a compression that did what was asked."""
+    unseen = {name: one.unseen for name, one in weights.tensors.items() if one.unseen}
+    lost = {name: one.lost for name, one in weights.tensors.items() if one.lost}
+    total = sum(rows * cols for rows, cols in (one.shape for one in weights.tensors.values()))
+    notes = []
+    if unseen:
+        notes.append(
+            f"calibration never saw {sum(unseen.values())} inputs of {len(unseen)} layers, as of {next(iter(unseen))}: "
+            "their weights are only rounded, or go first where weights are pruned; give more or other calibration text"
+        )
+    if sum(lost.values()) > ZEROS_BESIDE * total:
+        notes.append(
+            f"the dense model was sparse already and {sum(lost.values()) / total:.1%} of its weights are zero no more: "
+            f"{name_of(weights.method)} keeps none but its own"
+        )
+    return tuple(notes)
 
 
 def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ def compress(matrices: Sequence[Matrix], statistic: Tensor, method: SparseGPT) -
 
     The score is w² / U_ii² on weights compensated so far. Unstructured, each block of `block_size` inputs of each
     matrix loses exactly floor(n · sparsity) of its n weights, ties to the earlier weight; the reference program
-    compares with ≤ and so removes one more per block. Inputs that were always zero get the weight zero.
+    compares with ≤ and so removes one more per block. The weights of inputs
+    that were always zero go first; those that the pattern leaves are kept, where the reference program makes all zero.
 
     Args:
         matrices: Linears that read the same inputs; their rows are stacked, but thresholds stay per matrix.
@@ -36,10 +37,9 @@ def compress(matrices: Sequence[Matrix], statistic: Tensor, method: SparseGPT) -
     """
     ready = prepare(statistic, damping=method.damping, act_order=method.act_order, name=matrices[0].name)
     dense = torch.cat([matrix.weight for matrix in matrices])  # [rows, cols]
-    live = dense.masked_fill(ready.dead, 0.0)
     rows = [len(matrix.weight) for matrix in matrices]
-    rounding = _Rounding(method, rows, dense.shape[1], _scales(method, dense, live, ready, matrices[0].dtype))
-    work = live[:, ready.order].t().contiguous()  # [cols, rows]
+    rounding = _Rounding(method, rows, dense.shape[1], _scales(method, dense, ready, matrices[0].dtype), ready)
+    work = dense[:, ready.order].t().contiguous()  # [cols, rows]
     compensate(work, ready.upper, block_size(method), rounding)
     weight, mask = torch.empty_like(dense), torch.empty_like(dense, dtype=torch.bool)
     weight[:, ready.order], mask[:, ready.order] = work.t(), rounding.mask.t()
@@ -53,11 +53,11 @@ def block_size(method: SparseGPT) -> int:
     return method.block_size
 
 
-def _scales(method: SparseGPT, dense: Tensor, live: Tensor, ready: Prepared, dtype: torch.dtype) -> Scales | None:
+def _scales(method: SparseGPT, dense: Tensor, ready: Prepared, dtype: torch.dtype) -> Scales | None:
     if method.bits is None:
         return None
     quantiser = Quantiser(method.bits, method.symmetric, scale_dtype_for(dtype))
-    return Scales(quantiser, method.group_size, dense, live, ready.order, static=method.static_groups)
+    return Scales(quantiser, method.group_size, dense, ready.order, static=method.static_groups)
 
 
 def _split(weight: Tensor, mask: Tensor, scales: Scales | None, rows: list[int]) -> list[Compressed]:
@@ -71,9 +71,10 @@ def _split(weight: Tensor, mask: Tensor, scales: Scales | None, rows: list[int])
 class _Rounding:
     """Marked weights become zero; with scales, the others (and, exactly, the zeros) become levels."""
 
-    def __init__(self, method: SparseGPT, rows: list[int], cols: int, scales: Scales | None) -> None:
+    def __init__(self, method: SparseGPT, rows: list[int], cols: int, scales: Scales | None, ready: Prepared) -> None:
         self.scales = scales
         self.mask = torch.empty(0, dtype=torch.bool)
+        self._dead = ready.dead[ready.order]  # by position
         self._pattern, self._rows, self._cols = method.pattern, rows, cols
 
     def enter_block(self, start: int, block: Tensor, diagonal: Tensor) -> None:
@@ -84,8 +85,14 @@ class _Rounding:
         if isinstance(self._pattern, Unstructured):
             self.mask[start : start + len(block)] = self._block_mask(self._pattern.sparsity)
 
+    def _scores(self, at: slice) -> Tensor:
+        """w² / U_ii² of some inputs of the block, [inputs, rows]; 0 for those never seen."""
+        scores = self._block[at].square() / self._diagonal[at, None].square()
+        dead = self._dead[self._start : self._start + len(self._block)][at]
+        return scores.masked_fill_(dead[:, None], 0.0)
+
     def _block_mask(self, sparsity: float) -> Tensor:
-        scores = self._block.square() / self._diagonal[:, None].square()  # [inputs, rows]
+        scores = self._scores(slice(0, len(self._block)))
         masks = []
         for one in torch.split(scores, self._rows, dim=1):
             earlier_first = one.t().reshape(-1)  # by row, then by input
@@ -102,5 +109,5 @@ class _Rounding:
     def _mark_group(self, position: int, pattern: NM) -> None:
         """An N:M group is fixed at its first input, by weights compensated so far."""
         at = slice(position - self._start, position - self._start + pattern.m)
-        scores = self._block[at].square() / self._diagonal[at, None].square()  # [m, rows]
+        scores = self._scores(at)
         self.mask[position : position + pattern.m] = smallest(scores.t(), pattern.m - pattern.n).t()

@@ -30,7 +30,8 @@ class CompressedTensor:
     """What is known of one compressed weight beside its values, which are in the model.
 
     `pruned` weights were chosen to become zero; `zeros` are zero in the file, for whatever reason.
-    `bits` and `group_size` say how it was quantised, where it was.
+    `bits` and `group_size` say how it was quantised, where it was. `lost` weights were zero in the dense model and are
+    not any more; `unseen` inputs were zero in all of calibration.
     """
 
     shape: tuple[int, int]
@@ -38,6 +39,8 @@ class CompressedTensor:
     zeros: int
     bits: int | None = None
     group_size: int | None = None
+    lost: int = 0
+    unseen: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,9 @@ def _by_statistic(
     stored: torch.dtype,
     take: Take,
 ) -> Outcome:
-    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method), stored, take)
+    seen = statistic.diagonal() if statistic.dim() == 2 else statistic  # [cols]
+    unseen = int((seen == 0).sum())
+    return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method), stored, take, unseen)
 
 
 def _gather(
@@ -184,13 +189,14 @@ def _write(
     compress: Callable[[list[Matrix]], list[Compressed]],
     stored: torch.dtype,
     take: Take,
+    unseen: int = 0,
 ) -> Outcome:
     """Compress the named Linears, put the outcome into the model rounded to the stored dtype, and let it be taken."""
     weights = {f"{name}.weight": block.linears[name].weight for name in names}
     done = compress([_matrix(name, weight, stored) for name, weight in weights.items()])
     found: Outcome = {}
     for (name, weight), outcome in zip(weights.items(), done, strict=True):
-        found[name] = _put(weight, outcome, stored)
+        found[name] = _put(weight, outcome, stored, unseen)
         take(name, weight, found[name], outcome.quantised)
     return found
 
@@ -201,9 +207,10 @@ def _matrix(name: str, weight: Tensor, stored: torch.dtype) -> Matrix:
     return Matrix(name, weight.float(), stored)
 
 
-def _put(weight: Tensor, outcome: Compressed, stored: torch.dtype) -> CompressedTensor:
+def _put(weight: Tensor, outcome: Compressed, stored: torch.dtype, unseen: int) -> CompressedTensor:
     """Put the outcome into the model, rounded to the stored dtype and then to the model's own."""
     values = (outcome.weight + 0.0).to(stored)  # −0 becomes +0: a bitmask of non-zeros then tells the whole truth
+    empty = weight == 0
     weight.copy_(values)
     rows, cols = weight.shape
     quantised = outcome.quantised
@@ -213,4 +220,6 @@ def _put(weight: Tensor, outcome: Compressed, stored: torch.dtype) -> Compressed
         zeros=int(((weight if quantised is None else values) == 0).sum()),
         bits=None if quantised is None else quantised.bits,
         group_size=None if quantised is None else quantised.group_size,
+        lost=int((empty & (weight != 0)).sum()),
+        unseen=unseen,
     )

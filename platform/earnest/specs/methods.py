@@ -86,6 +86,7 @@ class SparseGPT(Pruning):
     """
 
     method: Literal["sparsegpt"] = "sparsegpt"
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     cost: ClassVar[float] = 8.0
     damping: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
@@ -145,6 +146,7 @@ class GPTQ(Quantisation):
     """Quantise column by column, the remaining weights making up for it (Frantar et al. 2022, arXiv 2210.17323)."""
 
     method: Literal["gptq"] = "gptq"
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     cost: ClassVar[float] = 8.0
     act_order: bool = False
