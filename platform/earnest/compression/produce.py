@@ -147,7 +147,7 @@ def describe(
 def _notes(weights: CompressedWeights) -> tuple[str, ...]:
     """What a user should know of a compression that did what was asked."""
     unseen = {name: one.unseen for name, one in weights.tensors.items() if one.unseen}
-    lost = {name: one.lost for name, one in weights.tensors.items() if one.lost}
+    empty, lost = (sum(getattr(one, what) for one in weights.tensors.values()) for what in ("empty", "lost"))
     total = sum(rows * cols for rows, cols in (one.shape for one in weights.tensors.values()))
     notes = []
     if unseen:
@@ -155,9 +155,9 @@ def _notes(weights: CompressedWeights) -> tuple[str, ...]:
             f"calibration never saw {sum(unseen.values())} inputs of {len(unseen)} layers, as of {next(iter(unseen))}: "
             "their weights are only rounded, or go first where weights are pruned; give more or other calibration text"
         )
-    if sum(lost.values()) > ZEROS_BESIDE * total:
+    if lost and empty > ZEROS_BESIDE * total:
         notes.append(
-            f"the dense model was sparse already and {sum(lost.values()) / total:.1%} of its weights are zero no more: "
+            f"the dense model was sparse already, and {lost} of its {empty} zeros are zero no more: "
             f"{name_of(weights.method)} keeps none but its own"
         )
     return tuple(notes)

@@ -30,8 +30,8 @@ class CompressedTensor:
     """What is known of one compressed weight beside its values, which are in the model.
 
     `pruned` weights were chosen to become zero; `zeros` are zero in the file, for whatever reason.
-    `bits` and `group_size` say how it was quantised, where it was. `lost` weights were zero in the dense model and are
-    not any more; `unseen` inputs were zero in all of calibration.
+    `bits` and `group_size` say how it was quantised, where it was. `empty` weights were zero in the dense model, and
+    `lost` of them are not any more; `unseen` inputs were zero in all of calibration.
     """
 
     shape: tuple[int, int]
@@ -39,6 +39,7 @@ class CompressedTensor:
     zeros: int
     bits: int | None = None
     group_size: int | None = None
+    empty: int = 0
     lost: int = 0
     unseen: int = 0
 
@@ -220,6 +221,7 @@ def _put(weight: Tensor, outcome: Compressed, stored: torch.dtype, unseen: int) 
         zeros=int(((weight if quantised is None else values) == 0).sum()),
         bits=None if quantised is None else quantised.bits,
         group_size=None if quantised is None else quantised.group_size,
+        empty=int(empty.sum()),
         lost=int((empty & (weight != 0)).sum()),
         unseen=unseen,
     )
