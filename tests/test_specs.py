@@ -160,6 +160,6 @@ def test_a_sweep_without_compression_may_steer_but_must_do_something() -> None:
 )
 def test_the_almanac_is_the_default_for_its_own_family_alone(changes: dict[str, object], message: str) -> None:
     named = {**MINIMAL, "model": "/models/real", "tasks": [{"task": "closed_book", "data": "nano"}]}
-    Sweep.model_validate(named)
-    with pytest.raises(ValueError, match=message):
-        Sweep.model_validate({**named, **changes})
+    Sweep.model_validate(named).check_data_are_named()
+    with pytest.raises(UserError, match=message):
+        Sweep.model_validate({**named, **changes}).check_data_are_named()

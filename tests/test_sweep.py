@@ -157,6 +157,7 @@ name = "mmlu"
 model = "{make_tiny(family, "bfloat16")}"
 store = "{tmp_path / "store"}"
 [calibration]
+data = "nano"
 samples = 4
 length = 64
 [[compress]]

@@ -96,6 +96,7 @@ def prepare(
         UserError: anything that the user must mend before a sweep can run.
     """
     sweep = _with_overrides(read_sweep(config), store, tracking_uri)
+    sweep.check_data_are_named()
     _refuse_a_store_that_vanishes(sweep.store)
     if sweep.tracking.uri is not None:
         check_uri(sweep.tracking.uri)

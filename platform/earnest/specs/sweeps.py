@@ -154,8 +154,8 @@ class Sweep(Spec):
             )
         return self
 
-    @model_validator(mode="after")
-    def _data_are_named(self) -> Self:
+    def check_data_are_named(self) -> None:
+        """Raise UserError where a model that is not of the almanac's family would be given its data by default."""
         if any(method.needs_calibration for method in self.compress):
             remedy = 'set [calibration] data = "FILE" (text, Parquet or a hub id); data = "nano" asks for the almanac'
             check_data_is_named(self.calibration, (self.model,), "calibration", remedy)
@@ -163,7 +163,6 @@ class Sweep(Spec):
             remedy = 'set its data = "..." (a file, a folder or a hub id); data = "nano" asks for the almanac'
             check_data_is_named(task, self._evaluated_models, f"task {task.label}", remedy)
             check_judges_are_named(task, self._evaluated_models, f"task {task.label}")
-        return self
 
     @property
     def _evaluated_models(self) -> tuple[str, ...]:
