@@ -119,6 +119,11 @@ def test_a_split_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
         read_rows(str(tmp_path), "test", ["question"])
 
 
+def test_all_columns_are_read_where_none_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+    assert read_rows(str(tmp_path / "x.parquet"), "test", []) == ROWS
+
+
 BAD = {
     "cut.jsonl.gz": (FORMS["rows.jsonl.gz"][:-9], "cannot be read to its end"),
     "cut.jsonl.zst": (FORMS["rows.jsonl.zst"][:-9], "cannot be read to its end"),

@@ -43,7 +43,7 @@ def read_rows(path: str, split: str, columns: Sequence[str]) -> list[Row]:
     Args:
         path: what `resolve_data` found, with the mapping of its columns if it has one.
         split: the file or shards of a folder, or the split of a saved or hub dataset; a single file has one.
-        columns: columns that every row must have.
+        columns: columns that every row must have; all columns where none is named.
 
     Raises:
         UserError: a row lacks a column (the message names those it has), there is no row, or the file is broken.
@@ -73,7 +73,7 @@ def _parts(path: str, split: str, sources: Mapping[str, Sequence[str]]) -> Itera
         yield path, _from_datasets(path, split)
     for file in files or ():
         there = columns_of(file) if file.suffix == ".parquet" else None
-        wanted = None if there is None else _wanted(str(file), there, chain.from_iterable(sources.values()))
+        wanted = None if there is None or not sources else _wanted(str(file), there, chain(*sources.values()))
         yield str(file), rows_of(file, wanted)
 
 
