@@ -243,6 +243,7 @@ def compare(dense: Evaluated, subject: Evaluated, row: Versus | None) -> Compari
         verdict=stopped.verdict if stopped else judged.verdict if judged else None,
         samples=judged.samples if judged else 0,
         units=judged.units if judged else 0,
+        effective=judged.effective if judged else None,
         needed=judged.needed if judged and not stopped else None,
         difference=judged.difference if judged else None,
         p=judged.p_holm if judged and not partial else None,

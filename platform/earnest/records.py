@@ -207,8 +207,8 @@ class Comparison(Record):
     worse than 5 % (LLM-KICK's criterion), which says nothing of how sure it is. `verdict` is what is shown at that
     margin, of all the sweep's cells and tasks together wrong with at most 5 % for each kind of claim: "matches" within
     it, "no worse", "falls" and "rises" (worse, better by more), or "not decided" at `units` units (`samples`, or
-    clusters of them); `needed` units would decide it, None where it is decided or no number would. It is None where the
-    two cannot be paired. `difference` is the headline's, with its interval; `p` of no change at all, adjusted over the
+    clusters of them), which are worth `effective` units of equal weight; `needed` units would decide it, None where it
+    is decided or no number would. It is None where the two cannot be paired. `difference` is the headline's, with its interval; `p` of no change at all, adjusted over the
     sweep; `noise` the difference that seeds or batches alone make, where that was looked at. `stopped`: decided before
     all questions were asked, on those that were; the verdict is then wrong with the sweep's own error rate by itself.
     `retention`: of the answers dense had right, the share kept; `flips`: the share of answers whose correctness or text
@@ -220,6 +220,7 @@ class Comparison(Record):
     verdict: Verdict | None = None
     samples: int = 0
     units: int = 0
+    effective: float | None = None
     needed: int | None = None
     difference: Estimate | None = None
     p: float | None = None

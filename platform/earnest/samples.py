@@ -28,9 +28,8 @@ SCORES_FILE, SAMPLES_FILE = "scores.json", "samples.parquet"
 # Headlines that are a ratio of sums over samples, and not the mean of their scores.
 RATIOS = {"true": ("true", "well_formed"), "token_perplexity": ("nats", "tokens")}
 EXPONENTIAL = frozenset({"token_perplexity"})
-# Tasks whose samples hang together: the column that names the clusters, and how few of them are too few to draw from.
+# Tasks whose samples hang together: the column that names the clusters.
 CLUSTERS = {"mmlu": "domain"}
-FEWEST_CLUSTERS = 20
 _SUMMED = (column for columns in RATIOS.values() for column in columns)
 _COLUMNS = {"id", "prompt_hash", "prediction", "correct", "score", *_SUMMED, *CLUSTERS.values()}
 
@@ -197,12 +196,12 @@ def floats(table: pa.Table, where: str, name: str) -> Floats:
 
 
 def _clusters(table: pa.Table, where: str, kind: str, asked: str | None) -> tuple[str, ...]:
-    """Every sample's cluster: by the asked column, or by the task's own where that has enough of them."""
+    """Every sample's cluster: by the asked column, or by the task's own where that has several."""
     name = asked or CLUSTERS.get(kind)
     if name is None or (asked is None and name not in table.schema.names):
         return ()
     found = tuple(map(str, _column(table, where, name).to_pylist()))
-    return found if asked or len(set(found)) >= FEWEST_CLUSTERS else ()
+    return found if asked or len(set(found)) > 1 else ()
 
 
 def match_up(a: Samples, b: Samples, name: str = "", noise: float | None = None) -> Matchup:

@@ -8,7 +8,7 @@ from scipy.stats import binom, ttest_1samp
 
 from earnest.records import NO_WORSE
 from earnest.statistics.bounded import p_above_zero
-from earnest.statistics.equivalence import Claims, holm_claims, samples_needed, tost
+from earnest.statistics.equivalence import Claims, _t_above, holm_claims, samples_needed, tost
 from earnest.statistics.paired import Sums
 from earnest.statistics.pairs import Pairs
 
@@ -79,11 +79,22 @@ def test_dense_at_zero_decides_nothing_but_a_rise() -> None:
 
 def test_unbounded_scores_are_tested_by_a_t_on_the_contrast() -> None:
     """Mirrored around its mean, a contrast has no skewness, and Hall's t is Student's."""
-    half = np.random.default_rng(4).normal(0, 0.3, size=25)
-    dense = np.full(50, 5.0)
-    subject = dense - 0.1 + np.r_[half, -half]
-    expected = ttest_1samp(subject - 0.95 * dense, 0, alternative="greater").pvalue
-    assert tost(Pairs.of_scores(list(dense), list(subject))).no_worse == pytest.approx(expected, rel=1e-9)
+    half = np.random.default_rng(4).normal(0, 4.0, size=150)
+    dense = np.full(300, 5.0)
+    subject = dense - 0.25 - 0.2 + np.r_[half, -half]
+    expected = ttest_1samp(0.95 * dense - subject, 0, alternative="greater").pvalue
+    assert tost(Pairs.of_scores(list(dense), list(subject))).falls >= 2 * expected
+    values = 0.95 * dense - subject
+    assert _t_above(values, 300) == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_thirty_windows_cannot_hide_is_decided_and_what_they_can_is_not() -> None:
+    """A loss in one window of twenty goes unseen in thirty with probability 0.95^30 = 0.21."""
+    tokens = np.full(30, 100.0)
+    same = Pairs(Sums(tokens, tokens), Sums(tokens, tokens), False, "log")
+    assert tost(same).no_worse == pytest.approx(0.95**30)
+    worse = Pairs(Sums(tokens, tokens), Sums(tokens * (1 + math.log(1.3)), tokens), False, "log")
+    assert tost(worse).verdict() == "falls"
 
 
 def test_rare_large_losses_are_not_called_a_match_too_soon() -> None:
@@ -101,8 +112,8 @@ def test_rare_large_losses_are_not_called_a_match_too_soon() -> None:
 
 
 def test_perplexity_is_compared_by_its_logarithm() -> None:
-    tokens = np.full(40, 100.0)
-    nats = tokens * np.random.default_rng(5).gamma(4, 0.25, size=40)
+    tokens = np.full(150, 100.0)
+    nats = tokens * np.random.default_rng(5).gamma(4, 0.25, size=150)
     for factor, verdict in ((1.03, "matches"), (1.08, "falls"), (0.9, "rises")):
         subject = Sums(nats + tokens * math.log(factor), tokens)
         assert tost(Pairs(Sums(nats, tokens), subject, False, "log")).verdict() == verdict

@@ -8,6 +8,7 @@ from textwrap import fill
 from earnest.compare.claims import ClaimsFile, Ruled, Ruling, Tested
 from earnest.records import Estimate
 from earnest.report.survey import MINUS, figure_text, percent_change, spoken
+from earnest.report.verdicts import worth
 from earnest.statistics.versus import Versus
 
 ABOUT = """\
@@ -68,6 +69,7 @@ def _row(tested: Tested, row: Versus) -> str:
     p = "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
     units = "n" if row.units == row.samples else "clusters"
     count = f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}"
+    count += worth(row.units, row.effective)
     found = row.verdict + (f", needs {units} ≈ {row.needed:,}" if row.needed else "")
     found = found if tested.ruling == "held" else f"**{found}**"
     return (

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from earnest.records import Verdict
 from earnest.report.survey import figure_text, percent_change, spoken
-from earnest.report.verdicts import rounded_up, signed
+from earnest.report.verdicts import rounded_up, signed, worth
+from earnest.statistics.equivalence import FEWEST
 from earnest.statistics.paired import MATCHING
 from earnest.statistics.versus import Versus, by_verdict
 
@@ -83,7 +84,8 @@ def _computed_in(rows: Sequence[Versus], side: int) -> str:
 
 
 def _count(row: Versus) -> Text:
-    return Text(f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}")
+    counted = f"{row.samples:,}" if row.units == row.samples else f"{row.samples:,} in {row.units:,}"
+    return Text(counted + worth(row.units, row.effective))
 
 
 def _difference(row: Versus) -> Text:
@@ -118,8 +120,9 @@ def _verdict(row: Versus, margin: float) -> Text:
     if row.verdict != "not decided":
         return Text(row.verdict, style=_STYLES[row.verdict])
     units = "n" if row.units == row.samples else "clusters"
+    few = ", too few to decide anything" if row.effective < FEWEST else ""
     need = f"needs {units} ≈ {rounded_up(row.needed)}" if row.needed else f"no {units} would decide it"
-    said = f"not decided at {units} = {row.units:,}, {need}"
+    said = f"not decided at {units} = {row.units:,}{worth(row.units, row.effective)}{few}, {need}"
     if row.changed:
         better = (row.difference.value > 0) == row.higher_is_better
         said = f"{'better' if better else 'worse'}, by {margin:.0%}? {said}"

@@ -38,7 +38,9 @@ SCHEMA = pa.schema(
         ("relative", pa.float64()),
         ("within_margin", pa.bool_()),
         ("verdict", pa.string()),
-        *[(name, pa.int64()) for name in ("units", "needed")],
+        ("units", pa.int64()),
+        ("effective_units", pa.float64()),
+        ("needed", pa.int64()),
         *[(name, pa.float64()) for name in ("change", "change_low", "change_high", "p", "noise")],
         ("within_noise", pa.bool_()),
         *[(name, pa.float64()) for name in ("retention", "flips", "kl")],
@@ -132,6 +134,7 @@ def _against_dense(cell: CellRecord, task: str) -> dict[str, Any]:
     ends = {"": "value", "_low": "low", "_high": "high"}
     values |= {f"change{end}": getattr(change, name) for end, name in ends.items()} if change else {}
     names = ("relative", "within_margin", "verdict", "units", "needed", "p", "noise", "within_noise")
+    values["effective_units"] = comparison.effective
     return {**values, **{name: getattr(comparison, name) for name in names}}
 
 

@@ -39,7 +39,7 @@ from earnest.report.survey import (
     score_text,
     spoken,
 )
-from earnest.report.verdicts import FALLS, SHOWN, explained, hint, legend, mark, undecided_line
+from earnest.report.verdicts import FALLS, SHOWN, explained, hint, legend, mark, rests_on, undecided_line
 from earnest.report.writing import moved_tables, writing_tables
 from earnest.store import Store
 
@@ -153,7 +153,7 @@ def _render(
         data=data,
         any_not_fluent=any(map(survey.not_fluent, survey.tasks)),
         legend=legend(survey),
-        undecided=undecided_line(survey),
+        undecided=" ".join(filter(None, (rests_on(survey), undecided_line(survey)))),
         computed=computed_in(survey),
         inks=_css_colours(survey),
     )

@@ -33,6 +33,7 @@ from earnest.report.verdicts import (
     hint,
     legend,
     mark,
+    rests_on,
     undecided_line,
 )
 
@@ -52,6 +53,8 @@ def print_table(cells: Sequence[CellRecord], console: Console) -> None:
     touched = f" {SAVED}" if wide and survey.compressed else ""
     told = f"Percentages stand for change against dense. {legend(survey)}{touched}"
     console.print(Text(" ".join(filter(None, (told + interval + fluency, computed_in(survey)))), style="dim"))
+    if rest := rests_on(survey):
+        console.print(Text(rest, style="dim"))
     if left := undecided_line(survey):
         console.print(Text(left, style="dim"))
     if survey.unfinished:

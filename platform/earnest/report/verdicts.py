@@ -34,19 +34,38 @@ def explained(comparison: Comparison, headline: str) -> str:
     """As in "not decided at n = 300, needs n ≈ 1,500; difference −4.1 [−7.0, −1.3], p = 0.021"."""
     if comparison.verdict is None:
         return ""
-    units = _units(comparison)
-    said: str = comparison.verdict
+    if comparison.stopped:
+        said = f"{comparison.verdict}, decided after {comparison.units:,} samples"
+    else:
+        said = f"{comparison.verdict} at {_counted(comparison)}"
     if comparison.needed:
-        said = f"{said} at {units} = {comparison.units:,}, needs {units} ≈ {rounded_up(comparison.needed)}"
-    elif comparison.stopped:
-        said = f"{said}, decided after {comparison.units:,} samples"
-    elif not (comparison.no_worse or comparison.falls):
-        said = f"{said} at {units} = {comparison.units:,}"
+        said = f"{said}, needs {_units(comparison)} ≈ {rounded_up(comparison.needed)}"
     return "; ".join(filter(None, (said, _difference(comparison, headline), _noise(comparison, headline))))
 
 
 def _units(comparison: Comparison) -> str:
     return "n" if comparison.units == comparison.samples else "clusters"
+
+
+def _counted(comparison: Comparison) -> str:
+    """What a verdict rests on: "n = 300", "clusters = 57 (worth 41)" where they are of unequal weight."""
+    return f"{_units(comparison)} = {comparison.units:,}{worth(comparison.units, comparison.effective)}"
+
+
+def worth(units: int, effective: float | None) -> str:
+    """As in " (worth 41)", of units whose weights make them worth fewer; empty where they are worth all."""
+    return "" if effective is None or round(effective) >= units else f" (worth {effective:,.0f})"
+
+
+def rests_on(survey: Survey) -> str:
+    """How many units the verdicts of each task rest on, by the fewest of its cells."""
+    found = []
+    for task in survey.tasks:
+        judged = [cell.comparisons[task] for cell in survey.cells if task in cell.comparisons]
+        judged = [comparison for comparison in judged if comparison.verdict is not None and not comparison.stopped]
+        if judged:
+            found.append(f"{spoken(task)} {_counted(min(judged, key=lambda each: each.effective or each.units))}")
+    return f"Verdicts rest on: {', '.join(found)}." if found else ""
 
 
 def _difference(comparison: Comparison, headline: str) -> str:

@@ -72,6 +72,26 @@ class Pairs:
         return means and all(bool(((sums.numerators >= 0) & (sums.numerators <= 1)).all()) for sums in sides)
 
     @property
+    def shares(self) -> bool:
+        """Whether the headline is a share: what a unit adds above the line lies within 0 and what it adds below."""
+        sides = (self.dense, self.subject)
+        return self.scale == "linear" and all(
+            bool(((sums.numerators >= 0) & (sums.numerators <= sums.denominators)).all()) for sums in sides
+        )
+
+    @property
+    def weights(self) -> Floats:
+        """How much each unit counts [n]: what it adds below the line, the mean of both subjects."""
+        return np.asarray((self.dense.denominators + self.subject.denominators) / 2)
+
+    @property
+    def effective(self) -> float:
+        """How many units of equal weight these are worth: (Σ weight)² ÷ Σ weight² (Kish 1965)."""
+        weights = np.abs(self.weights)
+        squares = float((weights**2).sum())
+        return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+    @property
     def binary(self) -> bool:
         """Whether every score is right or wrong."""
         return self.bounded and all(

@@ -43,7 +43,7 @@ class Versus:
     """One row: A against B on one task.
 
     Differences are A − B in the headline's own units; `relative` is A ÷ B − 1. `better` and `worse` count samples on
-    which A scores better and worse. `p` is of no change at all, `claims` of the matching margin; `p_holm`, `p_bh` and
+    which A scores better and worse. `units` are worth `effective` ones of equal weight. `p` is of no change at all, `claims` of the matching margin; `p_holm`, `p_bh` and
     `claims` are adjusted over the whole family. `needed` counts units that would decide an open verdict, None where it
     is decided or no number would.
     """
@@ -54,6 +54,7 @@ class Versus:
     higher_is_better: bool
     samples: int
     units: int
+    effective: float
     left_out: int
     a: float
     b: float
@@ -123,6 +124,7 @@ def _row(
         higher_is_better=pairs.higher_is_better,
         samples=matchup.samples.n,
         units=pairs.n,
+        effective=pairs.effective,
         left_out=matchup.left_out,
         a=a,
         b=b,

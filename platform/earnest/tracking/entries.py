@@ -237,10 +237,11 @@ def _deltas(comparison: Comparison) -> dict[str, float]:
     if comparison.relative is not None and comparison.within_margin is not None:
         found |= {"relative": comparison.relative, "within_margin": float(comparison.within_margin)}
     if comparison.verdict is not None:
-        found["verdict"] = float(comparison.no_worse) - float(comparison.falls)
+        found |= {"verdict": float(comparison.no_worse) - float(comparison.falls), "units": float(comparison.units)}
     if comparison.difference is not None:
         found |= {"change": comparison.difference.value, **_spread("change", comparison.difference)}
     others = {"p": comparison.p, "noise": comparison.noise, "needed": comparison.needed}
+    others["effective_units"] = comparison.effective
     found |= {name: float(value) for name, value in others.items() if value is not None}
     return found
 
