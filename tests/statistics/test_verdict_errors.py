@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from benchmarks.verdict_errors import biographies, clusters, perplexities
 from scipy.stats import binom
 
-from benchmarks.verdict_errors import biographies, clusters, perplexities
 from earnest.statistics.equivalence import samples_needed, tost
 from earnest.statistics.paired import Sums
 from earnest.statistics.pairs import Pairs
