@@ -209,10 +209,10 @@ class Comparison(Record):
     it, "no worse", "falls" and "rises" (worse, better by more), or "not decided" at `units` units (`samples`, or
     clusters of them), which are worth `effective` units of equal weight; `needed` units would decide it, None where it
     is decided or no number would. It is None where the two cannot be paired. `difference` is the headline's, with its
-    interval; `p` of no change at all, adjusted over the sweep; `noise` the difference that seeds or batches alone make, where that was looked at. `stopped`: decided before
-    all questions were asked, on those that were; the verdict is then wrong with the sweep's own error rate by itself.
-    `retention`: of the answers dense had right, the share kept; `flips`: the share of answers whose correctness or text
-    changed. `kl`: mean KL(dense ‖ subject), nats.
+    interval; `p` of no change at all, adjusted over the sweep; `noise` the difference that seeds or batches alone
+    make, where that was looked at. `stopped`: decided before all questions were asked, on those that were; the verdict
+    is then wrong with the sweep's own error rate by itself. `retention`: of the answers dense had right, the share
+    kept; `flips`: the share of answers whose correctness or text changed. `kl`: mean KL(dense ‖ subject), nats.
     """
 
     relative: float | None

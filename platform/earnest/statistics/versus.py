@@ -44,8 +44,8 @@ class Versus:
 
     Differences are A − B in the headline's own units; `relative` is A ÷ B − 1. `better` and `worse` count samples on
     which A scores better and worse. `units` are worth `effective` ones of equal weight. `p` is of no change at all,
-    `claims` of the matching margin; `p_holm`, `p_bh` and `claims` are adjusted over the whole family. `needed` counts units that would decide an open verdict, None where it
-    is decided or no number would.
+    `claims` of the matching margin; `p_holm`, `p_bh` and `claims` are adjusted over the whole family. `needed` counts
+    units that would decide an open verdict, None where it is decided or no number would.
     """
 
     name: str
