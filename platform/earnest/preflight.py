@@ -17,7 +17,10 @@ from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns, rehearse
 from earnest.evaluation.traits import read_frequencies
+from earnest.models.blocks import text_config
+from earnest.models.inspection import check_config, check_weights
 from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
+from earnest.models.proofs import check_tied
 from earnest.models.restoring import check_restorable
 from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
@@ -49,15 +52,11 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
 
 def check_model(source: Source) -> None:
     """Headers of all weight files, and a tokenizer that fits the vocabulary."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(source.path.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise UserError(f"model {source.name}: {file} is corrupted ({error}); fetch it again") from error
-    rows = read_config(source).vocab_size
+    check_config(source.name, source.path)
+    check_weights(source.name, source.path)
+    config = read_config(source)
+    check_tied(source.name, source.path, config)
+    rows = text_config(config).vocab_size
     check_vocabulary(source.name, rows, load_tokenizer(source.path, source.name))
 
 
@@ -117,7 +116,7 @@ def check_task(task: AnyTask, path: str) -> None:
 
 def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:
     """The length fits the model's positions, and every row can be calibrated on."""
-    positions = getattr(read_config(source), "max_position_embeddings", None)
+    positions = getattr(text_config(read_config(source)), "max_position_embeddings", None)
     if positions is not None and sweep.calibration.length > positions:
         raise UserError(
             f"calibration: length {sweep.calibration.length} is beyond the {positions} positions of {source.name}; "

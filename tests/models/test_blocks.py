@@ -132,7 +132,7 @@ def test_a_family_without_linears_is_refused() -> None:
 
 def test_fused_experts_are_refused() -> None:
     config = transformers.MixtralConfig(**SIZES, **LLAMA_LIKE, num_local_experts=2)
-    with pytest.raises(UserError, match="fuses experts"):
+    with pytest.raises(UserError, match="matrices of several experts in one tensor"):
         decoder_blocks(transformers.MixtralForCausalLM(config))
 
 

@@ -95,7 +95,7 @@ def test_remote_code_is_not_run(make_tiny: Make) -> None:
     config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match=r"code of its own \(evil\.py\), which is not run"):
         load(resolve(str(folder)))
 
 

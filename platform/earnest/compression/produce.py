@@ -59,12 +59,19 @@ def compress_to_folder(
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; name a new folder, nothing is overwritten")
+    before = logits_digest(loaded)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
         spool = Spool(Path(scratch))
         weights = compress(loaded, method, ids, progress, partial(_encode, spool, loaded.stored_dtype))
         files = _write_shards(folder, _entries(loaded, weights, spool))
     manifest = describe(loaded, weights, folder, files, calibration=calibration, ids=ids)
+    if manifest.logits_digest == before:
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+        raise UserError(
+            f"model {loaded.name}: {name_of(method)} {method.nominal} left its logits as they were, bit for bit; "
+            "it is compressed so already, or what was compressed is not what it reads text with"
+        )
     try:
         _prove(loaded, folder, manifest.logits_digest)
     except UnfaithfulCheckpointError:

@@ -19,7 +19,9 @@ from earnest.compression.matrices import Compressed, Matrix
 from earnest.compression.methods import DataDriven, DataFree, procedure_for
 from earnest.compression.quantiser import Quantised
 from earnest.models.blocks import Block, Stream, decoder_blocks, empty_cache, groups_by_input, open_stream, watching
+from earnest.models.inspection import quantised_as
 from earnest.models.loading import LoadedModel
+from earnest.models.proofs import check_finite
 from earnest.specs import Method, UserError
 
 Progress = Callable[[int, int], None]
@@ -86,6 +88,7 @@ def compress(
     """
     procedure = procedure_for(method)
     check_fits(loaded.model, method)
+    _check_dense(loaded)
     blocks = decoder_blocks(loaded.model)
     if isinstance(procedure, DataFree):
         outcomes = _by_weights(blocks, procedure, method, loaded.stored_dtype, take)
@@ -98,6 +101,17 @@ def compress(
         empty_cache(loaded.device)
         progress(done, len(blocks))
     return CompressedWeights(method, tensors)
+
+
+def _check_dense(loaded: LoadedModel) -> None:
+    """See that the weights are numbers, and not codes that others made of them."""
+    compressed = {name for block in decoder_blocks(loaded.model) for name in block.linears}
+    check_finite(loaded.name, loaded.model, but={f"{name}.weight" for name in compressed})  # these when they are read
+    quantised = quantised_as(loaded.model.config)
+    if quantised:
+        raise UserError(
+            f"model {loaded.name}: its weights are quantised already ({quantised}); compress the model it was made of"
+        )
 
 
 def _checked(calibration: Tensor | None, loaded: LoadedModel, method: Method) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Block:
     def linears(self) -> dict[str, nn.Linear]:
         """The block's Linears by their full name in the model, in the order of their definition."""
         named = self.module.named_modules()
-        return {f"{self.name}.{name}": module for name, module in named if type(module) is nn.Linear}
+        return {f"{self.name}.{name}": module for name, module in named if _is_linear(module)}
 
 
 def decoder_blocks(model: nn.Module) -> list[Block]:
@@ -50,23 +50,71 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     blocks = [Block(index, f"{name}.{index}", module) for index, module in enumerate(modules)]
     family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     for block in blocks:
+        fused = _fused(block.module)
+        if fused:
+            raise UserError(
+                f"model type {family}: {block.name}.{fused} holds the matrices of several experts in one tensor, which "
+                "is not compressed yet; use a model without experts"
+            )
         if not block.linears:
             raise UserError(
-                f"model type {family}: {block.name} has no Linear layers; use a family such as llama, qwen or opt"
-            )
-        if any(parameter.dim() > 2 for parameter in block.module.parameters()):
-            raise UserError(
-                f"model type {family}: {block.name} fuses experts in one tensor; use a model without experts"
+                f"model type {family}: {block.name} has no Linear layers but {_holders(block.module)}; "
+                "use a family such as llama, qwen or opt"
             )
     return blocks
 
 
+def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it is a Linear, or one of its kin that multiplies by a matrix of floats as it does."""
+    return isinstance(module, nn.Linear) and module.weight.dim() == 2 and module.weight.is_floating_point()
+
+
+def _fused(block: nn.Module) -> str:
+    """The name of a tensor that holds several matrices, which only convolutions do by their nature; "" if none does."""
+    for name, module in block.named_modules():
+        if not isinstance(module, nn.modules.conv._ConvNd):
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() > 2 and min(parameter.shape[-2:]) > 1:
+                    return f"{name}.{key}".lstrip(".")
+    return ""
+
+
+def _holders(block: nn.Module) -> str:
+    """What holds a block's matrices, by the names of the classes."""
+    found = {
+        type(module).__name__
+        for module in block.modules()
+        if any(parameter.dim() == 2 for parameter in module.parameters(recurse=False))
+    }
+    return ", ".join(sorted(found)) or "nothing that holds a matrix"
+
+
+def text_config(config: Any) -> Any:
+    """The part of a model's config that describes its text decoder; of a model of text alone, all of it."""
+    of_text = getattr(config, "get_text_config", None)
+    return config if of_text is None else of_text(decoder=True)
+
+
 def _block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    for name, module in model.named_modules():
+    """The outermost list with one module per layer of the text decoder, which is where a vision tower is not."""
+    layers = getattr(text_config(getattr(model, "config", None)), "num_hidden_layers", None)
+    decoder = _text_decoder(model)
+    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    for name, module in decoder.named_modules(prefix=prefix):
         if isinstance(module, nn.ModuleList) and len(module) and layers in (None, len(module)):
             return name, module
     raise UserError(f"model {type(model).__name__}: no list of {layers} decoder blocks was found in it")
+
+
+def _text_decoder(model: nn.Module) -> nn.Module:
+    """The module that reads text: of a model that sees or hears, the one whose config is the text's."""
+    config = getattr(model, "config", None)
+    wanted = text_config(config)
+    if wanted is not config:
+        for module in model.modules():
+            if module is not model and getattr(module, "config", None) is wanted:
+                return module
+    return model
 
 
 class _ReachedError(Exception):

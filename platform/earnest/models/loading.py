@@ -18,7 +18,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from earnest.models.blocks import text_config
+from earnest.models.inspection import check_config, check_weights
 from earnest.models.precision import auto_on, stored_dtype
+from earnest.models.proofs import check_reads, check_tied
 from earnest.models.source import Source
 from earnest.specs import Chat, UserError
 from earnest.specs.dtypes import compute_dtype
@@ -62,7 +65,7 @@ class LoadedModel:
     @property
     def max_length(self) -> int:
         """The longest input, in tokens, that the model was made for."""
-        config = self.model.config
+        config = text_config(self.model.config)
         return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 2048))
 
     @property
@@ -83,16 +86,21 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
     Raises:
         UserError: a file is corrupted, a key is missing or unexpected, or tokenizer and model do not fit.
     """
-    from transformers import AutoModelForCausalLM
-
     check_device(device)
+    check_config(source.name, source.path)
+    check_weights(source.name, source.path)
     stored = stored_dtype(source.path)
-    model, report = pretrained(AutoModelForCausalLM, source, DTYPES[dtype_on(device, dtype, stored)])
+    config = read_config(source)
+    check_tied(source.name, source.path, config)
+    kind = auto_class(source.name, config)
+    model, report = pretrained(kind, source, DTYPES[dtype_on(device, dtype, stored)])
     check_keys(source.name, report)
     tokenizer = load_tokenizer(source.path, source.name)
     check_vocabulary(source.name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, source.name, source.digest, source.path, stored=DTYPES[stored])
+    loaded = LoadedModel(model, tokenizer, source.name, source.digest, source.path, stored=DTYPES[stored])
+    check_reads(source.name, model, loaded.max_length)
+    return loaded
 
 
 def pretrained(kind: Any, source: Source, dtype: torch.dtype) -> tuple[Any, Mapping[str, Any]]:
@@ -113,8 +121,8 @@ def pretrained(kind: Any, source: Source, dtype: torch.dtype) -> tuple[Any, Mapp
         )
     except SafetensorError as error:
         raise UserError(f"model {source.name}: a safetensors file in {source.path} is corrupted ({error})") from error
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         raise UserError(f"model {source.name}: {source.path} cannot be loaded ({reason})") from error
     return model, report
 
@@ -143,14 +151,16 @@ def build(
     Raises:
         UserError: a key is missing or unexpected, or tokenizer and model do not fit.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
     from transformers.initialization import no_init_weights
 
     check_device(device)
     _say_nothing()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with no_init_weights():  # memory without values, but with true buffers such as RoPE's frequencies
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = auto_class(name, config).from_config(config, dtype=dtype)
+        if dtype != torch.float32:
+            _copy_buffers(auto_class(name, config).from_config(config, dtype=torch.float32), model)
     wanted = set(model.state_dict())
     report = {
         "missing_keys": sorted(wanted - set(state) - _tied_keys(model)),
@@ -181,13 +191,37 @@ def _fill(model: Any, state: Mapping[str, Tensor], name: str) -> None:
         places[key].copy_(tensor)
 
 
+def _copy_buffers(exact: Any, model: Any) -> None:
+    """Give a model the buffers that no file holds as float32 computes them, which is how transformers loads it."""
+    stored = set(model.state_dict())
+    for name, buffer in exact.named_buffers():
+        if name not in stored:
+            module, _, key = name.rpartition(".")
+            setattr(model.get_submodule(module), key, buffer)
+
+
 def skeleton(source: Source) -> Any:
     """The model's modules without memory: shapes to check a method against before any weight is read."""
-    from transformers import AutoModelForCausalLM
-
     config = read_config(source)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return auto_class(source.name, config).from_config(config)
+
+
+def auto_class(name: str, config: Any) -> Any:
+    """The class of transformers that loads a model: a causal one, or of text and images, whose text part is one.
+
+    Raises:
+        UserError: there is none for the config.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in kind._model_mapping:
+            return kind
+    raise UserError(
+        f"model {name}: transformers knows no causal language model of type {config.model_type}; "
+        "use a decoder such as llama, qwen or gemma"
+    )
 
 
 def read_config(source: Source) -> Any:

@@ -14,13 +14,12 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from earnest.models.inspection import tensor_headers
 from earnest.specs.dtypes import Auto
 
 HEADER_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # safetensors' names
 
-LARGEST_HEADER = 100 << 20  # safetensors' own limit, bytes
 FASTER = 1.5  # bfloat16 must be so many times as fast in every product of the probe
 ROWS, WIDTH = (1, 16, 128), 2048  # one token, a batch's step, a prompt; weights larger than the inner caches
 TURNS = 7
@@ -33,22 +32,11 @@ def stored_dtype(folder: Path) -> str:
     Headers alone are read. What config.json says is not asked: it is often that of the training.
     """
     sizes: Counter[str] = Counter()
-    for file in sorted(folder.glob("*.safetensors")):
-        for entry in _header(file).values():
-            begin, end = entry.get("data_offsets", (0, 0))
-            sizes[HEADER_DTYPES.get(entry.get("dtype", ""), "")] += end - begin
+    for _, entry in tensor_headers(folder):
+        begin, end = entry["data_offsets"]
+        sizes[HEADER_DTYPES.get(entry["dtype"], "")] += end - begin
     del sizes[""]
     return max(sizes, key=lambda name: sizes[name]) if sizes else "float32"
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """A safetensors file's table of tensors; empty where it is damaged, which loading it will say."""
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        try:
-            return dict(json.loads(content.read(min(length, LARGEST_HEADER))))
-        except (ValueError, TypeError):
-            return {}
 
 
 def auto_on(device: str) -> Auto:

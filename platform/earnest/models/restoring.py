@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from earnest.models.blocks import decoder_blocks
+from earnest.models.inspection import weight_files
 from earnest.models.source import Source
 from earnest.specs import UserError
 
@@ -79,8 +80,7 @@ def _read(dense: Source, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _opened(dense: Source) -> Iterator[dict[str, Any]]:
     """The open file that holds each tensor, by the tensor's name."""
     with ExitStack() as stack:
-        paths = sorted(dense.path.glob("*.safetensors"))
-        files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
+        files = [stack.enter_context(safe_open(path, framework="pt")) for path in weight_files(dense.path)]
         yield {key: file for file in files for key in file.keys()}  # noqa: SIM118 -- such a file is no mapping
 
 

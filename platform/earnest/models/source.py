@@ -11,14 +11,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from earnest.models.inspection import check_folder, weight_files
 from earnest.specs import UserError
 
 NANO = Path(__file__).parent / "nano"
 NANO_NAMES = ("large", "large-tuned", "medium", "small", "small-tuned")
 BESIDE_WEIGHTS = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+    "added_tokens.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model", "tekken.json",
+    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+FETCHED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+NOT_FETCHED = ["consolidated*", "*/*"]  # the same weights in another format, and what lies in folders
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def folder_of(name: str) -> Path:
     if not name.strip():
         raise UserError("model '': name a model folder, a hub id, or nano:large")
     path = _nano(name) if name.startswith("nano:") else _folder_or_hub(name)
-    _check_folder(name, path)
+    check_folder(name, path)
     return path
 
 
@@ -81,7 +85,8 @@ def _from_hub(name: str) -> Path:
         folder = snapshot_download(
             repository,
             revision=revision or None,
-            allow_patterns=["*.safetensors", "*.safetensors.index.json", "*.json", "tokenizer.model", "*.txt"],
+            allow_patterns=FETCHED,
+            ignore_patterns=NOT_FETCHED,
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
@@ -91,21 +96,13 @@ def _from_hub(name: str) -> Path:
     return Path(folder)
 
 
-def _check_folder(name: str, path: Path) -> None:
-    if not (path / "config.json").is_file():
-        raise UserError(f"model {name}: {path} holds no config.json; name a folder saved by save_pretrained")
-    if not any(path.glob("*.safetensors")):
-        raise UserError(
-            f"model {name}: {path} holds no *.safetensors; pickled weights are not loaded, convert them first"
-        )
-
-
 def digest_of_model(path: Path) -> str:
     """The digest of a model's weights, config and tokenizer: of the bytes, not of the path.
 
     Hashes of large files are remembered by size and modification time in the user's cache.
     """
-    files = sorted([*path.glob("*.safetensors"), *(path / name for name in BESIDE_WEIGHTS if (path / name).is_file())])
+    weights = [file for file in weight_files(path) if file.is_file()]
+    files = sorted([*weights, *(path / name for name in BESIDE_WEIGHTS if (path / name).is_file())])
     remembered = _Remembered()
     pairs = [(file.name, remembered.sha256(file)) for file in files]
     remembered.save()
