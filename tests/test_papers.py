@@ -90,8 +90,8 @@ def write_data(path: Path, row: dict[str, object]) -> None:
         return
     path.mkdir(exist_ok=True)
     (path / "train.jsonl").write_text(json.dumps(row) + "\n")
-    for split in ("dev", "test"):
-        pq.write_table(table, path / f"{split}.parquet")
+    pq.write_table(table, path / "test.parquet")
+    pq.write_table(pa.Table.from_pylist([row] * 5), path / "dev.parquet")  # as many demonstrations as are asked for
     pq.write_table(pa.Table.from_pylist([JUDGE]), path / "judge_prompts.parquet")
 
 

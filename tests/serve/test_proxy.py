@@ -53,12 +53,12 @@ def test_the_account_is_the_decoders(client: openai.OpenAI, models: dict[str, Lo
     assert [token["changed"] for token in told] == [one.changed for one in reference]
     assert choice.proxy["changed"] == sum(one.changed for one in reference) / len(reference)
     for token, one in zip(told, reference, strict=True):
-        assert token["shift"] == pytest.approx(one.shift, abs=1e-4)
+        assert token["shift"] == pytest.approx(one.shift, abs=1e-3)
         assert [view["model"] for view in token["steering"]] == ["small-tuned", "small"]
         assert len(token["base"]["top"]) == 3
         for candidate, known in zip(token["combined"]["top"], one.combined.top, strict=True):
             assert candidate["token"] == known.token
-            assert candidate["logit"] == pytest.approx(known.logit, abs=1e-4)
+            assert candidate["logit"] == pytest.approx(known.logit, abs=1e-3)
 
 
 def test_a_streams_accounts_are_those_of_the_whole(client: openai.OpenAI) -> None:
