@@ -10,7 +10,6 @@ import asyncio
 import math
 import pickle
 import socket
-import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from itertools import count
@@ -23,12 +22,10 @@ from earnest.decoding.requests import Chunk, Request
 from serve.ensemble_server import HANDSHAKE_S, Place
 from serve.inbox import Inbox
 from serve.seam import EnsembleCard, EnsembleLostError
-from serve.transport import keep_alive
+from serve.transport import framed, keep_alive, taken_out
 
 PATIENCE_S = 0.8  # of a request, for an ensemble to be found
 LOOK_S = 0.2
-SHORT, LONG = struct.Struct("!i"), struct.Struct("!Q")  # how multiprocessing's connections tell a message's length
-IS_LONG = -1
 
 
 class EnsembleClient:
@@ -147,7 +144,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         self._received += data
-        while (message := self._message()) is not None:
+        while (message := taken_out(self._received)) is not None:
             for number, said in pickle.loads(message):  # noqa: S301 (from who knows the secret)
                 self._hear(number, said)
 
@@ -174,31 +171,10 @@ class Link(asyncio.Protocol):
             else:
                 asked.set_result(said)
 
-    def _message(self) -> memoryview | None:
-        """The next whole message, taken out of what was received."""
-        start = SHORT.size
-        if len(self._received) < start:
-            return None
-        (length,) = SHORT.unpack_from(self._received)
-        if length == IS_LONG:
-            start += LONG.size
-            if len(self._received) < start:
-                return None
-            (length,) = LONG.unpack_from(self._received, SHORT.size)
-        if len(self._received) < start + length:
-            return None
-        message = memoryview(bytes(self._received[start : start + length]))
-        del self._received[: start + length]
-        return message
-
     def _say(self, number: int, wanted: Request | str) -> None:
         if not self.lost:
             assert self._transport is not None
-            message = pickle.dumps((number, wanted), pickle.HIGHEST_PROTOCOL)
-            length = (
-                SHORT.pack(len(message)) if len(message) < 1 << 31 else SHORT.pack(IS_LONG) + LONG.pack(len(message))
-            )
-            self._transport.write(length + message)
+            self._transport.write(framed(pickle.dumps((number, wanted), pickle.HIGHEST_PROTOCOL)))
 
     @staticmethod
     def _end(inbox: Inbox) -> None:

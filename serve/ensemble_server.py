@@ -9,8 +9,10 @@ all that is new: (number, Chunk), (number, answer) or (number, error).
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import secrets
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from typing import Any
 from earnest.decoding.requests import Chunk, QueueFullError, Request
 from serve.ensemble import Ensemble
 from serve.seam import EnsembleLostError
-from serve.transport import Address, keep_alive, listener
+from serve.transport import Address, framed, keep_alive, listener
 
 HANDSHAKE_S = 10
 QUIET_S = 1.0  # for a gateway to send what it is still reading
@@ -87,17 +89,22 @@ class EnsembleServer:
 
 
 class Caller:
-    """One gateway and its streams (see `inbox.Outlet`); what is for it is sent by a thread of its own."""
+    """One gateway and its streams (see `inbox.Outlet`).
+
+    What is for it leaves at once; a thread of its own sends what does not fit into the socket.
+    """
 
     def __init__(self, ensemble: Ensemble, connection: Connection) -> None:
         self._ensemble, self._connection = ensemble, connection
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         self._tickets: dict[int, int] = {}
-        self._new: SimpleQueue[list[tuple[int, Any]] | None] = SimpleQueue()
-        threading.Thread(target=self._send, daemon=True).start()
+        self._late: SimpleQueue[bytes | None] = SimpleQueue()
+        self._behind, self._lock = 0, threading.Lock()
+        threading.Thread(target=self._catch_up, daemon=True).start()
 
     def deliver(self, parcel: list[tuple[Any, Chunk]]) -> None:
         """See `Outlet.deliver`."""
-        self._new.put(parcel)
+        self._say(parcel)
 
     def listen(self) -> None:
         """Do what it says until it hangs up. Raises EOFError or OSError then."""
@@ -106,15 +113,15 @@ class Caller:
             try:
                 self._do(number, wanted)
             except (EnsembleLostError, QueueFullError) as error:
-                self._new.put([(number, error)])
+                self._say([(number, error)])
             except ValueError as error:  # a subclass may not travel
-                self._new.put([(number, ValueError(str(error)))])
+                self._say([(number, ValueError(str(error)))])
 
     def close(self) -> None:
         """End its streams."""
         for ticket in self._tickets.values():
             self._ensemble.cancel(ticket)
-        self._new.put(None)
+        self._late.put(None)
 
     def _do(self, number: int, wanted: Request | str) -> None:
         if isinstance(wanted, Request):
@@ -123,15 +130,28 @@ class Caller:
             if (ticket := self._tickets.pop(number, None)) is not None:
                 self._ensemble.cancel(ticket)
         else:
-            self._new.put([(number, self._ensemble.card() if wanted == "card" else self._ensemble.state())])
+            self._say([(number, self._ensemble.card() if wanted == "card" else self._ensemble.state())])
 
-    def _send(self) -> None:
-        ended = False
-        with contextlib.suppress(OSError):  # it hung up, which `listen` notices too
-            while not ended:
-                new = [self._new.get()]
-                while not self._new.empty():
-                    new.append(self._new.get())
-                ended = None in new
-                parcel = [one for some in new for one in some or ()]
-                self._connection.send_bytes(pickle.dumps(parcel, pickle.HIGHEST_PROTOCOL))
+    def _say(self, said: list[tuple[int, Any]]) -> None:
+        message = framed(pickle.dumps(said, pickle.HIGHEST_PROTOCOL))
+        with self._lock:
+            rest = message if self._behind else message[self._sent(message) :]
+            if rest:
+                self._behind += 1
+                self._late.put(rest)
+
+    def _sent(self, message: bytes) -> int:
+        """Send what does not have to wait; how many bytes that were."""
+        try:
+            return self._socket.send(message, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it hung up, which `listen` notices too
+            return len(message)
+
+    def _catch_up(self) -> None:
+        with self._socket, contextlib.suppress(OSError):
+            while (message := self._late.get()) is not None:
+                self._socket.sendall(message)
+                with self._lock:
+                    self._behind -= 1

@@ -24,6 +24,7 @@ SILENCE_S = 120  # who says nothing for so long is lost, even where its machine 
 AWAKE_S = 0.005  # longer than a member waits within a round; an idle batch lets the machine sleep
 KEEP_ALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 LENGTH = struct.Struct("!I")
+SHORT, LONG, IS_LONG = struct.Struct("!i"), struct.Struct("!Q"), -1
 
 
 def listener(host: str | None, secret: bytes | None) -> Listener:
@@ -42,6 +43,30 @@ def dial(address: Address, secret: bytes) -> Wire:
 def accept(listening: Listener) -> Wire:
     """Take a call, and wait for its messages as long as it takes. Raises AuthenticationError, EOFError or OSError."""
     return Wire(listening.accept(), 0)
+
+
+def framed(message: bytes) -> bytes:
+    """A message as multiprocessing's connections send it."""
+    short = len(message) < 1 << 31
+    return (SHORT.pack(len(message)) if short else SHORT.pack(IS_LONG) + LONG.pack(len(message))) + message
+
+
+def taken_out(received: bytearray) -> bytes | None:
+    """The first whole message of what was received, taken out of it; None where it is not whole yet."""
+    start = SHORT.size
+    if len(received) < start:
+        return None
+    (length,) = SHORT.unpack_from(received)
+    if length == IS_LONG:
+        start += LONG.size
+        if len(received) < start:
+            return None
+        (length,) = LONG.unpack_from(received, SHORT.size)
+    if len(received) < start + length:
+        return None
+    message = bytes(memoryview(received)[start : start + length])
+    del received[: start + length]
+    return message
 
 
 def keep_alive(connection: Connection, patience: int) -> None:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DONE = b"data: [DONE]\n\n"
+WRITER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class LeftError(Exception):
@@ -104,7 +105,7 @@ class Turn:
         piece = {**self._head, "object": self._order.shape.stream_kind, "choices": choices}
         if with_usage:
             piece["usage"] = usage
-        return b"data: " + json.dumps(piece, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+        return b"data: " + WRITER.encode(piece).encode() + b"\n\n"
 
     def _told(self, choice: Json, index: int, chunk: Chunk) -> Json:
         report = self._order.report
