@@ -24,10 +24,12 @@ from typing import Any
 from earnest.decoding.requests import Chunk, QueueFullError, Request
 from serve.ensemble import Ensemble
 from serve.seam import EnsembleLostError
-from serve.transport import Address, framed, keep_alive, listener
+from serve.transport import Address, framed, keep_alive, listener, taken_out
 
 HANDSHAKE_S = 10
 QUIET_S = 1.0  # for a gateway to send what it is still reading
+PACE_S = 0.008  # between two messages, unless a text begins or ends: each wakes a gateway and its client
+MOST_READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,31 +93,38 @@ class EnsembleServer:
 class Caller:
     """One gateway and its streams (see `inbox.Outlet`).
 
-    What is for it leaves at once; a thread of its own sends what does not fit into the socket.
+    The first and the last of a text leave at once, what lies between leaves together; a thread of its own sends what
+    does not fit into the socket.
     """
 
     def __init__(self, ensemble: Ensemble, connection: Connection) -> None:
-        self._ensemble, self._connection = ensemble, connection
+        self._ensemble = ensemble
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         self._tickets: dict[int, int] = {}
+        self._unheard: set[int] = set()
+        self._held: list[tuple[int, Any]] = []
+        self._sent_at = 0.0
         self._late: SimpleQueue[bytes | None] = SimpleQueue()
         self._behind, self._lock = 0, threading.Lock()
         threading.Thread(target=self._catch_up, daemon=True).start()
 
     def deliver(self, parcel: list[tuple[Any, Chunk]]) -> None:
         """See `Outlet.deliver`."""
-        self._say(parcel)
+        self._held += parcel
+        now = time.monotonic()
+        begun = self._unheard.intersection(number for number, _ in parcel)
+        if begun or now - self._sent_at >= PACE_S or any(chunk.last for _, chunk in parcel):
+            self._unheard.difference_update(begun)
+            self._say(self._held)
+            self._held, self._sent_at = [], now
 
     def listen(self) -> None:
-        """Do what it says until it hangs up. Raises EOFError or OSError then."""
-        while True:
-            number, wanted = pickle.loads(self._connection.recv_bytes())  # noqa: S301 (it knows the secret)
-            try:
-                self._do(number, wanted)
-            except (EnsembleLostError, QueueFullError) as error:
-                self._say([(number, error)])
-            except ValueError as error:  # a subclass may not travel
-                self._say([(number, ValueError(str(error)))])
+        """Do what it says until it hangs up. Raises OSError where its machine vanished."""
+        received = bytearray()
+        while data := self._socket.recv(MOST_READ):
+            received += data
+            while (message := taken_out(received)) is not None:
+                self._hear(*pickle.loads(message))  # noqa: S301 (it knows the secret)
 
     def close(self) -> None:
         """End its streams."""
@@ -123,10 +132,20 @@ class Caller:
             self._ensemble.cancel(ticket)
         self._late.put(None)
 
+    def _hear(self, number: int, wanted: Request | str) -> None:
+        try:
+            self._do(number, wanted)
+        except (EnsembleLostError, QueueFullError) as error:
+            self._say([(number, error)])
+        except ValueError as error:  # a subclass may not travel
+            self._say([(number, ValueError(str(error)))])
+
     def _do(self, number: int, wanted: Request | str) -> None:
         if isinstance(wanted, Request):
+            self._unheard.add(number)
             self._tickets[number] = self._ensemble.submit(wanted, self, number)
         elif wanted == "cancel":
+            self._unheard.discard(number)
             if (ticket := self._tickets.pop(number, None)) is not None:
                 self._ensemble.cancel(ticket)
         else:
