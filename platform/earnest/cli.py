@@ -140,9 +140,10 @@ def compress(
         model, spec, folder, data=calibration, column=column, split=split, samples=samples, length=length, seed=seed,
         dtype=dtype, device=device, on_block=_progress("block"),
     )  # fmt: skip
-    from earnest.report.scores import size_line
+    from earnest.report.scores import size_line, touched_line
 
     out.print(f"{escape(str(folder))}: {size_line(manifest)}, reloads bit for bit", highlight=False)
+    out.print(touched_line(manifest), highlight=False)
 
 
 @app.command()

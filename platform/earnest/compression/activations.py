@@ -18,7 +18,7 @@ class Statistic(Protocol):
         """Take in one batch of inputs, [sequences, length, cols] in any float dtype."""
 
     def value(self) -> Tensor:
-        """The statistic over all inputs so far, float32."""
+        """The statistic over all inputs so far, float32; zeros where there were none."""
 
 
 class SquaredNorms:
@@ -36,7 +36,7 @@ class SquaredNorms:
 
     def value(self) -> Tensor:
         """float32 [cols]."""
-        return self._sum / self._sequences
+        return self._sum / max(self._sequences, 1)
 
 
 class SecondMoment:
@@ -54,4 +54,4 @@ class SecondMoment:
 
     def value(self) -> Tensor:
         """float32 [cols, cols]."""
-        return self._sum * (2.0 / self._sequences)
+        return self._sum * (2.0 / max(self._sequences, 1))

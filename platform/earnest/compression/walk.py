@@ -22,6 +22,7 @@ from earnest.models.blocks import Block, Stream, decoder_blocks, empty_cache, gr
 from earnest.models.inspection import quantised_as
 from earnest.models.loading import LoadedModel
 from earnest.models.proofs import check_finite
+from earnest.models.walkable import check_walk
 from earnest.specs import Method, UserError
 
 Progress = Callable[[int, int], None]
@@ -93,7 +94,9 @@ def compress(
     if isinstance(procedure, DataFree):
         outcomes = _by_weights(blocks, procedure, method, loaded.stored_dtype, take)
     else:
-        stream = open_stream(loaded.model, blocks, _checked(calibration, loaded, method))
+        ids = _checked(calibration, loaded, method)
+        check_walk(loaded.model, blocks, ids)
+        stream = open_stream(loaded.model, blocks, ids)
         outcomes = _by_inputs(blocks, stream, procedure, method, loaded.stored_dtype, take)
     tensors: dict[str, CompressedTensor] = {}
     for done, outcome in enumerate(outcomes, start=1):
@@ -182,6 +185,8 @@ def _by_statistic(
 ) -> Outcome:
     seen = statistic.diagonal() if statistic.dim() == 2 else statistic  # [cols]
     unseen = int((seen == 0).sum())
+    if unseen == len(seen):  # such as an expert that no token is sent to: by its weights alone, all inputs alike
+        statistic = torch.ones_like(seen) if statistic.dim() == 1 else torch.eye(len(seen), device=seen.device)
     return _write(block, names, lambda matrices: procedure.compress(matrices, statistic, method), stored, take, unseen)
 
 

@@ -44,7 +44,8 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     are built of `nn.Linear` (Llama, Mistral, Qwen, Phi, OPT, GPT-NeoX and their kin).
 
     Raises:
-        UserError: there is no such list, or its blocks hold no Linears, or experts fused into one tensor.
+        UserError: there is no such list, or its blocks hold no Linears, several matrices in one tensor, or weights
+            that they share.
     """
     name, modules = _block_list(model)
     blocks = [Block(index, f"{name}.{index}", module) for index, module in enumerate(modules)]
@@ -52,16 +53,35 @@ def decoder_blocks(model: nn.Module) -> list[Block]:
     for block in blocks:
         fused = _fused(block.module)
         if fused:
-            raise UserError(
-                f"model type {family}: {block.name}.{fused} holds the matrices of several experts in one tensor, which "
-                "is not compressed yet; use a model without experts"
-            )
+            raise _of_several_matrices(family, f"{block.name}.{fused}")
         if not block.linears:
             raise UserError(
                 f"model type {family}: {block.name} has no Linear layers but {_holders(block.module)}; "
                 "use a family such as llama, qwen or opt"
             )
+    _check_apart(blocks, family)
     return blocks
+
+
+def _of_several_matrices(family: str, name: str) -> UserError:
+    if "expert" in name:
+        holds, use = "the matrices of several experts", "a model without experts"
+    else:
+        holds, use = "several matrices", "a family such as llama, qwen or opt"
+    return UserError(f"model type {family}: {name} holds {holds} in one tensor, which is not compressed yet; use {use}")
+
+
+def _check_apart(blocks: Sequence[Block], family: str) -> None:
+    """See that no two Linears of the blocks share a weight, which would be compressed twice."""
+    known: dict[int, str] = {}
+    for block in blocks:
+        for name, linear in block.linears.items():
+            first = known.setdefault(id(linear.weight), name)
+            if first != name:
+                raise UserError(
+                    f"model type {family}: {name} shares its weight with {first}, and is not compressed yet; "
+                    "use a family whose blocks have weights of their own, such as llama, qwen or opt"
+                )
 
 
 def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -183,13 +203,13 @@ def _arguments(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> list[A
     The first block computes, those between it and the last note it and pass their input on, at the last it ends.
     """
     seen: list[tuple[Tensor, Arguments]] = []
-    tuples: list[bool] = []
+    outputs: list[Any] = []
     with ExitStack() as stack:
         stack.enter_context(_stopping(blocks[-1], seen.append))
         if len(blocks) > 1:
-            stack.enter_context(_noting(blocks[0], seen.append, tuples.append))
+            stack.enter_context(_noting(blocks[0], seen.append, outputs.append))
         for block in blocks[1:-1]:
-            stack.enter_context(_bypassing(block, seen.append, tuples))
+            stack.enter_context(_bypassing(block, seen.append, outputs))
         model(input_ids=ids, use_cache=False)
     return [arguments for _, arguments in seen]
 
@@ -215,12 +235,12 @@ def _stopping(block: Block, note: Note) -> Iterator[None]:
 
 
 @contextmanager
-def _noting(block: Block, note: Note, note_tuple: Callable[[bool], None]) -> Iterator[None]:
-    """Note a block's inputs, and whether it puts out a tuple."""
+def _noting(block: Block, note: Note, note_output: Callable[[Any], None]) -> Iterator[None]:
+    """Note a block's inputs and what it puts out."""
 
     def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         note(_split(args, kwargs))
-        note_tuple(isinstance(output, tuple))
+        note_output(output)
 
     handle = block.module.register_forward_hook(after, with_kwargs=True)
     try:
@@ -230,13 +250,13 @@ def _noting(block: Block, note: Note, note_tuple: Callable[[bool], None]) -> Ite
 
 
 @contextmanager
-def _bypassing(block: Block, note: Note, tuples: Sequence[bool]) -> Iterator[None]:
-    """Note a block's inputs and put them out again, in the form of the first block, without computing."""
+def _bypassing(block: Block, note: Note, outputs: Sequence[Any]) -> Iterator[None]:
+    """Note a block's inputs and put them out again, beside whatever else the first block put out, without computing."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         inputs = _split(args, kwargs)
         note(inputs)
-        return (inputs[0],) if tuples[0] else inputs[0]
+        return (inputs[0], *outputs[0][1:]) if isinstance(outputs[0], tuple) else inputs[0]
 
     block.module.forward = forward
     try:
@@ -262,25 +282,53 @@ def _hidden_of(output: Any) -> Tensor:
 def groups_by_input(block: Block, stream: Stream) -> list[list[str]]:
     """The block's Linears in the order of their calls, those that read the very same tensor together.
 
-    For a Llama block: q, k, v / o / gate, up / down. Found by running the first batch, so no names need be known.
+    For a Llama block: q, k, v / o / gate, up / down. Found by running batches until all were called, so no names need
+    be known. An expert that no token is sent to has a group for each of its Linears, which are never called.
 
     Raises:
-        UserError: a Linear is not reached by a forward pass, so that nothing could be known about its inputs.
+        UserError: a Linear is not reached although the module that holds it runs, so that nothing could be known about
+            its inputs.
     """
-    calls: list[tuple[str, Tensor]] = []
-
-    def note(name: str) -> Any:
-        return lambda _module, args: calls.append((name, args[0]))
-
-    with ExitStack() as stack:
-        for name, linear in block.linears.items():
-            stack.callback(linear.register_forward_pre_hook(note(name)).remove)
-        stream.run(block, stream.hidden[0])
-    unreached = block.linears.keys() - {name for name, _ in calls}
+    groups: list[list[str]] = []
+    waiting, ran = set(block.linears), set[str]()
+    for batch in stream.hidden:
+        calls, modules = _calls(block, stream, batch)
+        found = _same_inputs([(name, seen) for name, seen in calls if name in waiting])
+        groups += found
+        waiting.difference_update(*found)
+        ran |= modules
+        if not waiting:
+            break
+    unreached = sorted(name for name in waiting if name.rpartition(".")[0] in ran)
     if unreached:
         raise UserError(
-            f"{min(unreached)}: no forward pass reaches it, so it cannot be calibrated; use random, magnitude or rtn"
+            f"{unreached[0]}: no forward pass reaches it, so it cannot be calibrated; use random, magnitude or rtn"
         )
+    return groups + [[name] for name in block.linears if name in waiting]
+
+
+def _calls(block: Block, stream: Stream, batch: Tensor) -> tuple[list[tuple[str, Tensor]], set[str]]:
+    """The first call of each of the block's Linears on a batch, with what it read, and the names of all that ran."""
+    calls: dict[str, Tensor] = {}
+    ran: set[str] = set()
+
+    def note(name: str) -> Any:
+        def seen(_: nn.Module, args: tuple[Any, ...]) -> None:
+            ran.add(name)
+            if name in block.linears and args[0].numel():
+                calls.setdefault(name, args[0])
+
+        return seen
+
+    with ExitStack() as stack:
+        for name, module in block.module.named_modules(prefix=block.name):
+            stack.callback(module.register_forward_pre_hook(note(name)).remove)
+        stream.run(block, batch)
+    return list(calls.items()), ran
+
+
+def _same_inputs(calls: Sequence[tuple[str, Tensor]]) -> list[list[str]]:
+    """Names in groups of those that read the very same tensor one after the other."""
     groups: list[tuple[Tensor, list[str]]] = []
     for name, seen in calls:
         if groups and groups[-1][0] is seen:

@@ -37,6 +37,26 @@ def size_line(manifest: Manifest) -> str:
     )
 
 
+def touched_line(manifest: Manifest) -> str:
+    """Which matrices were compressed: how many, in which blocks, and what they are called."""
+    names = [tensor.name.removesuffix(".weight") for tensor in manifest.tensors]
+    blocks = dict.fromkeys(_block_of(name) for name in names)
+    kinds = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+    return f"touched {len(names)} matrices of {len(blocks)} blocks, {_common(list(blocks))}: {kinds}"
+
+
+def _block_of(name: str) -> str:
+    """The name up to its first number: "model.layers.3" of "model.layers.3.mlp.up_proj"."""
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbers[0] + 1]) if numbers else name
+
+
+def _common(blocks: list[str]) -> str:
+    """What all blocks are called but for their number, as in "model.layers.*"."""
+    return ", ".join(sorted({f"{block.rpartition('.')[0]}.*" for block in blocks}))
+
+
 def _part_lines(title: str, parts: Mapping[str, Part]) -> Iterator[str]:
     yield title
     whole = sum(part.tokens for part in parts.values())
