@@ -18,9 +18,7 @@ from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns, rehearse
 from earnest.evaluation.traits import read_frequencies
 from earnest.models.blocks import text_config
-from earnest.models.inspection import check_config, check_weights
-from earnest.models.loading import check_vocabulary, load_tokenizer, read_config, skeleton
-from earnest.models.proofs import check_tied
+from earnest.models.loading import check_vocabulary, checked_config, load_tokenizer, read_config, skeleton
 from earnest.models.restoring import check_restorable
 from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
@@ -52,11 +50,7 @@ def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
 
 def check_model(source: Source) -> None:
     """Headers of all weight files, and a tokenizer that fits the vocabulary."""
-    check_config(source.name, source.path)
-    check_weights(source.name, source.path)
-    config = read_config(source)
-    check_tied(source.name, source.path, config)
-    rows = text_config(config).vocab_size
+    rows = text_config(checked_config(source)).vocab_size
     check_vocabulary(source.name, rows, load_tokenizer(source.path, source.name))
 
 

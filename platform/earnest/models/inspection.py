@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,16 @@ def tensor_headers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             except ValueError:
                 continue
         yield from ((name, entry) for name, entry in header.items() if name != "__metadata__")
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator[dict[str, Any]]:
+    """The open file that holds each tensor of a folder's weights, by the tensor's name."""
+    from safetensors import safe_open
+
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(file, framework="pt")) for file in weight_files(path)]
+        yield {key: file for file in files for key in file.keys()}  # noqa: SIM118 -- such a file is no mapping
 
 
 def _json_of(name: str, file: Path) -> dict[str, Any]:

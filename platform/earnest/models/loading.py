@@ -87,12 +87,8 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
         UserError: a file is corrupted, a key is missing or unexpected, or tokenizer and model do not fit.
     """
     check_device(device)
-    check_config(source.name, source.path)
-    check_weights(source.name, source.path)
+    kind = auto_class(source.name, checked_config(source))
     stored = stored_dtype(source.path)
-    config = read_config(source)
-    check_tied(source.name, source.path, config)
-    kind = auto_class(source.name, config)
     model, report = pretrained(kind, source, DTYPES[dtype_on(device, dtype, stored)])
     check_keys(source.name, report)
     tokenizer = load_tokenizer(source.path, source.name)
@@ -222,6 +218,19 @@ def auto_class(name: str, config: Any) -> Any:
         f"model {name}: transformers knows no causal language model of type {config.model_type}; "
         "use a decoder such as llama, qwen or gemma"
     )
+
+
+def checked_config(source: Source) -> Any:
+    """The config of a folder whose config and headers are those of a causal model in whole files.
+
+    Raises:
+        UserError: they are not.
+    """
+    check_config(source.name, source.path)
+    check_weights(source.name, source.path)
+    config = read_config(source)
+    check_tied(source.name, source.path, config)
+    return config
 
 
 def read_config(source: Source) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earnest.models.inspection import tensor_headers
+from earnest.models.inspection import open_tensors, tensor_headers
 from earnest.specs import UserError
 
 LENGTH = 8
@@ -93,9 +93,11 @@ def check_tied(name: str, path: Path, config: Any) -> None:
     Raises:
         UserError: it holds other values, of which the model would make no use.
     """
+    if not getattr(config, "tie_word_embeddings", False):
+        return
     stored = {key for key, _ in tensor_headers(path)}
     head, embeddings = (next((k for k in sorted(stored) if k.endswith(names)), None) for names in (HEADS, EMBEDDINGS))
-    if getattr(config, "tie_word_embeddings", False) and head and embeddings and not _equal(path, head, embeddings):
+    if head and embeddings and not _equal(path, head, embeddings):
         raise UserError(
             f"model {name}: config.json ties {head} to {embeddings}, and {path} stores other values for it\n"
             "set tie_word_embeddings to false in config.json, or save the model without the head"
@@ -103,15 +105,8 @@ def check_tied(name: str, path: Path, config: Any) -> None:
 
 
 def _equal(path: Path, one: str, other: str) -> bool:
-    from contextlib import ExitStack
-
-    from safetensors import safe_open
-
-    from earnest.models.inspection import weight_files
-
-    with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(file, framework="pt")) for file in weight_files(path)]
-        parts = [next(f.get_slice(key) for f in files if key in f.keys()) for key in (one, other)]  # noqa: SIM118
+    with open_tensors(path) as holds:
+        parts = [holds[key].get_slice(key) for key in (one, other)]
         if parts[0].get_shape() != parts[1].get_shape():
             return False
         rows = int(parts[0].get_shape()[0])

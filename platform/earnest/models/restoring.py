@@ -7,15 +7,14 @@ model has: whatever shares that memory, such as a faster pass over joined weight
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from earnest.models.blocks import decoder_blocks
-from earnest.models.inspection import weight_files
+from earnest.models.inspection import open_tensors
 from earnest.models.source import Source
 from earnest.specs import UserError
 
@@ -65,23 +64,15 @@ def check_restorable(model: Any, dense: Source) -> None:
     Raises:
         UserError: one is not there, or has another shape.
     """
-    with _opened(dense) as holds:
+    with open_tensors(dense.path) as holds:
         _check(dense, holds, _parameters(model, dense, range(len(decoder_blocks(model)))))
 
 
 def _read(dense: Source, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same parameters from the dense model's files."""
-    with _opened(dense) as holds:
+    with open_tensors(dense.path) as holds:
         _check(dense, holds, wanted)
         return {name: holds[name].get_tensor(name) for name in wanted}
-
-
-@contextmanager
-def _opened(dense: Source) -> Iterator[dict[str, Any]]:
-    """The open file that holds each tensor, by the tensor's name."""
-    with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(path, framework="pt")) for path in weight_files(dense.path)]
-        yield {key: file for file in files for key in file.keys()}  # noqa: SIM118 -- such a file is no mapping
 
 
 def _check(dense: Source, holds: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,7 @@ from earnest.evaluation.sandbox.messages import Channel, ChannelClosedError, rea
 SAID = 300
 
 
-class Candidate:
+class CandidateProcess:
     """The other process, as the tests see it."""
 
     def __init__(self, channel: Channel, scratch: bool) -> None:
@@ -115,7 +115,7 @@ def _forget_figures() -> None:
         pyplot.close("all")
 
 
-def _ending(checks: str, candidate: Candidate) -> str:
+def _ending(checks: str, candidate: CandidateProcess) -> str:
     """Run the tests to their end: how they ended."""
     space = {"__name__": "__main__", "__candidate__": candidate.function, "__execute__": candidate.execute}
     space["__refuse__"] = _refuse
@@ -144,6 +144,6 @@ def main(asked: dict[str, Any]) -> None:
     except ChannelClosedError:
         os._exit(1)
     os.write(asked["verdict"], b"ready\n")
-    ending = _ending(asked["program"], Candidate(channel, bool(asked["scratch"])))
+    ending = _ending(asked["program"], CandidateProcess(channel, bool(asked["scratch"])))
     os.write(asked["verdict"], ending[:SAID].encode("utf-8", "replace").replace(b"\n", b" ") + b"\n")
     os._exit(0)
