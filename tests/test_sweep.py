@@ -177,6 +177,18 @@ subjects = ["anatomy", "virology"]
     assert [score["scored"] for score in scores] == [32, 32]
 
 
+# What a model outside the almanac's family must name.
+NAMED = {line: f'{line}\ndata = "nano"' for line in ("[calibration]", "limit = 24", "limit = 20")}
+
+
+def stranger(folder: Path) -> str:
+    """The small sweep on another model, its data named."""
+    text = SMALL.replace("nano:small", str(folder))
+    for before, after in NAMED.items():
+        text = text.replace(before, after)
+    return text
+
+
 MISTAKES = {
     "an unknown key": ({"[[tasks]]": "colour = 1\n[[tasks]]"}, ["colour", "Extra inputs"]),
     "an unknown method": ({'"gptq"': '"gtpq"'}, ["gtpq", "gptq"]),
@@ -186,7 +198,7 @@ MISTAKES = {
         ["3:2", "N must be below M"],
     ),
     "a group size that does not divide": ({"group_size = 16": "group_size = 40"}, ["40", "does not divide"]),
-    "a missing model folder": ({'"nano:small"': '"./absent"'}, ["./absent", "no such folder"]),
+    "a missing model folder": ({'"nano:small"': '"./absent"', **NAMED}, ["./absent", "no such folder"]),
 }
 
 
@@ -247,9 +259,9 @@ def test_a_corrupted_or_foreign_model_is_refused_before_any_work(
     broken = make_tiny()
     file = broken / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-64])
-    assert "corrupted" in refused("sweep", write_config(tmp_path, SMALL.replace("nano:small", str(broken))))
+    assert "corrupted" in refused("sweep", write_config(tmp_path, stranger(broken)))
     small = make_tiny(vocab_size=512)
-    assert "1536 tokens" in refused("sweep", write_config(tmp_path, SMALL.replace("nano:small", str(small))))
+    assert "1536 tokens" in refused("sweep", write_config(tmp_path, stranger(small)))
 
 
 def test_a_store_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from earnest.tracking.entries import CURVE_TAG, FLUENT
 VIEW_KEY = "earnest"
 CURVE_PREFIX = "curve/"
 SAVED, SIZE = "curve/saved", "curve/size_mib"
-AXES = (SAVED, SIZE)
+AXES = (SAVED, SIZE, "curve/saved_of_touched")
 
 
 def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[str, str]:
