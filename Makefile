@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LM_EVAL := .venv-lm-eval
 
-.PHONY: help setup demo serve-demo test test-fast lint bench bench-serve bench-eval nano clean apt
+.PHONY: help setup demo serve-demo test test-fast lint docs bench bench-serve bench-eval nano clean apt
 
 help: ## these lines
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -31,11 +31,15 @@ test-fast: $(READY) ## the tests that take seconds
 apt:
 	@bash infra/apt.sh
 
-lint: $(READY) ## format, rules, types, and the floors of the house
+lint: $(READY) ## format, rules, types, the layers of imports, links of the documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MAKE) -s docs
+
+docs: $(READY) ## the documentation as a site in .site; a dead link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 bench: $(READY) ## seconds of the demo's parts
 	@$(BIN)/python benchmarks/parts.py $(if $(JSON),--json $(JSON))
@@ -54,5 +58,5 @@ nano: $(READY) ## train the embedded models again (under an hour on two cores)
 	@$(BIN)/python jobs/train_nano.py jobs/configs/nano.toml --out nano
 
 clean: ## remove what was built and what the demo stored
-	rm -rf $(VENV) $(LM_EVAL) store .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(LM_EVAL) store .site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """Which of the papers' claims hold on finished sweeps: writes the page of findings from their samples.
 
-    python jobs/findings.py jobs/claims/nano.toml                        # writes docs/findings.md
+    python jobs/findings.py jobs/claims/nano.toml                        # writes docs/results/findings.md
     python jobs/findings.py jobs/claims/nano.toml --store /shared/earnest --out findings.md
 
 Exits 0 when the page is written, whatever holds; 2 for a mistake, such as a sweep that is not finished.
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("claims", type=Path, help="a file of claims; jobs/claims holds one")
     parser.add_argument("--store", help="where the sweeps' results lie, by default as their configurations say")
-    parser.add_argument("--out", type=Path, default=Path("docs/findings.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/findings.md"))
     arguments = parser.parse_args()
     try:
         written = write(arguments.claims, arguments.store, arguments.out)

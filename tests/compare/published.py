@@ -1,6 +1,6 @@
 """Proxy-tuning's published per-item outcomes, paired: its metrics again, and which of its differences hold.
 
-    python tests/compare/published.py ../shared/data/proxy_tuning_outcomes.parquet > docs/proxy_outcomes.md
+    python tests/compare/published.py ../shared/data/proxy_tuning_outcomes.parquet > docs/results/published-outcomes.md
 
 The outcomes are those of arXiv 2401.08565, as its repository published them; they are not part of this repository.
 """
@@ -115,7 +115,7 @@ def gaps(outcomes: dict[tuple[str, str], Samples]) -> Iterator[tuple[str, str, E
 
 
 def markdown(outcomes: dict[tuple[str, str], Samples]) -> Iterator[str]:
-    """The page docs/proxy_outcomes.md, line by line."""
+    """The page docs/results/published-outcomes.md, line by line."""
     rows = differences(outcomes)
     yield ABOUT.format(len(rows))
     yield "| task | size | proxy | against | difference | relative | p | verdict |"

@@ -1,0 +1,140 @@
+"""A hook of mkdocs: tables of commands and configuration fields are written from the code when pages are built.
+
+A page asks for one by a line `<!-- generated: NAME -->`, with NAME a key of `TABLES`.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from serve.config import Batch, Config, Gateways, Key, Limits, Model, Pair, Settings, Traces
+from typer.main import get_command
+
+from earnest.cli import app
+from earnest.specs import METHODS, TASKS
+from earnest.specs.ensembles import Proxy
+from earnest.specs.localise import Localise
+from earnest.specs.sweeps import Calibration, Cluster, Noise, Sequential, Sweep, Tracking
+
+MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Mkdocs' event: the page's text with each mark in it replaced by its table."""
+    return MARK.sub(lambda mark: TABLES[mark[1]](), markdown)
+
+
+def commands() -> str:
+    """Every command: what it does, its arguments and options, as `--help` tells them."""
+    group = get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    return "\n\n".join(_command(name, command) for name, command in group.commands.items())
+
+
+def _command(name: str, command: Any) -> str:
+    rows = [
+        (f"`{_spelled(parameter)}`", _default_of_option(parameter), getattr(parameter, "help", None) or "")
+        for parameter in command.params
+        if parameter.name != "help"
+    ]
+    about, _, example = (command.help or "").partition("\b")
+    shown = f"\n\n```sh\n{example.strip()}\n```" if example.strip() else ""
+    return f"## earnest {name}\n\n{' '.join(about.split())}{shown}\n\n" + _table(("option", "default", "what"), rows)
+
+
+def _spelled(parameter: Any) -> str:
+    return str(parameter.name).upper() if isinstance(parameter, typer.core.TyperArgument) else ", ".join(parameter.opts)
+
+
+def _default_of_option(parameter: Any) -> str:
+    default = parameter.default
+    plain = isinstance(default, str | int | float) and not isinstance(default, bool)
+    return f"`{default}`" if plain else ""
+
+
+def sections(entries: Iterable[tuple[str, type[BaseModel]]]) -> str:
+    """One heading and one table of fields per model of a configuration file."""
+    return "\n\n".join(f"## {heading}\n\n{_about(of)}\n\n{_fields(of)}" for heading, of in entries)
+
+
+def _about(of: type[BaseModel]) -> str:
+    return "\n".join(line.strip() for line in (of.__doc__ or "").strip().splitlines())
+
+
+def _fields(of: type[BaseModel]) -> str:
+    rows = [
+        (f"`{name}`", f"`{_type(field.annotation)}`", _default(field), field.description or "")
+        for name, field in of.model_fields.items()
+    ]
+    return _table(("key", "type", "default", "what"), rows)
+
+
+def _type(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type(argument) for argument in arguments if argument is not type(None)))
+    if origin is typing.Literal:
+        return " or ".join(f'"{value}"' for value in arguments)
+    if origin is not None:
+        kind = "list" if origin in (tuple, list) else "table"
+        return f"{kind} of {_type(arguments[-1] if arguments[-1] is not Ellipsis else arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {"str": "text", "bool": "true or false", "int": "whole number", "float": "number"}.get(
+        annotation.__name__, annotation.__name__
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is None or default in ((), "") or isinstance(default, BaseModel | dict):
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{list(default) if isinstance(default, tuple) else default}`"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(cell.replace("|", "\\|") for cell in row) for row in rows)]
+    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines)
+
+
+SWEEP_SECTIONS = (
+    ("Top level", Sweep),
+    ("[calibration]", Calibration),
+    ("[[proxy]]", Proxy),
+    ("[[localise]]", Localise),
+    ("[sequential]", Sequential),
+    ("[noise]", Noise),
+    ("[cluster]", Cluster),
+    ("[tracking]", Tracking),
+)
+SERVE_SECTIONS = (
+    ("Top level", Config),
+    ("[models.NAME]", Model),
+    ("[pairs.NAME]", Pair),
+    ("[batch]", Batch),
+    ("[gateways]", Gateways),
+    ("[limits]", Limits),
+    ("[[keys]]", Key),
+    ("[traces]", Traces),
+    ("What may change while requests run", Settings),
+)
+TABLES: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "sweep": lambda: sections(SWEEP_SECTIONS),
+    "serve": lambda: sections(SERVE_SECTIONS),
+    "methods": lambda: sections((f"`{of.model_fields['method'].default}`", of) for of in METHODS),
+    "tasks": lambda: sections((f"`{of.model_fields['task'].default}`", of) for of in TASKS),
+}
