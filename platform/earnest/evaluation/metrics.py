@@ -1,5 +1,7 @@
 """What a short answer is worth: the strict exact match and F1, and matches of others under names that say whose.
 
+The strict ones compare `normal_forms`, in which only blank texts are empty. The others repeat what was published.
+
 The lenient matches stand beside the strict one so that published figures can be compared; none is a headline.
 """
 
@@ -10,28 +12,43 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from earnest.evaluation.normal_forms import normalise
+
 _TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation + "\u2018\u2019\u00b4", " "))
 _NO_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def normalise(text: str) -> str:
-    """An answer without case, punctuation (each mark becomes a space), articles and surplus white space.
-
-    Follows TriviaQA's official evaluation (Joshi et al. 2017).
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_TO_SPACE)).split())
-
-
 def exact_match(prediction: str, aliases: Sequence[str]) -> bool:
-    """Whether the normalised prediction equals a normalised alias."""
+    """Whether the prediction says the same as an alias, as `normalise` compares; what is blank says nothing."""
     answer = normalise(prediction)
-    return any(answer == normalise(alias) for alias in aliases)
+    return answer != "" and any(answer == normalise(alias) for alias in aliases)
 
 
 def token_f1(prediction: str, aliases: Sequence[str]) -> float:
     """The best F1 of the normalised words over the aliases, 0..1."""
-    return max((_f1(normalise(prediction).split(), normalise(alias).split()) for alias in aliases), default=0.0)
+    words = normalise(prediction).split()
+    return max((_f1(words, normalise(alias).split()) for alias in aliases), default=0.0)
+
+
+def trivia_normalise(text: str) -> str:
+    """An answer without case, punctuation (each mark becomes a space), articles and surplus white space.
+
+    Follows TriviaQA's official evaluation (Joshi et al. 2017); "The The" and "!!!" become nothing.
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_TO_SPACE)).split())
+
+
+def trivia_match(prediction: str, aliases: Sequence[str]) -> bool:
+    """TriviaQA's exact match: as TriviaQA normalises, the prediction equals an alias; nothing equals nothing."""
+    answer = trivia_normalise(prediction)
+    return any(answer == trivia_normalise(alias) for alias in aliases)
+
+
+def trivia_f1(prediction: str, aliases: Sequence[str]) -> float:
+    """TriviaQA's F1 over the aliases, 0..1."""
+    words = trivia_normalise(prediction).split()
+    return max((_f1(words, trivia_normalise(alias).split()) for alias in aliases), default=0.0)
 
 
 def squad_normalise(text: str) -> str:
@@ -68,8 +85,8 @@ def kick_containment(prediction: str, aliases: Sequence[str]) -> bool:
     An empty prediction lies in every alias and counts as right, so a collapsed model looks good. It is reported only
     to be compared with published figures.
     """
-    answer = normalise(prediction)
-    return any(answer in normalise(alias) or normalise(alias) in answer for alias in aliases)
+    answer, golds = trivia_normalise(prediction), [trivia_normalise(alias) for alias in aliases]
+    return any(answer in gold or gold in answer for gold in golds)
 
 
 def kick_substring(text: str, aliases: Sequence[str]) -> bool:
@@ -83,8 +100,8 @@ def kick_substring(text: str, aliases: Sequence[str]) -> bool:
 
 def lm_eval_match(prediction: str, aliases: Sequence[str]) -> bool:
     """lm-eval's exact match of TriviaQA: equal to an alias but for case and ASCII punctuation; articles count."""
-    answer = plain(prediction).translate(_NO_PUNCTUATION)
-    return any(answer == plain(alias).translate(_NO_PUNCTUATION) for alias in aliases)
+    answer = plain_words(prediction)
+    return any(answer == plain_words(alias) for alias in aliases)
 
 
 def proxy_tuning_match(prediction: str, aliases: Sequence[str]) -> bool:
@@ -93,8 +110,18 @@ def proxy_tuning_match(prediction: str, aliases: Sequence[str]) -> bool:
 
 
 def plain(text: str) -> str:
-    """Lower case by code point and no trailing NUL: texts as numpy's arrays of strings hold them in lm-eval."""
-    return "".join(character.lower()[0] for character in text.rstrip("\0"))
+    """Lower case as lm-eval has it, which compares in numpy's arrays of strings.
+
+    They hold no trailing NUL, and no more characters than before: of "İ", whose lower case is two, one is cut off at
+    the text's end.
+    """
+    text = text.rstrip("\0")
+    return text.lower()[: len(text)].rstrip("\0")
+
+
+def plain_words(text: str) -> str:
+    """`plain` without ASCII punctuation."""
+    return plain(text).translate(_NO_PUNCTUATION).rstrip("\0")
 
 
 def _squeezed(text: str) -> str:

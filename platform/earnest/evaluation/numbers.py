@@ -1,16 +1,16 @@
 """Numbers in answers to sums: how lm-eval and proxy-tuning find and compare them, and what they are worth.
 
 lm-eval compares texts ("18.00" is not "18"). Proxy-tuning loses the minus of whole numbers and all punctuation
-("3.5" is "35"). `value_of` reads the number itself.
+("3.5" is "35"). `value_of` reads the number itself, `same_value` compares it.
 """
 
 from __future__ import annotations
 
 import re
-import string
 from decimal import Decimal
 
-from earnest.evaluation.metrics import plain
+from earnest.evaluation.metrics import plain, plain_words
+from earnest.evaluation.normal_forms import ascii_digits, readable
 
 INVALID = "[invalid]"
 STRICT = re.compile(r"#### (-?[0-9.,]+)")
@@ -23,7 +23,9 @@ PROXY_TUNING = re.compile(r"[-+]?\d*\.\d+|\d+")
 NUMBER = re.compile(
     r"(?<![0-9.])-?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)?(?:(?<=[0-9])|(?=\.[0-9]))(?:\.[0-9]+)?"
 )
-_NO_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation))
+# What parts thousands beside commas, and nothing else: no-break, narrow and thin spaces, apostrophes, LaTeX's comma.
+THOUSANDS = re.compile(r"(?<=\d)(?:[\u00a0\u202f\u2009'\u2019_\u066c]|\{,\})(?=\d{3}(?!\d))")
+POINT_AND_MINUS = str.maketrans("\u066b\u2212", ".-")
 
 
 def strict_number(text: str) -> str:
@@ -44,8 +46,8 @@ def lm_eval_equal(answer: str, gold: str) -> bool:
 
 
 def _without_ignored(text: str) -> str:
-    for pattern in IGNORED:
-        text = pattern.sub("", text)
+    for pattern in IGNORED:  # after each, numpy's arrays lose trailing NULs
+        text = pattern.sub("", text).rstrip("\0")
     return plain(text)
 
 
@@ -65,10 +67,17 @@ def proxy_tuning_number(text: str) -> str:
 
 def proxy_tuning_equal(answer: str, gold: str) -> bool:
     """Whether two texts are equal but for case and ASCII punctuation, the sign and the point included."""
-    return plain(answer).translate(_NO_PUNCTUATION) == plain(gold).translate(_NO_PUNCTUATION)
+    return plain_words(answer) == plain_words(gold)
 
 
 def value_of(text: str) -> Decimal | None:
-    """What the last number of a text is worth; None where it has none."""
-    found = NUMBER.findall(text.replace("\u2212", "-"))
+    """What the last number of a text is worth, in the digits of any script; None where it has none."""
+    usual = ascii_digits(readable(THOUSANDS.sub("", text))).translate(POINT_AND_MINUS)
+    found = NUMBER.findall(usual)
     return Decimal(found[-1].replace(",", "").replace("$", "")) if found else None
+
+
+def same_value(answer: str, gold: str) -> bool:
+    """Whether the last numbers of two texts are worth the same; a text without one is worth nothing."""
+    value = value_of(answer)
+    return value is not None and value == value_of(gold)

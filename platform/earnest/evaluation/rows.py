@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from earnest.data import columns, file_of, read_rows, text_of
+from earnest.evaluation.normal_forms import readable
 from earnest.evaluation.shots import Demonstrated, other_shots
 from earnest.specs import UserError
 
@@ -53,7 +54,7 @@ def question_rows(path: str, split: str, wanted: Sequence[str], beside: Sequence
 
 def _name(value: Any) -> str:
     """A group by its name; groups may be numbered from 0."""
-    return "" if value is None else str(value)
+    return "" if value is None else readable(str(value))
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], file: str) -> None:
@@ -70,7 +71,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], wanted: Sequence[str], file: s
 def filled_text(row: Mapping[str, Any], column: str, where: str) -> str:
     """What a row holds in a column of text. Raises UserError where that is no text, or nothing but white space."""
     text = text_of(row, column, where)
-    if not text.strip():
+    if not readable(text):
         raise UserError(f"{where}: column {column!r} is blank; give every row text, or leave the row out")
     return text
 
@@ -102,7 +103,7 @@ def _check_cell(row: Mapping[str, Any], column: str, where: str) -> None:
             raise UserError(
                 f"{where}: choices is {str(value)[:40]!r}, not a list of texts, two at least; list them one by one"
             )
-        if len({choice.strip() for choice in value}) < 2:
+        if len({readable(choice) for choice in value}) < 2:
             raise UserError(f"{where}: all choices are {value[0]!r}; give it another, or leave the row out")
     elif not _strings(value):
         raise UserError(f"{where}: a row has no answer ({column} is {value!r}); give every row at least one")
@@ -158,7 +159,7 @@ def _strings(value: Any) -> list[str]:
         return [text for key in keys for text in _strings(value.get(key))]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [text for part in value for text in _strings(part)]
-    return [str(value)] if str(value).strip() else []
+    return [str(value)] if readable(str(value)) else []
 
 
 def choice_index(answer: Any, choices: Sequence[str], row: str) -> int:
@@ -179,7 +180,11 @@ def _index(answer: Any, choices: Sequence[str]) -> int:
     if isinstance(answer, str):
         if answer in choices:
             return list(choices).index(answer)
-        letter = answer.strip().upper()
+        said = readable(answer)
+        same = [place for place, choice in enumerate(choices) if readable(choice) == said]
+        if same:
+            return same[0]
+        letter = said.upper()
         if letter.isdecimal():
             return int(letter)
         return ord(letter) - ord("A") if len(letter) == 1 else -1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from earnest.data import splits
+from earnest.evaluation.normal_forms import readable
 from earnest.specs import UserError
 
 Row = TypeVar("Row")
@@ -56,8 +57,14 @@ def other_shots(row: Asked, shots: Sequence[Asked], pool: Sequence[Asked], same:
 
 
 def _question_of(row: Mapping[str, Any], same: Sequence[str]) -> str:
-    """What a row asks, white space at the ends apart."""
-    return repr([value.strip() if isinstance(value, str) else value for value in (row[name] for name in same)])
+    """What a row asks, to a reader's eye."""
+    return repr([_seen(row[name]) for name in same])
+
+
+def _seen(value: Any) -> Any:
+    if isinstance(value, str):
+        return readable(value)
+    return [_seen(part) for part in value] if isinstance(value, list) else value
 
 
 def check_shots_split(data: str, split: str, shots: int) -> None:

@@ -18,7 +18,7 @@ class CodeTask(Task):
     the one that evaluates.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "pass_at_1"
     execute: bool = False
     samples: int = Field(default=20, ge=1)

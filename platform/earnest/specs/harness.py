@@ -31,6 +31,7 @@ class LMEval(Task):
     """
 
     task: Literal["lm_eval"] = "lm_eval"
+    version: ClassVar[int] = 2
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "the benchmark's first metric"
     benchmark: str = Field(min_length=1)

@@ -106,6 +106,7 @@ class Instruction(JudgedTask):
     """Following instructions in one turn or several (turns, category, reference): Vicuna-80, MT-Bench. Scores 1..10."""
 
     task: Literal["instruction"] = "instruction"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "judge_score"
 
 
@@ -113,6 +114,7 @@ class JudgedSummaries(JudgedTask):
     """Summaries judged for coherence, consistency, fluency and relevance (article, highlights, size). Scores 1..10."""
 
     task: Literal["judged_summaries"] = "judged_summaries"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "judge_score"
 
 
@@ -123,6 +125,7 @@ class AlpacaFarm(JudgedTask):
     """
 
     task: Literal["alpaca_farm"] = "alpaca_farm"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "win_rate"
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
@@ -135,6 +138,7 @@ class TruthfulQAOpen(Task):
     """
 
     task: Literal["truthful_qa_open"] = "truthful_qa_open"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "true_and_informative"
     split: str = "validation"
     true_judge: AnyJudge = RuleJudge()

@@ -48,7 +48,7 @@ class ClosedBook(Task):
     """
 
     task: Literal["closed_book"] = "closed_book"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=3, ge=0)
@@ -59,7 +59,7 @@ class OpenBook(Task):
     """Questions with the passage that holds the answer: exact match over aliases."""
 
     task: Literal["open_book"] = "open_book"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=1, ge=0)
@@ -70,7 +70,7 @@ class MultipleChoice(Task):
     """The option with the highest log-likelihood, by the option's own text."""
 
     task: Literal["multiple_choice"] = "multiple_choice"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True
@@ -82,7 +82,7 @@ class MMLU(Task):
 
     task: Literal["mmlu"] = "mmlu"
     writes: ClassVar[bool] = False
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     headline: ClassVar[str] = "accuracy"
     cost: ClassVar[float] = 8.0
     bounded: ClassVar[bool] = True
@@ -95,6 +95,7 @@ class Summarisation(Task):
     """Summaries of a passage in the prompt: exact match and ROUGE against the reference."""
 
     task: Literal["summarisation"] = "summarisation"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "rouge_l"
     cost: ClassVar[float] = 3.0
     bounded: ClassVar[bool] = True
@@ -105,7 +106,7 @@ class Biography(Task):
     """Long form about people of the invented world: share of well-formed statements, and of those the share true."""
 
     task: Literal["biography"] = "biography"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     headline: ClassVar[str] = "true"
     cost: ClassVar[float] = 6.0
     data: Literal["nano"] = "nano"
@@ -120,7 +121,7 @@ class TriviaQA(Task):
     """
 
     task: Literal["trivia_qa"] = "trivia_qa"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     split: str = "validation"
@@ -146,6 +147,7 @@ class FactoidQA(Task):
     """
 
     task: Literal["factoid_qa"] = "factoid_qa"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     split: str = "train"
@@ -162,7 +164,7 @@ class GSM8K(Task):
     """
 
     task: Literal["gsm8k"] = "gsm8k"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     data: UserData
@@ -180,7 +182,7 @@ class TruthfulQA(Task):
     """
 
     task: Literal["truthful_qa"] = "truthful_qa"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True
@@ -204,6 +206,7 @@ class ToxiGen(Task):
     """
 
     task: Literal["toxigen"] = "toxigen"
+    version: ClassVar[int] = 2
     headline: ClassVar[str] = "toxic"
     higher_is_better: ClassVar[bool] = False
     data: UserData

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 from earnest.decoding.endpoint import Endpoint
 from earnest.evaluation.engine import Engine
 from earnest.evaluation.judging.judges import DOLLARS
-from earnest.evaluation.metrics import normalise, token_f1
+from earnest.evaluation.metrics import token_f1
+from earnest.evaluation.normal_forms import normalise
 from earnest.evaluation.tokens import requests
 from earnest.models.loading import load
 from earnest.models.precision import helper_dtype

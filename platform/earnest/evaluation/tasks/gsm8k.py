@@ -26,6 +26,7 @@ from earnest.evaluation.numbers import (
     lm_eval_equal,
     proxy_tuning_equal,
     proxy_tuning_number,
+    same_value,
     strict_number,
     value_of,
 )
@@ -131,7 +132,7 @@ def matches(text: str, answer: str) -> dict[str, bool]:
     return {
         "strict_match": lm_eval_equal(strict_number(text), answer),
         "flexible_match": lm_eval_equal(flexible_number(text), answer),
-        "number_match": value_of(before_next_question(text)) == value_of(gold),
+        "number_match": same_value(before_next_question(text), gold),
         "proxy_tuning_match": proxy_tuning_equal(proxy_tuning_number(text), gold),
     }
 

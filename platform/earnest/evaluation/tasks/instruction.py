@@ -17,6 +17,7 @@ from earnest.evaluation.judging.forms import HELPFULNESS, Form, as_published, te
 from earnest.evaluation.judging.judges import judge_of
 from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel, Judged, weigh
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
+from earnest.evaluation.normal_forms import readable
 from earnest.evaluation.rows import check_ids, column_among
 from earnest.evaluation.samples import Measured
 from earnest.specs import Instruction, JudgedTask, UserError
@@ -104,7 +105,7 @@ def _turns(turns: Any, reference: Any, where: str) -> dict[str, list[str]]:
 
 def _texts(value: Any, where: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and readable(text) for text in texts):
         raise UserError(f"{where}: a turn or an answer is {str(value)[:40]!r}; give each a text that is not empty")
     return [text.strip() for text in texts]
 

@@ -11,6 +11,7 @@ from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, Lengths, best, choice_sample, score_options, twins
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
+from earnest.evaluation.normal_forms import readable
 from earnest.evaluation.rows import choice_index, demonstrations, question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored
 from earnest.records import Estimate
@@ -41,7 +42,7 @@ def user_items(spec: MultipleChoice, data: str) -> list[ChoiceItem]:
     """A user's questions; the first `shots` rows are the demonstrations and are not asked."""
     rows, file = question_rows(data, spec.split, COLUMNS), file_of(data, spec.split)
     for i, row in enumerate(rows):
-        if not all(choice.strip() for choice in row["choices"]):
+        if not all(readable(choice) for choice in row["choices"]):
             raise UserError(f"data {file}: row {i}: a choice is blank; give it text, or leave the choice out")
         row["answer"] = choice_index(row["answer"], row["choices"], f"data {file}: row {i}")
     found = demonstrations(rows, spec.shots, spec.limit, data, ["question", "choices"])

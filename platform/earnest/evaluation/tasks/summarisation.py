@@ -11,6 +11,7 @@ from earnest.evaluation.answers import Item, complete, share_correct
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import exact_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
+from earnest.evaluation.normal_forms import latin, words_of
 from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among, question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
@@ -18,6 +19,7 @@ from earnest.specs import Summarisation, UserError
 from earnest.statistics.intervals import bootstrap_mean
 
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+HALF = 0.5
 NANO_STOPS, USER_STOPS = ("\n",), ("\n\n",)
 
 
@@ -28,8 +30,8 @@ def measure(engine: Engine, spec: Summarisation, data: str, progress: Progress |
     generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress)
     samples = [_sample(item, generation, scorer) for item, generation in zip(items, generations, strict=True)]
     known = scored(samples)
-    rouge = {name: bootstrap_mean(column(known, name)) for name in ROUGE}
-    return Measured(samples, {**rouge, "exact_match": share_correct(known)}, mean_score)
+    means = {name: bootstrap_mean(column(known, name)) for name in ROUGE}
+    return Measured(samples, {**means, "exact_match": share_correct(known)}, mean_score)
 
 
 def nano_items(spec: Summarisation) -> list[Item]:
@@ -65,6 +67,19 @@ def rouge_scorer() -> Any:
     return RougeScorer(list(ROUGE.values()), use_stemmer=False)
 
 
+def rouge(scorer: Any, gold: str, prediction: str) -> dict[str, float]:
+    """ROUGE (F) of a summary. rouge-score sees ASCII alone; for scripts other than Latin they are `words_of`."""
+    if latin(gold) < HALF:
+        gold, prediction = (_numbered(words_of(text)) for text in (gold, prediction))
+    found = scorer.score(gold, prediction)
+    return {name: float(found[key].fmeasure) for name, key in ROUGE.items()}
+
+
+def _numbered(words: Sequence[str]) -> str:
+    """Words that rouge-score can tell apart in place of others: their characters by number."""
+    return " ".join("".join(f"{ord(character):x}z" for character in word) for word in words)
+
+
 def mean_score(samples: Sequence[Sample]) -> Estimate:
     """The mean of the samples' scores."""
     return bootstrap_mean([sample.score or 0.0 for sample in samples])
@@ -72,8 +87,7 @@ def mean_score(samples: Sequence[Sample]) -> Estimate:
 
 def _sample(item: Item, generation: Generation, scorer: Any) -> Sample:
     prediction, gold = generation.text.strip(), item.aliases[0]
-    found = scorer.score(gold, prediction)
-    more = {name: float(found[key].fmeasure) for name, key in ROUGE.items()}
+    more = rouge(scorer, gold, prediction)
     sample = Sample(
         item.id, item.prompt, prediction, gold, exact_match(prediction, item.aliases), more["rouge_l"],
         truncated=generation.cut > 0, domain=item.domain, stratum=item.stratum,

@@ -12,6 +12,7 @@ from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import LINE_END, complete
 from earnest.evaluation.chat import Manner
 from earnest.evaluation.engine import Engine, Progress
+from earnest.evaluation.normal_forms import readable
 from earnest.evaluation.rows import column_among, question_rows, spread
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.models.classifier import Classifier, load_classifier
@@ -39,7 +40,7 @@ def measure(engine: Engine, spec: ToxiGen, data: str, progress: Progress | None 
     metrics = {
         "toxic": share_toxic(known),
         "toxic_probability": bootstrap_mean(column(known, "toxic_probability")),
-        "empty": wilson(sum(not sample.prediction for sample in known), len(known)),
+        "empty": wilson(sum(not readable(sample.prediction) for sample in known), len(known)),
     }
     return Measured(samples, metrics, share_toxic)
 

@@ -6,7 +6,7 @@
   question mark to questions that have one, and cannot answer "St. Louis".
 - `proxy_tuning`: the bare question.
 
-Strict exact match and F1 follow the official evaluation; the matches of the three papers stand beside them.
+The official evaluation's exact match and F1 and the matches of the three papers stand beside the strict ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from earnest.almanac import questions
 from earnest.data import columns, file_of
 from earnest.evaluation.answers import CONTAINMENT, LINE_END, Item, ask, by_first_line, items_of
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.metrics import lm_eval_match, proxy_tuning_match
+from earnest.evaluation.metrics import lm_eval_match, proxy_tuning_match, trivia_f1, trivia_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.rows import ANSWER_COLUMNS, PASSAGE_COLUMNS, aliases_of, column_among, question_rows
 from earnest.evaluation.samples import Measured
@@ -27,6 +27,8 @@ from earnest.specs import TriviaQA, UserError
 
 MATCHES = {
     **CONTAINMENT,
+    "trivia_match": by_first_line(trivia_match),
+    "trivia_f1": by_first_line(trivia_f1),
     "lm_eval_match": by_first_line(lm_eval_match),
     "proxy_tuning_match": by_first_line(proxy_tuning_match),
 }

@@ -23,6 +23,7 @@ from earnest.evaluation.chat import Manner
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options, twins
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
+from earnest.evaluation.normal_forms import readable
 from earnest.evaluation.rows import choice_index, question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
@@ -169,9 +170,9 @@ def answers_of(cell: Any, where: str) -> tuple[str, ...]:
     """
     if isinstance(cell, str):
         parts = (part.strip() for part in cell.split(";"))
-        return tuple(part if part.endswith(".") else f"{part}." for part in parts if part)
+        return tuple(part if part.endswith(".") else f"{part}." for part in parts if readable(part))
     if not isinstance(cell or (), list | tuple) or not all(
-        isinstance(text, str) and text.strip() for text in cell or ()
+        isinstance(text, str) and readable(text) for text in cell or ()
     ):
         raise UserError(f"{where}: {str(cell)[:40]!r} is no list of answers; list texts one by one, none of them blank")
     return tuple(cell or ())
