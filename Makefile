@@ -39,7 +39,7 @@ lint: $(READY) ## format, rules, types, the layers of imports, links of the docu
 	@$(MAKE) -s docs
 
 docs: $(READY) ## the documentation as a site in .site; a dead link fails
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
 bench: $(READY) ## seconds of the demo's parts
 	@$(BIN)/python benchmarks/parts.py $(if $(JSON),--json $(JSON))

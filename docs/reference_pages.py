@@ -1,14 +1,22 @@
 """A hook of mkdocs: tables of commands and configuration fields are written from the code when pages are built.
 
-A page asks for one by a line `<!-- generated: NAME -->`, with NAME a key of `TABLES`.
+A page asks for one by a line `<!-- generated: NAME -->`, with NAME a key of `TABLES`. JSON schemas for editors are
+written beside the pages. A field's description is the docstring below it, its own or that of the class it comes from:
+they are read from the source, because reading them at run time would slow every command.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
+import json
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -20,8 +28,10 @@ from typer.main import get_command
 from earnest.cli import app
 from earnest.specs import METHODS, TASKS
 from earnest.specs.ensembles import Proxy
+from earnest.specs.harness import LMEval
 from earnest.specs.localise import Localise
-from earnest.specs.sweeps import Calibration, Cluster, Noise, Sequential, Sweep, Tracking
+from earnest.specs.methods import Method, Pruning
+from earnest.specs.sweeps import GRID_KEYS, Calibration, Cluster, Noise, Sequential, Sweep, Tracking
 
 MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -29,6 +39,74 @@ MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Mkdocs' event: the page's text with each mark in it replaced by its table."""
     return MARK.sub(lambda mark: TABLES[mark[1]](), markdown)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Mkdocs' event: write the schemas where the site is."""
+    folder = Path(config["site_dir"]) / "schema"
+    folder.mkdir(exist_ok=True)
+    for name, of in SCHEMAS.items():
+        (folder / f"{name}.json").write_text(json.dumps(schema(of), indent=1), encoding="utf-8")
+
+
+def schema(of: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of what a user writes, every field described."""
+    written = of.model_json_schema()
+    for name, described in {of.__name__: written, **written.get("$defs", {})}.items():
+        if name in (known := {model.__name__: model for model in models(of)}):
+            for field, about in described.get("properties", {}).items():
+                about.setdefault("description", description(known[name], field))
+            _accept_grids(known[name], described)
+    return written
+
+
+def _accept_grids(of: type[BaseModel], described: dict[str, Any]) -> None:
+    """What validators read before pydantic does: lists as grids, sparsity for a pattern, one alpha for a list."""
+    fields = described.get("properties", {})
+    if issubclass(of, Pruning):
+        fields["sparsity"] = {"type": "number", "description": "Share of the weights that become zero, in (0, 1)."}
+        fields["pattern"] = {"type": "string", "description": description(of, "pattern")}
+        described["required"] = [key for key in described["required"] if key != "pattern"]
+    if issubclass(of, Method):
+        for key in set(GRID_KEYS) & set(fields):
+            fields[key] = {"anyOf": [one := fields[key], {"type": "array", "items": one}]}
+    if issubclass(of, Proxy):
+        fields["alpha"] = {"anyOf": [fields["alpha"], fields["alpha"]["items"]]}
+    if issubclass(of, LMEval):
+        fields["task"] = {"type": "string"}
+
+
+@cache
+def models(of: type[BaseModel]) -> tuple[type[BaseModel], ...]:
+    """A model and all that its fields are made of."""
+    inner = [kind for field in of.model_fields.values() for kind in _models_in(field.annotation)]
+    return tuple(dict.fromkeys([of, *(deeper for kind in inner for deeper in models(kind))]))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for argument in typing.get_args(annotation) for kind in _models_in(argument)]
+
+
+def description(of: type[BaseModel], field: str) -> str:
+    """What a field is for: its own description, or the docstring below it in the first class that has one."""
+    written = of.model_fields[field].description
+    below = (_below_fields(inspect.getmodule(base)).get((base.__name__, field)) for base in of.__mro__[:-2])
+    return written or next(filter(None, below), COMMON.get(field, ""))
+
+
+@cache
+def _below_fields(module: ModuleType | None) -> dict[tuple[str, str], str]:
+    assert module is not None
+    return {
+        (of.name, field.target.id): str(text.value.value)
+        for of in ast.parse(inspect.getsource(module)).body
+        if isinstance(of, ast.ClassDef)
+        for field, text in zip(of.body, of.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
 
 
 def commands() -> str:
@@ -70,7 +148,7 @@ def _about(of: type[BaseModel]) -> str:
 
 def _fields(of: type[BaseModel]) -> str:
     rows = [
-        (f"`{name}`", f"`{_type(field.annotation)}`", _default(field), field.description or "")
+        (f"`{name}`", f"`{_type(field.annotation)}`", _default(field), description(of, name))
         for name, field in of.model_fields.items()
     ]
     return _table(("key", "type", "default", "what"), rows)
@@ -131,6 +209,15 @@ SERVE_SECTIONS = (
     ("[traces]", Traces),
     ("What may change while requests run", Settings),
 )
+COMMON = {
+    "method": "Its name.",
+    "task": "Its name.",
+    "judge": "Its kind.",
+    "kind": "Its kind.",
+    "shots": "Demonstrations before each question.",
+    "max_tokens": "Tokens of an answer at most; the style's own by default where it is empty.",
+}
+SCHEMAS: dict[str, type[BaseModel]] = {"sweep": Sweep, "serve": Config}
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "sweep": lambda: sections(SWEEP_SECTIONS),

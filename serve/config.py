@@ -37,13 +37,21 @@ class Model(Spec):
     """
 
     source: str = Field(min_length=1)
+    """A folder, a hub id with `@revision`, or one of the nano family."""
     device: str = "cpu"
+    """`cpu` or `cuda`."""
     gpus: float = Field(default=0.0, ge=0)
+    """GPUs that Ray keeps for it."""
     cpus: float = Field(default=0.1, ge=0)
+    """CPUs that Ray keeps for it."""
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """CPU cores, by number, that a spread model keeps to."""
     dtype: Dtype = "auto"
+    """What it computes in."""
     chat_template: str = ""
+    """A path, the name of a built-in template, or empty for the tokenizer's own."""
     system: str = ""
+    """The system prompt of conversations that bring none."""
 
 
 class Pair(Spec):
@@ -53,8 +61,11 @@ class Pair(Spec):
     """
 
     expert: str
+    """The tuned model."""
     antiexpert: str | None = None
+    """Its untuned twin; the base by default."""
     alpha: Alpha = 1.0
+    """How strongly the pair steers where a request does not say."""
 
 
 class Batch(Spec):
@@ -65,10 +76,15 @@ class Batch(Spec):
     """
 
     rows: int = Field(default=32, ge=1)
+    """Texts at a time."""
     context: int | None = Field(default=None, ge=2)
+    """Tokens of a text at most; what the models allow by default."""
     kv_bytes: int | None = Field(default=None, ge=1)
+    """Bytes of keys and values at most."""
     waiting: int = Field(default=256, ge=0)
+    """Requests that may queue."""
     prefill: int = Field(default=512, ge=1)
+    """Tokens of prompts read between two steps."""
 
 
 class Gateways(Spec):
@@ -80,9 +96,13 @@ class Gateways(Spec):
     """
 
     ingress: Literal["direct", "proxy"] = "direct"
+    """Whether gateways listen themselves, or Serve's proxies do."""
     least: int = Field(default=1, ge=1)
+    """Processes at least."""
     most: int = Field(default=2, ge=1)
+    """Processes at most, behind Serve's proxies."""
     cpus: float = Field(default=0.1, ge=0)
+    """CPUs that Ray keeps for each."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -98,10 +118,15 @@ class Limits(Spec):
     """
 
     choices: int = Field(default=16, ge=1)
+    """Choices (prompts x n) of a request."""
     max_tokens: int = Field(default=4096, ge=1)
+    """Tokens of a choice."""
     clamp: bool = False
+    """Whether larger wishes are cut instead of refused."""
     body_bytes: int = Field(default=1 << 20, ge=1024, le=MOST_BODY)
+    """Bytes of a request's body."""
     timeout_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    """Seconds for a request in all."""
 
 
 class Key(Spec):
@@ -113,24 +138,38 @@ class Key(Spec):
     """
 
     name: Name
+    """The owner's name in logs and metrics."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the key, as `serve.keys new` prints it."""
     requests_per_minute: int | None = Field(default=None, ge=1)
+    """Requests per minute."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Tokens per minute."""
     concurrent: int | None = Field(default=None, ge=1)
+    """Requests at a time."""
     rows: int | None = Field(default=None, ge=1)
+    """Choices at a time."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of a choice."""
     pairs: tuple[str, ...] | None = None
+    """Pairs that may be asked for; all by default."""
     alphas: tuple[Number, Number] | None = None
+    """The range of alpha that may be asked for."""
     adaptive: bool = True
+    """Whether adaptive alpha may be asked for."""
     metrics: bool = False
+    """Whether the key opens /metrics."""
 
 
 class Traces(Spec):
     """MLflow traces of requests: of which share (0 is off), to which server, into which experiment."""
 
     rate: float = Field(default=0.0, ge=0, le=1)
+    """Share of requests that are traced."""
     uri: str | None = Field(default=None, min_length=1)
+    """MLflow's tracking URI."""
     experiment: str = Field(default="earnest-serve", min_length=1)
+    """The experiment's name."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
@@ -146,11 +185,17 @@ class Settings(Spec):
     """
 
     alphas: Mapping[str, Alpha] = {}
+    """Alphas of pairs, by their names."""
     default_pair: str | None = None
+    """The pair where a request names none."""
     limits: Limits | None = None
+    """What one request may ask."""
     keys: tuple[Key, ...] | None = None
+    """All keys; at least one where there was one."""
     draining: bool | None = None
+    """Whether new requests are turned away."""
     trace_rate: float | None = Field(default=None, ge=0, le=1)
+    """Share of requests that are traced."""
 
 
 class Config(Spec):
@@ -161,24 +206,43 @@ class Config(Spec):
     """
 
     name: Name = "earnest"
+    """The ensemble's name as a model of the API."""
     models: Mapping[Name, Model] = Field(min_length=1)
+    """The models, by name."""
     base: str
+    """The model that is steered."""
     pairs: Mapping[Name, Pair] = {}
+    """The pairs, by name."""
     default_pair: str | None = None
+    """The pair where a request names none; the first by default."""
     chat_stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Texts that end an answer of a chat."""
     placement: Literal["colocated", "spread"] = "colocated"
+    """All models in one process, or each in its own."""
     strategy: Literal["STRICT_PACK", "PACK", "SPREAD", "STRICT_SPREAD"] = "STRICT_PACK"
+    """How Ray places spread models on nodes."""
     batch: Batch = Batch()
+    """The running batch."""
     gateways: Gateways = Gateways()
+    """The processes that answer HTTP."""
     limits: Limits = Limits()
+    """What one request may ask."""
     keys: tuple[Key, ...] = ()
+    """Who may ask."""
     keyless: bool = False
+    """That there are no keys is meant so: this machine alone is served."""
     draining: bool = False
+    """Whether new requests are turned away."""
     examples: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Prompts that the page offers."""
     cors: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*]+)$")], ...] = ()
+    """Origins whose pages may ask."""
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: int = Field(default=8000, ge=1, le=65535)
+    """The port to listen on."""
     traces: Traces = Traces()
+    """MLflow traces of requests."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

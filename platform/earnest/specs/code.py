@@ -21,14 +21,22 @@ class CodeTask(Task):
     version: ClassVar[int] = 3
     headline: ClassVar[str] = "pass_at_1"
     execute: bool = False
+    """Must be true: programs that a model wrote are run, in a sandbox."""
     samples: int = Field(default=20, ge=1)
+    """Programs per problem."""
     temperature: float = Field(default=0.8, ge=0, allow_inf_nan=False)
+    """Of sampling; 0 is greedy."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of the probability that is sampled from."""
     max_tokens: int = Field(default=512, ge=1)
     banned: tuple[str, ...] = ("pass", "...")
+    """Texts that are never written."""
     python: str | None = None
+    """The interpreter that runs the programs; this one by default."""
     seconds: float = Field(default=3.0, gt=0)
+    """Time for each program."""
     memory_mib: int = Field(default=1024, ge=64)
+    """Memory for each program, MiB."""
 
     @model_validator(mode="after")
     def _allowed(self) -> Self:

@@ -32,12 +32,19 @@ class Proxy(Spec):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The pair's name in tables."""
     expert: str = Field(min_length=1)
+    """The small tuned model."""
     antiexpert: str | None = Field(default=None, min_length=1)
+    """Its untuned twin; the base by default."""
     alpha: Annotated[tuple[Alpha, ...], BeforeValidator(_listed), Field(min_length=1)] = (1.0,)
+    """How strongly the pair steers: a number, "adaptive", or a list of these."""
     bases: Literal["all", "dense"] | tuple[str, ...] = "all"
+    """Which cells are steered."""
     target: str | None = Field(default=None, min_length=1)
+    """The directly tuned model that the gap is measured to."""
     compressed: tuple[Literal["expert", "antiexpert"], ...] = ()
+    """Which of the two are compressed as their base is."""
 
     @field_validator("alpha")
     @classmethod

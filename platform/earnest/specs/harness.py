@@ -35,14 +35,21 @@ class LMEval(Task):
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "the benchmark's first metric"
     benchmark: str = Field(min_length=1)
+    """Its name in lm-eval or in `include`."""
     data: str = LM_EVAL
     split: str = ""
     include: Annotated[str, AfterValidator(_absolute)] | None = None
+    """A folder of YAML files that define benchmarks."""
     shots: int | None = Field(default=None, ge=0)
+    """Demonstrations; the benchmark's own number by default."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of an answer; the benchmark's own by default."""
     chat_template: bool = False
+    """Whether prompts are wrapped in the tokenizer's template."""
     system: str | None = Field(default=None, min_length=1)
+    """A system prompt in the place of the benchmark's own."""
     unsafe_code: bool = False
+    """Whether the benchmark may run code that a model wrote, outside the sandbox."""
     seed: int = Field(default=1234, ge=0)
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ class RuleJudge(Spec):
 
     judge: Literal["rule"] = "rule"
     rule: Literal["overlap", "longer", "first"] = "overlap"
+    """What it likes: words of the reference, the longer answer, or what stands first."""
 
     @property
     def label(self) -> str:
@@ -36,14 +37,23 @@ class EndpointJudge(Spec):
 
     judge: Literal["endpoint"] = "endpoint"
     url: str = Field(min_length=1)
+    """The endpoint, up to and with /v1."""
     model: str = Field(min_length=1)
+    """The model's name there."""
     name: str | None = Field(default=None, pattern=NAME)
+    """Its name in metrics and verdicts; the model's by default."""
     key_env: str | None = None
+    """The environment variable that holds the key."""
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Of the judge's sampling; 0 is greedy."""
     max_tokens: int = Field(default=1024, ge=1)
+    """Tokens of a verdict at most."""
     concurrency: int = Field(default=4, ge=1, le=256)
+    """Requests at a time."""
     timeout: float = Field(default=120.0, gt=0)
+    """Seconds for one request."""
     usd_per_million: tuple[float, float] = (0.0, 0.0)
+    """Price of a million tokens read, and written."""
 
     @property
     def label(self) -> str:
@@ -59,8 +69,11 @@ class ModelJudge(Spec):
 
     judge: Literal["model"] = "model"
     model: str = Field(min_length=1)
+    """A folder, a hub id, or one of the nano family."""
     name: str | None = Field(default=None, pattern=NAME)
+    """Its name in metrics and verdicts; the last part of the model's by default."""
     max_tokens: int = Field(default=1024, ge=1)
+    """Tokens of a verdict at most."""
 
     @property
     def label(self) -> str:
@@ -82,12 +95,19 @@ class JudgedTask(Task):
     """
 
     judges: tuple[AnyJudge, ...] = Field(default=(RuleJudge(),), min_length=1)
+    """Who judges; the first one's word is the score."""
     templates: str | None = None
+    """A file of judges' prompts beside the data."""
     compat: bool = False
+    """Whether the published scripts' faults are repeated."""
     chat: Literal["plain", "vicuna", "tokenizer"] = "plain"
+    """How a question becomes a prompt."""
     temperature: float = Field(default=0.7, ge=0, allow_inf_nan=False)
+    """Of sampling answers; 0 is greedy."""
     top_k: int = Field(default=50, ge=0)
+    """Tokens that are sampled from; 0 is all."""
     max_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of an answer; as published by default."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -142,8 +162,11 @@ class TruthfulQAOpen(Task):
     headline: ClassVar[str] = "true_and_informative"
     split: str = "validation"
     true_judge: AnyJudge = RuleJudge()
+    """Who says whether an answer is true."""
     informative_judge: AnyJudge = RuleJudge()
+    """Who says whether it is informative."""
     system: str = ""
+    """The system prompt of chat models."""
     max_tokens: int = Field(default=512, ge=1)
 
     @property

@@ -15,4 +15,6 @@ class Localise(Spec):
     """
 
     cells: tuple[str, ...] = Field(min_length=1)
+    """Names of methods or of cells."""
     tasks: tuple[str, ...] = Field(min_length=1)
+    """Labels of the sweep's tasks."""

@@ -36,6 +36,7 @@ class Pruning(Method):
 
     family: ClassVar[Literal["dense", "pruning", "quantisation"]] = "pruning"
     pattern: Pattern
+    """Which weights may stay: written as `sparsity = 0.5` or `pattern = "2:4"`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,6 +64,7 @@ class Random(Pruning):
 
     method: Literal["random"] = "random"
     seed: int = Field(default=0, ge=0)
+    """Draws the weights."""
 
 
 class Magnitude(Pruning):
@@ -90,13 +92,21 @@ class SparseGPT(Pruning):
     needs_calibration: ClassVar[bool] = True
     cost: ClassVar[float] = 8.0
     damping: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    """Added to the diagonal of the Hessian, as a share of its mean."""
     block_size: int = Field(default=128, ge=1)
+    """Columns that are compressed before the rest makes up for them."""
     true_sequential: bool = False
+    """Whether the layers of a block see the compressed ones before them."""
     act_order: bool = False
+    """Visit columns by falling activation."""
     bits: int | None = Field(default=None, ge=2, le=8)
+    """Quantise the survivors to as many bits."""
     group_size: int = Field(default=-1, ge=-1)
+    """Inputs per scale; -1 is one scale per row."""
     symmetric: bool = False
+    """Whether the zero point is fixed in the middle."""
     static_groups: bool = False
+    """Whether scales are found before any column changes."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
@@ -121,8 +131,11 @@ class Quantisation(Method):
 
     family: ClassVar[Literal["dense", "pruning", "quantisation"]] = "quantisation"
     bits: int = Field(ge=2, le=8)
+    """Bits per weight."""
     group_size: int = Field(default=128, ge=-1)
+    """Inputs per scale; -1 is one scale per row."""
     symmetric: bool = False
+    """Whether the zero point is fixed in the middle."""
 
     @model_validator(mode="after")
     def _group_size_is_possible(self) -> Self:
@@ -150,10 +163,15 @@ class GPTQ(Quantisation):
     needs_calibration: ClassVar[bool] = True
     cost: ClassVar[float] = 8.0
     act_order: bool = False
+    """Visit columns by falling activation."""
     static_groups: bool = False
+    """Whether scales are found before any column changes."""
     true_sequential: bool = False
+    """Whether the layers of a block see the compressed ones before them."""
     damping: float = Field(default=0.01, gt=0.0, allow_inf_nan=False)
+    """Added to the diagonal of the Hessian, as a share of its mean."""
     block_size: int = Field(default=128, ge=1)
+    """Columns that are compressed before the rest makes up for them."""
 
     @model_validator(mode="after")
     def _static_groups_need_groups(self) -> Self:

@@ -24,7 +24,9 @@ class NM(Spec):
 
     kind: Literal["n:m"] = "n:m"
     n: int = Field(ge=1)
+    """Weights that stay, of every `m`."""
     m: int = Field(ge=2, le=64)
+    """Consecutive inputs of a row."""
 
     @model_validator(mode="after")
     def _keeps_fewer_than_all(self) -> Self:

@@ -28,11 +28,17 @@ class Calibration(Spec):
     """
 
     data: str = "nano"
+    """A text or Parquet file, a folder, a hub id, or `nano`."""
     column: str = "text"
+    """The column of the text."""
     split: str = "train"
+    """Which split of the data."""
     samples: int = Field(default=128, ge=1)
+    """Sequences."""
     length: int = Field(default=2048, ge=2)
+    """Tokens of each sequence."""
     seed: int = Field(default=0, ge=0)
+    """Draws the sequences."""
 
 
 class Cluster(Spec):
@@ -42,11 +48,17 @@ class Cluster(Spec):
     """
 
     gpus_per_worker: float | None = Field(default=None, ge=0.0)
+    """GPUs of each worker: one, several, or a fraction; 0 pins CPUs."""
     cpus_per_worker: float = Field(default=1.0, gt=0.0)
+    """CPUs of each worker."""
     compressors: int | None = Field(default=None, ge=1)
+    """Workers that compress; as many as fit by default."""
     evaluators: int | None = Field(default=None, ge=1)
+    """Workers that evaluate; as many as fit by default."""
     attempts: int = Field(default=3, ge=1)
+    """How often a step is tried."""
     step_timeout_s: float = Field(default=86_400.0, gt=0.0)
+    """Seconds after which a step counts as lost."""
 
     @model_validator(mode="after")
     def _whole_gpus_above_one(self) -> Self:
@@ -60,8 +72,11 @@ class Tracking(Spec):
     """Where MLflow keeps the runs: a URI, or the sweep's own store by default."""
 
     uri: str | None = None
+    """MLflow's tracking URI; a database in the store by default."""
     experiment: str | None = None
+    """The experiment's name; the sweep's by default."""
     enabled: bool = True
+    """Whether runs are written."""
 
 
 class Sequential(Spec):
@@ -72,6 +87,7 @@ class Sequential(Spec):
     """
 
     error: float = Field(default=0.05, gt=0.0, le=0.5)
+    """The probability that one verdict is wrong."""
 
 
 class Noise(Spec):
@@ -82,6 +98,7 @@ class Noise(Spec):
     """
 
     jitter: bool = False
+    """Evaluate dense once more in batches of another size."""
 
 
 class Sweep(Spec):
@@ -97,23 +114,41 @@ class Sweep(Spec):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The sweep's name in tables, reports and MLflow."""
     model: str = Field(min_length=1)
+    """The model that is compressed."""
     dtype: Dtype = "auto"
+    """What all models compute in."""
     store: str = Field(default="store", min_length=1)
+    """Where step outputs are kept: a folder or a bucket's URL."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """Each seed is a row of cells of its own."""
     calibration: Calibration = Calibration()
+    """The text that data-driven methods look at."""
     compress: tuple[AnyMethod, ...] = ()
+    """The ways to compress; lists are grids."""
     proxy: tuple[Proxy, ...] = ()
+    """The pairs that steer."""
     tasks: tuple[AnyTask, ...] = Field(min_length=1)
+    """What every cell is asked."""
     references: tuple[str, ...] = ()
+    """Models to stand beside the compressed ones, such as small dense ones."""
     published: str | None = Field(default=None, min_length=1)
+    """Figures of a paper, beside the measured ones."""
     localise: tuple[Localise, ...] = ()
+    """Where in a model losses lie."""
     chat: dict[str, Chat] = Field(default_factory=dict)
+    """Which models are asked in which form for conversations."""
     sequential: Sequential | None = None
+    """Stop tasks once they are decided."""
     noise: Noise = Noise()
+    """What tells how far scores move for no reason."""
     reread: bool = False
+    """Whether the dense model reads what the cells write."""
     cluster: Cluster = Cluster()
+    """The workers."""
     tracking: Tracking = Tracking()
+    """Where MLflow keeps the runs."""
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

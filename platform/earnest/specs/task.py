@@ -23,9 +23,13 @@ class Task(Spec):
     writes: ClassVar[bool] = True  # subjects write sentences for it, and do not only weigh what they are shown
     cost: ClassVar[float] = 2.0  # relative seconds, to start long steps first
     data: str = "nano"
+    """A file, a folder, a saved dataset or a hub id; `nano` is the almanac's own questions."""
     split: str = "test"
+    """Which split of the data is asked."""
     limit: int | None = Field(default=None, ge=1)
+    """At most as many samples, the first of the split; all by default."""
     seed: int = Field(default=0, ge=0)
+    """Draws demonstrations, and samples where texts are sampled."""
     columns: dict[str, str | tuple[str, ...]] = Field(
         default={},
         exclude_if=operator.not_,  # a task that maps none is named as ever
@@ -54,3 +58,4 @@ class Task(Spec):
         return {}
 
     name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
+    """A name of its own, where one task stands twice in a sweep; the task's by default."""

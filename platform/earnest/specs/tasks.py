@@ -37,8 +37,11 @@ class Perplexity(Task):
     cost: ClassVar[float] = 3.0
     higher_is_better: ClassVar[bool] = False
     column: str = "text"
+    """The column of the text."""
     length: int = Field(default=2048, ge=2)
+    """Tokens of a window."""
     kl_bytes: int = Field(default=64 * 2**20, ge=0)
+    """Bytes of dense log-probabilities kept for the KL divergence; 0 leaves it out."""
 
 
 class ClosedBook(Task):
@@ -89,6 +92,7 @@ class MMLU(Task):
     data: str = "mmlu"
     shots: int = Field(default=5, ge=0)
     subjects: tuple[str, ...] = ()
+    """Only these subjects; all by default."""
 
 
 class Summarisation(Task):
@@ -126,8 +130,11 @@ class TriviaQA(Task):
     bounded: ClassVar[bool] = True
     split: str = "validation"
     style: Literal["kick", "lm_eval", "proxy_tuning"] = "kick"
+    """Whose prompts."""
     open_book: bool = False
+    """Whether the evidence stands before the question."""
     passage_characters: int = Field(default=3072, ge=1)
+    """Characters of evidence at most."""
     shots: int = Field(default=5, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
 
@@ -152,8 +159,10 @@ class FactoidQA(Task):
     bounded: ClassVar[bool] = True
     split: str = "train"
     before_answer: str = "\n"
+    """What stands between question and answer."""
     max_tokens: int = Field(default=24, ge=1)
     compat: bool = False
+    """Whether the published script's faults are repeated."""
 
 
 class GSM8K(Task):
@@ -169,6 +178,7 @@ class GSM8K(Task):
     bounded: ClassVar[bool] = True
     data: UserData
     style: Literal["lm_eval", "proxy_tuning"] = "lm_eval"
+    """Whose prompts."""
     shots: int = Field(default=5, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
 
@@ -188,7 +198,9 @@ class TruthfulQA(Task):
     bounded: ClassVar[bool] = True
     split: str = "validation"
     style: Literal["likelihood", "letters"] = "likelihood"
+    """By likelihood, or by the letter that is written."""
     system: str = ""
+    """The system prompt of chat models."""
     max_tokens: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")
@@ -211,7 +223,9 @@ class ToxiGen(Task):
     higher_is_better: ClassVar[bool] = False
     data: UserData
     classifier: str = Field(min_length=1)
+    """The model that judges continuations."""
     toxic_label: int = Field(default=1, ge=0)
+    """Index of its class for toxic texts."""
     max_tokens: int = Field(default=512, ge=1)
 
     @property
