@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from earnest.specs import UserError, read_alpha, read_method, read_task
+from earnest.specs import UserError, draws, method_names, read_alpha, read_method, read_task
 
 app = typer.Typer(
     name="earnest",
@@ -98,7 +98,7 @@ def sweep(
 @app.command()
 def compress(
     model: Annotated[str, typer.Argument(help="A model folder, a hub id, or nano:large.")],
-    method: Annotated[str, typer.Option(help="random, magnitude, wanda, sparsegpt, rtn or gptq.")],
+    method: Annotated[str, typer.Option(help=f"{method_names()}.")],
     folder: Annotated[Path, typer.Option("--out", help="The checkpoint's folder; must not exist yet.")],
     sparsity: Annotated[float | None, typer.Option(help="Share of weights to zero, in (0, 1).")] = None,
     pattern: Annotated[str | None, typer.Option(help="N:M, as in 2:4: keep N of every M weights.")] = None,
@@ -120,7 +120,7 @@ def compress(
     split: Annotated[str, typer.Option(help="The calibration data's split.")] = "train",
     samples: Annotated[int, typer.Option(help="Calibration sequences.")] = 128,
     length: Annotated[int | None, typer.Option(help="Tokens per sequence; 2048, or what the model takes.")] = None,
-    seed: Annotated[int, typer.Option(help="Of calibration windows and of random pruning.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of calibration windows, and of what a method draws.")] = 0,
     dtype: DtypeOption = "auto",
     device: DeviceOption = "cpu",
 ) -> None:
@@ -131,7 +131,7 @@ def compress(
     fields: dict[str, Any] = {
         "method": method, "sparsity": sparsity, "pattern": pattern, "bits": bits, "group_size": group_size,
         "symmetric": symmetric, "act_order": act_order, "static_groups": static_groups,
-        "true_sequential": true_sequential, "damping": damping, "seed": seed if method == "random" else None,
+        "true_sequential": true_sequential, "damping": damping, "seed": seed if draws(method) else None,
     }  # fmt: skip
     spec = read_method({key: value for key, value in fields.items() if value is not None})
     from earnest.oneoff import compress_once

@@ -11,7 +11,7 @@ from typing import Any
 
 from earnest.plan import COMPRESS, EVALUATE, Cell, Inputs, Member, Plan, Steering, Step, data_key, method_fields
 from earnest.records import digest
-from earnest.specs import AnyTask, Dense, Method, Perplexity, Proxy, Random, Sweep, UserError
+from earnest.specs import AnyTask, Dense, Method, Perplexity, Proxy, Sweep, UserError
 from earnest.statistics.paired import MATCHING
 
 ENGINE_VERSION = 2  # changes when the logits that evaluations see do, if only by their rounding
@@ -61,7 +61,7 @@ class _Planner:
         yield self._cell(self.sweep.model, Dense(), 0)
         for method in self.sweep.compress:
             if not isinstance(method, Dense):
-                draws = method.needs_calibration or isinstance(method, Random)
+                draws = method.needs_calibration or method.draws()
                 for seed in self.sweep.seeds if draws else self.sweep.seeds[:1]:
                     yield self._cell(self.sweep.model, method, seed)
 
@@ -176,8 +176,8 @@ class _Planner:
             data_path, data_digest = self.inputs.data[data_key(calibrate)]
             calibration = {**calibrate.model_dump(mode="json", exclude={"data"}), "data_digest": data_digest}
             location["calibration"] = data_path
-        if isinstance(method, Random):
-            method = method.model_copy(update={"seed": method.seed + seed})
+        if method.draws():
+            method = method.model_copy(update={"seed": getattr(method, "seed") + seed})  # noqa: B009 -- of some methods
         spec = {
             "kind": COMPRESS,
             "model_digest": model_digest,

@@ -54,7 +54,8 @@ def test_every_pruner_hits_its_count_exactly_when_all_weights_tie(sparsity: floa
         SparseGPT(sparsity=sparsity): sparsegpt.compress([matrix(ones)], identity, SparseGPT(sparsity=sparsity)),
     }
     for method, (outcome,) in outcomes.items():
-        assert int((outcome.weight == 0).sum()) == nominal_zeros(method, 24, 64)
+        assert int((outcome.weight == 0).sum()) in nominal_zeros(method, 24, 64)
+        assert len(nominal_zeros(method, 24, 64)) == 1
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "1:4", "3:8", "1:2"])

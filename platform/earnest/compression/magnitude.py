@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from earnest.compression.masks import matrix_mask
+from earnest.compression.masks import matrix_mask, share
 from earnest.compression.matrices import Compressed, Matrix, pruned
 from earnest.specs import Magnitude
 
@@ -16,3 +16,8 @@ def compress(matrices: Sequence[Matrix], method: Magnitude) -> list[Compressed]:
     the reference program compares with ≤ and so removes one weight more, and all ties.
     """
     return [pruned(matrix.weight, matrix_mask(matrix.weight.abs(), method.pattern)) for matrix in matrices]
+
+
+def zeros(method: Magnitude, rows: int, cols: int) -> int:
+    """How many weights of a matrix [rows, cols] go: floor(rows · cols · sparsity)."""
+    return share(rows * cols, method.pattern.sparsity)

@@ -48,6 +48,11 @@ def smallest_in_groups(scores: Tensor, pattern: NM) -> Tensor:
     return smallest(groups, pattern.m - pattern.n).flatten(-2)
 
 
+def nm_zeros(pattern: NM, rows: int, cols: int) -> int:
+    """How many weights of a matrix [rows, cols] an N:M pattern removes; m divides cols."""
+    return rows * cols // pattern.m * (pattern.m - pattern.n)
+
+
 def matrix_mask(scores: Tensor, pattern: Unstructured | NM) -> Tensor:
     """The mask of a method that compares the weights of one matrix with each other, [rows, cols]."""
     if isinstance(pattern, NM):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from earnest.compression.masks import matrix_mask
+from earnest.compression.masks import matrix_mask, share
 from earnest.compression.matrices import Compressed, Matrix, pruned
 from earnest.specs import Random
 
@@ -22,3 +22,8 @@ def _prune(matrix: Matrix, method: Random) -> Compressed:
     generator = torch.Generator().manual_seed(seed)  # on the CPU, so that every device draws the same
     scores = torch.rand(matrix.weight.shape, generator=generator)
     return pruned(matrix.weight, matrix_mask(scores, method.pattern).to(matrix.weight.device))
+
+
+def zeros(method: Random, rows: int, cols: int) -> int:
+    """How many weights of a matrix [rows, cols] go: floor(rows · cols · sparsity)."""
+    return share(rows * cols, method.pattern.sparsity)

@@ -53,6 +53,12 @@ def block_size(method: SparseGPT) -> int:
     return method.block_size
 
 
+def zeros(method: SparseGPT, rows: int, cols: int) -> int:
+    """How many weights of a matrix [rows, cols] go: the share of each block of inputs, rounded down."""
+    size, sparsity = block_size(method), method.pattern.sparsity
+    return sum(share(rows * min(size, cols - start), sparsity) for start in range(0, cols, size))
+
+
 def _scales(method: SparseGPT, dense: Tensor, ready: Prepared, dtype: torch.dtype) -> Scales | None:
     if method.bits is None:
         return None

@@ -33,3 +33,8 @@ def _mask(scores: Tensor, method: Wanda) -> Tensor:
     if isinstance(method.pattern, NM):
         return smallest_in_groups(scores, method.pattern)
     return smallest(scores, share(scores.shape[1], method.pattern.sparsity))
+
+
+def zeros(method: Wanda, rows: int, cols: int) -> int:
+    """How many weights of a matrix [rows, cols] go: floor(cols · sparsity) of every row."""
+    return rows * share(cols, method.pattern.sparsity)

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from earnest.specs import UserError
+from earnest.specs import UserError, method_names
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -302,7 +302,8 @@ def groups_by_input(block: Block, stream: Stream) -> list[list[str]]:
     unreached = sorted(name for name in waiting if name.rpartition(".")[0] in ran)
     if unreached:
         raise UserError(
-            f"{unreached[0]}: no forward pass reaches it, so it cannot be calibrated; use random, magnitude or rtn"
+            f"{unreached[0]}: no forward pass reaches it, so it cannot be calibrated; "
+            f"use {method_names(calibrated=False)}"
         )
     return groups + [[name] for name in block.linears if name in waiting]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from earnest.models.blocks import Block, open_stream
 from earnest.models.proofs import CANNOT_RUN
-from earnest.specs import UserError
+from earnest.specs import UserError, method_names
 
 LENGTH = 64
 FARTHEST = 0.01  # of the norm of the last block's output; the same numbers in the same order are next to equal
@@ -68,5 +68,5 @@ def _last_output(model: Any, last: Block, text: Tensor) -> Tensor:
 def _not_walkable(model: Any, found: str) -> UserError:
     return UserError(
         f"model type {model.config.model_type}: run one by one, its blocks do not compute what the model does "
-        f"({found}), so it cannot be calibrated; use random, magnitude or rtn"
+        f"({found}), so it cannot be calibrated; use {method_names(calibrated=False)}"
     )

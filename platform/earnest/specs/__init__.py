@@ -35,6 +35,8 @@ from earnest.specs.methods import (
     Random,
     SparseGPT,
     Wanda,
+    draws,
+    method_names,
     read_method,
 )
 from earnest.specs.patterns import NM, Pattern, Unstructured, parse_pattern
@@ -118,8 +120,10 @@ __all__ = [
     "alpha_text",
     "check_data_is_named",
     "check_judges_are_named",
+    "draws",
     "expand",
     "explain",
+    "method_names",
     "parse_pattern",
     "read_alpha",
     "read_method",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, model_validator
 
@@ -23,6 +23,11 @@ class Method(Spec):
     def nominal(self) -> str:
         """What was asked, in a few characters: "50%", "2:4", "4 bits g32"."""
         return "dense"
+
+    @classmethod
+    def draws(cls) -> bool:
+        """Whether its own `seed` decides the result, calibration apart."""
+        return "seed" in cls.model_fields
 
 
 class Dense(Method):
@@ -189,10 +194,25 @@ AnyMethod = Annotated[
     Dense | Random | Magnitude | Wanda | SparseGPT | RTN | GPTQ,
     Field(discriminator="method"),
 ]
-METHODS: tuple[type[Method], ...] = (Dense, Random, Magnitude, Wanda, SparseGPT, RTN, GPTQ)
+METHODS: tuple[type[Method], ...] = get_args(get_args(AnyMethod)[0])  # in the order of the union
 METHOD_ADAPTER: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
 
 def read_method(fields: Mapping[str, Any]) -> AnyMethod:
     """A method from its fields, or UserError with every rule broken."""
     return validated(METHOD_ADAPTER, fields, "method")
+
+
+def method_names(*, calibrated: bool = True) -> str:
+    """The methods that compress, as errors and `--help` list them; without those that need calibration on request."""
+    names = [
+        str(method.model_fields["method"].default)
+        for method in METHODS
+        if method.family != "dense" and (calibrated or not method.needs_calibration)
+    ]
+    return " or ".join((", ".join(names[:-1]), names[-1]))
+
+
+def draws(name: str) -> bool:
+    """Whether a method of that name has a seed of its own."""
+    return any(method.model_fields["method"].default == name and method.draws() for method in METHODS)
