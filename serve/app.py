@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import TypeAdapter
 
-from earnest.models.source import resolve
+from earnest.models.inspected import InspectedModel
 from earnest.preflight import check_model
 from earnest.specs import Spec, UserError, validated
 from serve import access, front
@@ -87,7 +87,7 @@ def checked(config: Config) -> Config:
     from serve.prompts import Prompts
 
     for model in config.models.values():
-        check_model(resolve(model.source))
+        check_model(InspectedModel.of(model.source))
     Prompts(config)
     models = {
         name: model.model_copy(

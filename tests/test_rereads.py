@@ -20,7 +20,7 @@ from earnest.rereads import with_rereads
 from earnest.specs import Sweep, UserError
 from earnest.steps import TEXTS_FILE, run_step
 from earnest.store import Store
-from earnest.sweep import find_inputs
+from earnest.sweep import find_inputs, inspect_models
 
 FIELDS = {
     "name": "t", "model": "nano:small", "references": ["nano:medium"], "reread": True,
@@ -58,7 +58,7 @@ def test_a_sweep_plans_every_other_step_alike_with_and_without() -> None:
 @pytest.mark.slow
 def test_the_perplexity_of_texts_is_that_of_their_tokens_after_their_prompts(tmp_path: Path) -> None:
     sweep = Sweep.model_validate({**FIELDS, "references": [], "store": str(tmp_path)})
-    made, store = with_rereads(make_plan(sweep, find_inputs(sweep)), sweep), Store(str(tmp_path))
+    made, store = with_rereads(make_plan(sweep, find_inputs(sweep, inspect_models(sweep))), sweep), Store(str(tmp_path))
     for step in made.steps.values():
         run_step(step, store, "cpu", lambda _: None)
     loaded = load(resolve("nano:small"), device="cpu", dtype="auto")
@@ -77,7 +77,7 @@ def test_the_perplexity_of_texts_is_that_of_their_tokens_after_their_prompts(tmp
 
 def test_texts_that_were_not_kept_are_missed_in_words(tmp_path: Path) -> None:
     sweep = Sweep.model_validate({**FIELDS, "references": [], "store": str(tmp_path)})
-    made, store = with_rereads(make_plan(sweep, find_inputs(sweep)), sweep), Store(str(tmp_path))
+    made, store = with_rereads(make_plan(sweep, find_inputs(sweep, inspect_models(sweep))), sweep), Store(str(tmp_path))
     step = readings(made)[0]
     with store.publish(EVALUATE, step.spec["reads"], {}) as folder:
         (folder / "scores.json").write_text("{}")

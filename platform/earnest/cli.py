@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from earnest.specs import UserError, draws, method_names, read_alpha, read_method, read_task
 
@@ -60,12 +59,13 @@ def plan(
 
     prepared = prepare(config, store=store)
     done = prepared.done
-    table = Table("step", "what", "state", box=None, pad_edge=False)
-    for step in prepared.plan.steps.values():
-        table.add_row(
-            step.digest[:10], escape(title_of(step, prepared.plan)), "done" if step.digest in done else "to run"
-        )
-    out.print(table)
+    titles = {digest: title_of(step, prepared.plan) for digest, step in prepared.plan.steps.items()}
+    width = max(map(len, titles.values()))
+    rows = (f"{name[:10]}  {title:<{width}}  {'done' if name in done else 'to run'}" for name, title in titles.items())
+    # A table of rich would measure and wrap every cell, which takes seconds for thousands of steps.
+    out.print(
+        "\n".join([f"{'step':<10}  {'what':<{width}}  state", *rows]), markup=False, highlight=False, soft_wrap=True
+    )
     cells, steps = len(prepared.plan.cells), len(prepared.plan.steps)
     dtypes = " or ".join(dict.fromkeys(step.spec["dtype"] for step in prepared.plan.steps.values()))
     counted = f"{cells} cells, {steps} steps: {len(done)} done, {steps - len(done)} to run"

@@ -17,6 +17,7 @@ from earnest.decoding.ensemble import Ensemble, Pair
 from earnest.decoding.generation import generate
 from earnest.evaluation.rereading import reread
 from earnest.evaluation.run import Evaluation, evaluate
+from earnest.models.inspected import InspectedModel
 from earnest.models.loading import LoadedModel, load, load_tokenizer
 from earnest.models.source import folder_of, resolve
 from earnest.preflight import check_methods, check_task, find_data
@@ -76,9 +77,9 @@ def compress_once(
     if method.needs_calibration:
         remedy = "use --calibration FILE (text, Parquet or a hub id); --calibration nano asks for the almanac's corpus"
         check_data_is_named(Calibration() if data is None else Calibration(data=data), [model], "calibration", remedy)
-    source = resolve(model)
-    check_methods(source, [method])
-    loaded = load(source, device=device, dtype=dtype)
+    inspected = InspectedModel.of(model)
+    check_methods(inspected, [method])
+    loaded = load(inspected.source, device=device, dtype=dtype)
     ids, fields = None, None
     if method.needs_calibration:
         tokens = length or min(DEFAULT_LENGTH, loaded.max_length)

@@ -48,11 +48,16 @@ def make_plan(sweep: Sweep, inputs: Inputs) -> Plan:
 
 @dataclass(frozen=True)
 class _Planner:
-    """Collects steps while it lays out cells; what two cells need alike is one step."""
+    """Collects steps while it lays out cells; what two cells need alike is one step.
+
+    `fields` and `references` hold what all steps of a task share, by the task's identity: they are made once.
+    """
 
     sweep: Sweep
     inputs: Inputs
     steps: dict[str, Step] = field(default_factory=dict)
+    fields: dict[int, tuple[AnyTask, dict[str, Any]]] = field(default_factory=dict)
+    references: dict[tuple[str, int], str] = field(default_factory=dict)
 
     # --- cells ------------------------------------------------------------------------------------------------------
 
@@ -205,14 +210,14 @@ class _Planner:
         stops = self._stops(task) if checkpoint is not None and steering is None and not restored else {}
         is_other = checkpoint is not None or steering is not None
         needs_reference = stops or (isinstance(task, Perplexity) and is_other and task.kl_bytes > 0)
-        reference = self._evaluate(model, None, task, None).digest if needs_reference else None
+        reference = self._reference(model, task) if needs_reference else None
         spec: dict[str, Any] = {
             "kind": EVALUATE,
             "model_digest": model_digest,
             "dtype": self._dtype(model),
             "checkpoint": checkpoint,
             "reference": reference,
-            "task": {**task.model_dump(mode="json", exclude={"data", *task.places}), "version": task.version},
+            "task": self._task_fields(task),
             "data_digest": data_digest,
             "engine": ENGINE_VERSION,
             "versions": dict(self.inputs.versions),
@@ -244,6 +249,21 @@ class _Planner:
             + (", rebatched" if budget else ""),
             cost=task.cost * (1 if steering is None else STEERED_COST),
         )
+
+    def _task_fields(self, task: AnyTask) -> dict[str, Any]:
+        """What a digest covers of a task."""
+        if id(task) not in self.fields:
+            dumped = task.model_dump(mode="json", exclude={"data", *task.places})
+            self.fields[id(task)] = task, {**dumped, "version": task.version}  # the task is kept: its id is its name
+        return self.fields[id(task)][1]
+
+    def _reference(self, model: str, task: AnyTask) -> str:
+        """The step of a task on a dense model, by its digest."""
+        self._task_fields(task)
+        key = (model, id(task))
+        if key not in self.references:
+            self.references[key] = self._evaluate(model, None, task, None).digest
+        return self.references[key]
 
     def _stops(self, task: AnyTask) -> dict[str, Any]:
         """When the task stops, where it is to stop once it is decided."""

@@ -18,50 +18,50 @@ from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns, rehearse
 from earnest.evaluation.traits import read_frequencies
 from earnest.models.blocks import text_config
-from earnest.models.loading import check_vocabulary, checked_config, load_tokenizer, read_config, skeleton
+from earnest.models.inspected import InspectedModel
+from earnest.models.loading import check_vocabulary
 from earnest.models.restoring import check_restorable
-from earnest.models.source import Source, resolve
 from earnest.plan import Inputs, data_key
 from earnest.specs import AnyTask, Dense, LMEval, Method, Sweep, UserError
 
 
-def check_sweep(sweep: Sweep, inputs: Inputs) -> None:
+def check_sweep(sweep: Sweep, inputs: Inputs, models: Mapping[str, InspectedModel]) -> None:
     """Check a sweep's models, methods, pairs and data.
+
+    Args:
+        sweep: as it was read.
+        inputs: where its data lie.
+        models: what was found of each of its models, by name.
 
     Raises:
         UserError: the first mistake found, with its remedy.
     """
-    sources = {name: resolve(where) for name, (where, _) in inputs.models.items()}
-    for one in sources.values():
+    for one in models.values():
         check_model(one)
-    source = sources[sweep.model]
-    check_methods(source, sweep.compress)
-    _check_pairs(sweep, sources)
+    model = models[sweep.model]
+    check_methods(model, sweep.compress)
+    _check_pairs(sweep, models)
     if sweep.localise:
-        check_restorable(skeleton(source), source)
+        check_restorable(model.skeleton, model.source)
     for name, form in sweep.chat.items():
-        if form == "template" and not load_tokenizer(sources[name].path, name).chat_template:
+        if form == "template" and not models[name].tokenizer.chat_template:
             raise UserError(f'chat: the tokenizer of {name} has no chat template; use "llama2" or leave it out')
     for task in sweep.tasks:
         check_task(task, inputs.data[data_key(task)][0])
     if any(method.needs_calibration for method in sweep.compress):
-        _check_calibration(sweep, inputs, source)
+        _check_calibration(sweep, inputs, model)
 
 
-def check_model(source: Source) -> None:
+def check_model(model: InspectedModel) -> None:
     """Headers of all weight files, and a tokenizer that fits the vocabulary."""
-    rows = text_config(checked_config(source)).vocab_size
-    check_vocabulary(source.name, rows, load_tokenizer(source.path, source.name))
+    check_vocabulary(model.source.name, text_config(model.config).vocab_size, model.tokenizer)
 
 
-def check_methods(source: Source, methods: Sequence[Method]) -> None:
-    """Whether the methods' groups and patterns fit the shapes of a model's layers; the shapes are made once."""
-    compressing = [method for method in methods if not isinstance(method, Dense)]
-    if not compressing:
-        return
-    model = skeleton(source)
-    for method in compressing:
-        check_fits(model, method)
+def check_methods(model: InspectedModel, methods: Sequence[Method]) -> None:
+    """Whether the methods' groups and patterns fit the shapes of a model's layers."""
+    for method in methods:
+        if not isinstance(method, Dense):
+            check_fits(model.skeleton, method)
 
 
 @dataclass
@@ -72,19 +72,17 @@ class _Speaker:
     tokenizer: Any
 
 
-def _check_pairs(sweep: Sweep, sources: Mapping[str, Source]) -> None:
+def _check_pairs(sweep: Sweep, models: Mapping[str, InspectedModel]) -> None:
     """Whether all models of the pairs have the sweep's model's tokens, and can be compressed as their bases are."""
     names = dict.fromkeys(name for proxy in sweep.proxy for name in proxy.models)
-    if not names:
-        return
-    base = _Speaker(sweep.model, load_tokenizer(sources[sweep.model].path, sweep.model))
+    base = _Speaker(sweep.model, models[sweep.model].tokenizer)
     for name in names:
-        check_vocabularies(base, _Speaker(name, load_tokenizer(sources[name].path, name)))
+        check_vocabularies(base, _Speaker(name, models[name].tokenizer))
     for proxy in sweep.proxy:
         methods = [m for m in sweep.compress if proxy.steers(m.method, f"{m.method} {m.nominal}")]
         members = {"expert": proxy.expert, "antiexpert": proxy.antiexpert}
         for part in proxy.compressed:
-            check_methods(sources[str(members[part])], methods)
+            check_methods(models[str(members[part])], methods)
 
 
 def find_data(task: AnyTask) -> DataSource:
@@ -108,13 +106,13 @@ def check_task(task: AnyTask, path: str) -> None:
             path.check_asked()
 
 
-def _check_calibration(sweep: Sweep, inputs: Inputs, source: Source) -> None:
+def _check_calibration(sweep: Sweep, inputs: Inputs, model: InspectedModel) -> None:
     """The length fits the model's positions, and every row can be calibrated on."""
-    positions = getattr(text_config(read_config(source)), "max_position_embeddings", None)
+    positions = getattr(text_config(model.config), "max_position_embeddings", None)
     if positions is not None and sweep.calibration.length > positions:
         raise UserError(
-            f"calibration: length {sweep.calibration.length} is beyond the {positions} positions of {source.name}; "
-            f"set [calibration] length to at most {positions}"
+            f"calibration: length {sweep.calibration.length} is beyond the {positions} positions of "
+            f"{model.source.name}; set [calibration] length to at most {positions}"
         )
     if sweep.calibration.data == NANO:
         return

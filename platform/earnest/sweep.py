@@ -21,8 +21,7 @@ from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
 from earnest.data import resolve_data
 from earnest.domains.run import losses_of
-from earnest.models.loading import read_config
-from earnest.models.precision import stored_dtype
+from earnest.models.inspected import InspectedModel
 from earnest.models.source import resolve
 from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key
 from earnest.planning import make_plan
@@ -34,7 +33,7 @@ from earnest.report.table import print_table
 from earnest.rereads import with_rereads
 from earnest.samples import SAMPLES_FILE
 from earnest.specs import Sweep, UserError, read_sweep
-from earnest.specs.dtypes import AUTOS
+from earnest.specs.dtypes import AUTOS, Auto
 from earnest.store import Store
 from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
 
@@ -100,8 +99,9 @@ def prepare(
     _refuse_a_store_that_vanishes(sweep.store)
     if sweep.tracking.uri is not None:
         check_uri(sweep.tracking.uri)
-    inputs = find_inputs(sweep)
-    check_sweep(sweep, inputs)
+    models = inspect_models(sweep)
+    inputs = find_inputs(sweep, models)
+    check_sweep(sweep, inputs, models)
     if sweep.published is not None:
         read_published(sweep.published)
     where = Store(sweep.store)
@@ -114,12 +114,31 @@ def settled_plan(sweep: Sweep, inputs: Inputs, store: Store, address: str | None
     It is the dtype in which most steps are in the store already, so that a sweep that was begun goes on as it began,
     on whatever machine; otherwise what suits the workers that it would have now.
     """
-    plans = {auto: with_rereads(make_plan(sweep, replace(inputs, auto=auto)), sweep) for auto in AUTOS}
-    if len({frozenset(plan.steps) for plan in plans.values()}) == 1:
-        return plans[AUTOS[0]]
-    finished = {auto: len(stored(plan, store)) for auto, plan in plans.items()}
-    begun = max(AUTOS, key=lambda auto: finished[auto])
-    return plans[begun if finished[begun] else auto_of_workers(sweep.cluster, address)]
+    autos = _different_autos(sweep, inputs)
+    if len(autos) == 1:
+        return _plan_in(autos[0], sweep, inputs)
+    there = store.digests(COMPRESS) | store.digests(EVALUATE)
+    plans = {auto: _plan_in(auto, sweep, inputs) for auto in autos if there}
+    finished = {auto: len(there.intersection(plan.steps)) for auto, plan in plans.items()}
+    begun = max(finished, key=lambda auto: finished[auto], default=None)
+    if begun is not None and finished[begun]:
+        return plans[begun]
+    return _plan_in(auto_of_workers(sweep.cluster, address), sweep, inputs)
+
+
+def _plan_in(auto: Auto, sweep: Sweep, inputs: Inputs) -> Plan:
+    return with_rereads(make_plan(sweep, replace(inputs, auto=auto)), sweep)
+
+
+def _different_autos(sweep: Sweep, inputs: Inputs) -> list[Auto]:
+    """One of each group of meanings of `auto` in which the sweep has the same steps."""
+    helped = any(task.models for task in sweep.tasks)
+    found: dict[tuple[object, ...], Auto] = {}
+    for auto in AUTOS:
+        meant = replace(inputs, auto=auto)
+        dtypes = (meant.compute_dtype(sweep.dtype, name) for name in inputs.models)
+        found.setdefault((helped and auto == "stored", *dtypes), auto)
+    return list(found.values())
 
 
 def run_sweep(prepared: Prepared, *, address: str | None = None, console: Console) -> Result:
@@ -152,25 +171,39 @@ def write_page(prepared: Prepared, cells: Sequence[CellRecord]) -> Path:
     )
 
 
-def find_inputs(sweep: Sweep) -> Inputs:
+def inspect_models(sweep: Sweep) -> dict[str, InspectedModel]:
+    """The models that a sweep names, each found once. Raises UserError where one is not there."""
+    return {name: InspectedModel.of(name) for name in sweep.models}
+
+
+def find_inputs(sweep: Sweep, models: Mapping[str, InspectedModel]) -> Inputs:
     """The digests of the models and data that a sweep names, each looked up once.
+
+    Args:
+        sweep: as it was read.
+        models: what was found of each of its models, by name.
 
     Raises:
         UserError: one of them is not there.
     """
-    models = {name: resolve(name) for name in sweep.models}
     wanted = {data_key(task): task for task in sweep.tasks}
     data = {key: find_data(task) for key, task in wanted.items()}
     if any(method.needs_calibration for method in sweep.compress) and data_key(sweep.calibration) not in data:
         data[data_key(sweep.calibration)] = resolve_data(sweep.calibration.data, sweep.calibration.split)
+    helpers = {name: models[name].source if name in models else resolve(name) for name in _helpers(sweep)}
     return Inputs(
-        models={name: (_portable(name, str(source.path)), source.digest) for name, source in models.items()},
+        models={name: (_portable(name, str(m.source.path)), m.source.digest) for name, m in models.items()},
         data={key: (source.path, source.digest) for key, source in data.items()},
         versions={library: version(library) for library in DECIDING_LIBRARIES},
-        helpers={name: resolve(name).digest for task in sweep.tasks for name in task.models},
-        stored={name: stored_dtype(source.path) for name, source in models.items()},
-        blocks=int(read_config(models[sweep.model]).num_hidden_layers) if sweep.localise else 0,
+        helpers={name: source.digest for name, source in helpers.items()},
+        stored={name: model.stored_dtype for name, model in models.items()},
+        blocks=int(models[sweep.model].config.num_hidden_layers) if sweep.localise else 0,
     )
+
+
+def _helpers(sweep: Sweep) -> list[str]:
+    """The models that tasks need beside their subject."""
+    return list(dict.fromkeys(name for task in sweep.tasks for name in task.models))
 
 
 def _portable(name: str, path: str) -> str:

@@ -19,7 +19,7 @@ from earnest.planning import make_plan
 from earnest.records import Estimate, Scores
 from earnest.specs import Biography, ClosedBook, Magnitude, Proxy, Sweep, UserError, read_sweep
 from earnest.store import Store
-from earnest.sweep import find_inputs, prepare
+from earnest.sweep import find_inputs, inspect_models, prepare
 
 ROOT = Path(__file__).parents[2]
 SWEEP = Sweep(
@@ -165,7 +165,7 @@ def test_the_embedded_models_claims_name_cells_and_tasks_of_their_sweeps() -> No
     file = ROOT / "jobs" / "claims" / "nano.toml"
     asked = read_claims(file)
     configs = [read_sweep(file.parent / sweep) for sweep in asked.sweeps]
-    plans = {config.name: make_plan(config, find_inputs(config)) for config in configs}
+    plans = {config.name: make_plan(config, find_inputs(config, inspect_models(config))) for config in configs}
     for claim in asked.claims:
         for one in claim.predictions:
             names = [one.a, one.b, *([one.target] if one.target else [])]

@@ -19,7 +19,7 @@ from earnest.planning import make_plan
 from earnest.specs import Sweep, ToxiGen, UserError, read_task
 from earnest.steps import run_step
 from earnest.store import Store
-from earnest.sweep import find_inputs
+from earnest.sweep import find_inputs, inspect_models
 from evaluation.scripted import Scripted
 from evaluation.tiny_models import VOCABULARY
 
@@ -133,7 +133,7 @@ def test_a_row_without_a_prompt_is_named(folder: Path, tmp_path: Path) -> None:
 def test_a_step_is_named_by_the_classifiers_weights(folder: Path, prompts: str) -> None:
     fields = {"task": "toxigen", "data": prompts, "classifier": str(folder)}
     sweep = Sweep.model_validate({"name": "s", "model": "nano:large", "compress": [], "tasks": [fields]})
-    inputs = find_inputs(sweep)
+    inputs = find_inputs(sweep, inspect_models(sweep))
     assert inputs.helpers == {str(folder): resolve(str(folder)).digest}
 
     def named(digest: str) -> list[str]:
@@ -146,7 +146,9 @@ def test_a_step_is_named_by_the_classifiers_weights(folder: Path, prompts: str) 
 def test_a_step_runs_from_what_the_plan_says_of_it(folder: Path, prompts: str, tmp_path: Path) -> None:
     fields = {"task": "toxigen", "data": prompts, "classifier": str(folder), "max_tokens": 4}
     sweep = Sweep.model_validate({"name": "s", "model": "nano:small", "compress": [], "tasks": [fields]})
-    (step,) = (s for s in make_plan(sweep, find_inputs(sweep)).steps.values() if s.kind == EVALUATE)
+    (step,) = (
+        s for s in make_plan(sweep, find_inputs(sweep, inspect_models(sweep))).steps.values() if s.kind == EVALUATE
+    )
     store = Store(str(tmp_path / "store"))
     summary = run_step(step, store, "cpu", lambda _: None)
     scores = json.loads((store.fetch(EVALUATE, summary.digest) / "scores.json").read_text())

@@ -16,6 +16,7 @@ from earnest.compression import checkpoint
 from earnest.compression.produce import compress_to_folder
 from earnest.evaluation.engine import Engine
 from earnest.evaluation.tokens import requests
+from earnest.models.inspected import InspectedModel
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
 from earnest.preflight import check_methods
@@ -222,7 +223,7 @@ def test_every_kind_of_compression_reloads_bit_for_bit_or_says_why_not(
     source, spec, family = resolve(str(folder_of(name))), read_method(method), FAMILIES[name]
     if family.refused:
         with pytest.raises(UserError, match=family.refused):
-            check_methods(source, [spec])
+            check_methods(InspectedModel(source), [spec])
         return
     loaded = load(source, dtype="float32")
     ids = (
@@ -232,7 +233,7 @@ def test_every_kind_of_compression_reloads_bit_for_bit_or_says_why_not(
         with pytest.raises(UserError, match=family.some_refused):
             compress_to_folder(loaded, spec, ids, tmp_path / "out")
         return
-    check_methods(source, [spec])
+    check_methods(InspectedModel(source), [spec])
     manifest = compress_to_folder(loaded, spec, ids, tmp_path / "out")
     saved = checkpoint.load(tmp_path / "out", dtype="float32")
     wanted = asked(loaded)

@@ -11,6 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from earnest.compression.walk import compress
+from earnest.models.inspected import InspectedModel
 from earnest.models.loading import load
 from earnest.models.source import FETCHED, NOT_FETCHED, resolve
 from earnest.preflight import check_model
@@ -27,7 +28,7 @@ def edited(folder: Path, file: str = "config.json", **fields: object) -> Path:
 
 
 def refused(folder: Path, said: str) -> None:
-    for work in (load, check_model):
+    for work in (load, lambda source: check_model(InspectedModel(source))):
         with pytest.raises(UserError, match=said) as raised:
             work(resolve(str(folder)))
         assert len(str(raised.value).splitlines()) <= 2

@@ -198,9 +198,13 @@ def _copy_buffers(exact: Any, model: Any) -> None:
 
 def skeleton(source: Source) -> Any:
     """The model's modules without memory: shapes to check a method against before any weight is read."""
-    config = read_config(source)
+    return skeleton_of(source.name, read_config(source))
+
+
+def skeleton_of(name: str, config: Any) -> Any:
+    """The modules that a config describes, without memory."""
     with torch.device("meta"):
-        return auto_class(source.name, config).from_config(config)
+        return auto_class(name, config).from_config(config)
 
 
 def auto_class(name: str, config: Any) -> Any:
