@@ -7,7 +7,8 @@ head of the longest chain of work goes first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from earnest.plan import COMPRESS, EVALUATE, Kind, Step
@@ -106,39 +107,84 @@ def assign(
     """
     pairs: list[tuple[str, Step]] = []
     for kind in (COMPRESS, EVALUATE):
-        steps = sorted((step for step in ready if step.kind == kind), key=lambda step: -chains[step.digest])
         workers = [worker for worker in idle if worker.kind == kind]
-        busy = set(held)
-        while steps and workers:
-            worker, step = _best_pair(workers, steps, places, busy)
-            pairs.append((worker.name, step))
-            busy.add(subject_of(step))
-            workers.remove(worker)
-            steps.remove(step)
+        if workers:
+            steps = sorted((step for step in ready if step.kind == kind), key=lambda step: -chains[step.digest])
+            pairs += _assign_compress(steps, workers) if kind == COMPRESS else _Pairing(workers, places, held).of(steps)
     return pairs
 
 
-def _best_pair(
-    workers: Sequence[Idle], steps: Sequence[Step], places: Mapping[str, Collection[str]], busy: Collection[str]
-) -> tuple[Idle, Step]:
-    """The pair of the lowest distance; among equals the first step, then the first worker."""
-    kept = {worker.loaded for worker in workers if worker.loaded is not None}
-    pairs = ((worker, step) for step in steps for worker in workers)
-    return min(pairs, key=lambda pair: _distance(pair[0], pair[1], places, busy, kept))
+def _assign_compress(steps: Sequence[Step], workers: Sequence[Idle]) -> list[tuple[str, Step]]:
+    return [(worker.name, step) for worker, step in zip(workers, steps, strict=False)]
 
 
-def _distance(
-    worker: Idle, step: Step, places: Mapping[str, Collection[str]], busy: Collection[str], kept: Collection[str]
-) -> int:
-    """How far a step's subject lies from a worker: 0 loaded, 1 on its node, 2 elsewhere, 3 others hold it."""
-    if step.kind == COMPRESS:
-        return 0
-    subject = subject_of(step)
-    if worker.loaded == subject:
-        return 0
-    if subject in busy or subject in kept:
-        return 3
-    return 1 if worker.node in places.get(subject, ()) else 2
+class _Pairing:
+    """Evaluators are paired with steps by how far a step's subject lies from them: loaded, on their node, elsewhere,
+    held by others; within each, the first step gets the first worker.
+
+    A pair once made brings no other pair closer: it only takes a worker away and makes its subject one that others
+    hold. So each distance needs one pass over the steps.
+    """
+
+    def __init__(self, workers: Sequence[Idle], places: Mapping[str, Collection[str]], held: Iterable[str]) -> None:
+        self._workers, self._places = workers, places
+        self._busy = set(held)
+        self._taken = [False] * len(workers)
+        self._free = len(workers)
+        self._all = deque(range(len(workers)))
+        self._holding: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._on: defaultdict[str, deque[int]] = defaultdict(deque)
+        for place, worker in enumerate(workers):
+            self._on[worker.node].append(place)
+            if worker.loaded is not None:
+                self._holding[worker.loaded].append(place)
+
+    def of(self, steps: Sequence[Step]) -> list[tuple[str, Step]]:
+        """All pairs, the closest first."""
+        pairs: list[tuple[str, Step]] = []
+        for nearest in (self._that_holds, self._on_its_node, self._elsewhere, self._any):
+            if not self._free:
+                break
+            steps = self._pass(steps, nearest, pairs)
+        return pairs
+
+    def _pass(
+        self, steps: Sequence[Step], nearest: Callable[[str], int | None], pairs: list[tuple[str, Step]]
+    ) -> list[Step]:
+        """Pair the steps for which there is such a worker; returns the others."""
+        left = []
+        for step in steps:
+            subject = subject_of(step)
+            place = nearest(subject) if self._free else None
+            if place is None:
+                left.append(step)
+                continue
+            self._taken[place] = True
+            self._free -= 1
+            self._busy.add(subject)
+            pairs.append((self._workers[place].name, step))
+        return left
+
+    def _that_holds(self, subject: str) -> int | None:
+        return self._first(self._holding[subject]) if subject in self._holding else None
+
+    def _on_its_node(self, subject: str) -> int | None:
+        if subject in self._busy:
+            return None
+        queues = (self._on[node] for node in self._places.get(subject, ()) if node in self._on)
+        return min((place for queue in queues if (place := self._first(queue)) is not None), default=None)
+
+    def _elsewhere(self, subject: str) -> int | None:
+        return None if subject in self._busy else self._any(subject)
+
+    def _any(self, subject: str) -> int | None:
+        del subject
+        return self._first(self._all)
+
+    def _first(self, queue: deque[int]) -> int | None:
+        while queue and self._taken[queue[0]]:
+            queue.popleft()
+        return queue[0] if queue else None
 
 
 def next_hire(compress: Staff, evaluate: Staff) -> Kind | None:
