@@ -14,6 +14,7 @@ from pathlib import Path
 
 from earnest.compare.claims import read_claims, rule
 from earnest.compare.findings import page
+from earnest.ending import ended_by_signals
 from earnest.specs import UserError
 from earnest.sweep import prepare
 
@@ -37,7 +38,7 @@ def main() -> int:
 def write(claims: Path, store: str | None, out: Path) -> Path:
     """Write the page of a file of claims. Raises UserError where a sweep is missing or not finished."""
     asked = read_claims(claims)
-    prepared = [prepare(claims.parent / sweep, store=store) for sweep in asked.sweeps]
+    prepared = [prepare(claims.parent / sweep, store=store, writable=False) for sweep in asked.sweeps]
     ruled = rule(asked.claims, {one.sweep.name: (one.plan, one.store) for one in prepared})
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(asked, ruled, str(claims)), encoding="utf-8")
@@ -45,4 +46,5 @@ def write(claims: Path, store: str | None, out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_by_signals():
+        sys.exit(main())

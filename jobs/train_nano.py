@@ -14,6 +14,7 @@ from pathlib import Path
 from earnest.almanac.family import build_family
 from earnest.almanac.recipe import load_recipe
 from earnest.cards import measure_family, write_cards
+from earnest.ending import ended_by_signals
 
 
 def main() -> None:
@@ -28,4 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ended_by_signals():
+        main()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import TypeAdapter
 
+from earnest.ending import ended_by_signals
 from earnest.models.inspected import InspectedModel
 from earnest.preflight import check_model
 from earnest.specs import Spec, UserError, validated
@@ -127,4 +128,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ended_by_signals():
+        sys.exit(main())

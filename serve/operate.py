@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from earnest.cluster.session import connected
+from earnest.ending import interrupt
 from earnest.specs import UserError
 from serve.config import Config, Key, Settings, read_config
 from serve.keys import digest, new_key
@@ -36,7 +37,7 @@ def operate(file: Path, config: Config) -> None:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         direct = start(config)
         for one in (signal.SIGINT, signal.SIGTERM):  # Ray's own handlers would not let running answers end
-            signal.signal(one, signal.default_int_handler)
+            signal.signal(one, interrupt)
         try:
             _deploy(config, _settings(config), direct)
             announce(config, key)

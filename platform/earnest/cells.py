@@ -55,7 +55,7 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
         CorruptOutputError: a stored score, sample file or manifest does not have the bytes that were published.
     """
     evaluated = _with_readings(plan, store, read_evaluations(plan, store))
-    finished = store.digests(COMPRESS) | set(evaluated)
+    finished = store.intact(COMPRESS, (cell.compress for cell in plan.cells if cell.compress)) | set(evaluated)
     running = store.running(COMPRESS) | store.running(EVALUATE)
     rows = _judged(plan, evaluated)
     return [_record(cell, plan, store, evaluated, rows, finished, running, failures) for cell in plan.cells]
@@ -64,15 +64,16 @@ def collect(plan: Plan, store: Store, failures: Mapping[str, str]) -> list[CellR
 def read_evaluations(plan: Plan, store: Store) -> dict[str, Evaluated]:
     """Digest -> the finished evaluation, for all tasks of all cells."""
     wanted = {d for cell in plan.cells for d in (*cell.evaluate.values(), *cell.rebatched.values())}
-    there = sorted(wanted & store.digests(EVALUATE))
+    there = sorted(store.intact(EVALUATE, wanted))
     return {digest: read_evaluation(store, digest, plan.steps[digest].spec["task"]["task"]) for digest in there}
 
 
 def _with_readings(plan: Plan, store: Store, evaluated: Mapping[str, Evaluated]) -> dict[str, Evaluated]:
     """The evaluations, each with what the dense model makes of its texts among its metrics, where that is finished."""
-    found, there = dict(evaluated), store.digests(EVALUATE)
-    for step in plan.steps.values():
-        read = str(step.spec.get("reads"))
+    readings = [step for step in plan.steps.values() if "reads" in step.spec]
+    found, there = dict(evaluated), store.intact(EVALUATE, (step.digest for step in readings))
+    for step in readings:
+        read = str(step.spec["reads"])
         if read in found and step.digest in there:
             scores, again = found[read].scores, store.read_file(EVALUATE, step.digest, SCORES_FILE)
             metrics = {**scores.metrics, **Scores.model_validate_json(again).metrics}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from earnest.ending import ended_by_signals, interrupted
 from earnest.specs import UserError, draws, method_names, read_alpha, read_method, read_task
 
 app = typer.Typer(
@@ -57,7 +59,8 @@ def plan(
     from earnest.cluster.events import title_of
     from earnest.sweep import prepare
 
-    prepared = prepare(config, store=store)
+    prepared = prepare(config, store=store, writable=False)
+    _tell_damaged(prepared.damaged)
     done = prepared.done
     titles = {digest: title_of(step, prepared.plan) for digest, step in prepared.plan.steps.items()}
     width = max(map(len, titles.values()))
@@ -86,11 +89,12 @@ def sweep(
     from earnest.sweep import prepare, run_sweep
 
     prepared = prepare(config, store=store, tracking_uri=tracking_uri, address=address)
+    _tell_damaged(prepared.damaged)
     try:
         result = run_sweep(prepared, address=address, console=out)
     except KeyboardInterrupt:
         err.print("interrupted; finished steps are kept, run the same command again to go on")
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + (interrupted() or signal.SIGINT)) from None
     if not result.ok:
         raise typer.Exit(1)
 
@@ -233,7 +237,8 @@ def compare(
     else:
         from earnest.sweep import prepare
 
-        prepared = prepare(sweep, store=store)
+        prepared = prepare(sweep, store=store, writable=False)
+        _tell_damaged(prepared.damaged)
         rows, skipped = compare_cells(prepared.plan, prepared.store, a, b, task or (), cluster)
     print_versus(rows, a, b, out, skipped=skipped)
     if json_file is not None:
@@ -289,7 +294,8 @@ def report(
     from earnest.sweep import prepare, write_page
 
     _refuse_unwritable(file)
-    prepared = prepare(config, store=store)
+    prepared = prepare(config, store=store, writable=False)
+    _tell_damaged(prepared.damaged)
     if not prepared.done:
         raise UserError(f"report {config}: no step is in {prepared.store.root} yet; run earnest sweep {config} first")
     cells = collect(prepared.plan, prepared.store, prepared.store.failures())
@@ -359,6 +365,16 @@ def generate(
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+def _tell_damaged(damaged: Mapping[str, str]) -> None:
+    """One line for each step whose stored output is not whole."""
+    for title, wrong in damaged.items():
+        err.print(
+            f"[yellow]damaged:[/] {escape(title)}: {escape(wrong)}; it counts as not run, earnest sweep makes it again",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _settings(pairs: Sequence[str], option: str, example: str) -> dict[str, str]:
     """Settings written as NAME=VALUE."""
     wrong = [pair for pair in pairs if "=" not in pair]
@@ -390,11 +406,12 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        app(standalone_mode=True)
-    except UserError as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+    with ended_by_signals():
+        try:
+            app(standalone_mode=True)
+        except UserError as error:
+            err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from shlex import quote
 from rich.console import Console
 
 from earnest.cells import collect
-from earnest.cluster.driver import Outcome, run_plan, stored
+from earnest.cluster.driver import Outcome, damaged, run_plan, stored
 from earnest.cluster.dtypes import auto_of_workers
 from earnest.cluster.events import title_of
 from earnest.cluster.progress import show_progress
@@ -60,10 +60,16 @@ class Prepared:
         return stored(self.plan, self.store)
 
     @property
+    def damaged(self) -> Mapping[str, str]:
+        """The plan's steps whose stored output is not whole, by their title -> what is wrong. They count as absent."""
+        found = damaged(self.plan, self.store)
+        return {title_of(self.plan.steps[digest], self.plan): wrong for digest, wrong in found.items()}
+
+    @property
     def report_folder(self) -> Path:
-        """Where this sweep's report lies: in the store, or beside the caller for a store in a bucket."""
-        base = Path(self.store.root) if not self.store.remote else Path.cwd()
-        return base / "reports" / self.sweep.name
+        """Where this sweep's report lies: in the store, or beside the caller where that is a bucket or read-only."""
+        inside = not self.store.remote and os.access(self.store.root, os.W_OK)
+        return (Path(self.store.root) if inside else Path.cwd()) / "reports" / self.sweep.name
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,12 @@ class Result:
 
 
 def prepare(
-    config: Path, *, store: str | None = None, tracking_uri: str | None = None, address: str | None = None
+    config: Path,
+    *,
+    store: str | None = None,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    writable: bool = True,
 ) -> Prepared:
     """Read a sweep, find and check its models and data, and plan its steps. Runs nothing.
 
@@ -90,6 +101,7 @@ def prepare(
         store: instead of the sweep's own.
         tracking_uri: instead of the sweep's own.
         address: of the Ray cluster that it is to run on, as in `run_sweep`.
+        writable: whether the store is to be written; otherwise it is only read.
 
     Raises:
         UserError: anything that the user must mend before a sweep can run.
@@ -104,7 +116,7 @@ def prepare(
     check_sweep(sweep, inputs, models)
     if sweep.published is not None:
         read_published(sweep.published)
-    where = Store(sweep.store)
+    where = Store(sweep.store, writable=writable)
     return Prepared(sweep, where, settled_plan(sweep, inputs, where, address))
 
 

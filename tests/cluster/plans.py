@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,16 @@ class Traced:
     store: Store
     trace: Path
     events: list[Event] = field(default_factory=list)
+    tell: Callable[[Event], object] = lambda _: None
 
     def run(self, steps: Iterable[Step], **spec: Any) -> Outcome:
         """Run the steps on the Ray that is connected, noting all events."""
         located = [replace(step, location={**step.location, "trace": str(self.trace)}) for step in steps]
-        return run_plan(plan_of(located), self.store, Cluster(**spec), on_event=self.events.append, runner=RUNNER)
+        return run_plan(plan_of(located), self.store, Cluster(**spec), on_event=self._note, runner=RUNNER)
+
+    def _note(self, event: Event) -> None:
+        self.events.append(event)
+        self.tell(event)
 
     def run_alone(self, steps: Iterable[Step]) -> None:
         """Run the steps in this process, one after the other."""

@@ -1,12 +1,15 @@
 """A small real step for workers: it reads what it needs from the store, publishes to it, and misbehaves where asked.
 
 `step.location` says how: `sleep` seconds, `meet` that many steps, wait `until` a file is there, `crash` the worker or
-`raise` an error the first `times` times. As with real steps, what a location says does not change the output.
+`raise` an error the first `times` times, or `die`
+before anything else is done. As with real steps, what a location says does not change the output.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,11 +46,20 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 }
 
 
+DEATHS: dict[str, Callable[[], object]] = {
+    "exit": lambda: os._exit(7),
+    "abort": lambda: os.kill(os.getpid(), signal.SIGABRT),
+    "sysexit": lambda: sys.exit(3),
+}
+
+
 def work(step: Step, store: Store, device: str, progress: Callable[[str], None]) -> Summary:
     """Publish a step's output: its own spec, after the bytes of everything it needs."""
     began = time.monotonic()
     how = step.location
     times = _trace(step, Path(how["trace"]), device)
+    if "die" in how:
+        DEATHS[how["die"]]()
     progress(f"time {times}")
     misbehaves = how.get("times", "always") == "always" or times <= int(how["times"])
     inputs = [_read(step, store, need) for need in step.needs]

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 from cluster.plans import Traced, small_sweep
+from earnest.ending import ended_by_signals
 from earnest.store import Store
 
 store, trace, sleep = sys.argv[1:]
-outcome = Traced(Store(store), Path(trace)).run(small_sweep(methods=2, tasks=3, sleep=sleep), attempts=2)
+with ended_by_signals():
+    outcome = Traced(Store(store), Path(trace)).run(small_sweep(methods=2, tasks=3, sleep=sleep), attempts=2)
 token = Path.home() / ".ray" / "auth_token"
 print(
     json.dumps(

@@ -88,6 +88,14 @@ def test_a_step_that_crashes_its_worker_is_set_aside_after_its_attempts(traced: 
     assert counts == list(range(1, 7))
 
 
+def test_a_step_that_kills_every_worker_at_once_runs_as_often_as_it_may(traced: Traced) -> None:
+    poison = [compress(how, die=how) for how in ("exit", "abort", "sysexit")]
+    outcome = traced.run([*poison, compress("fine")], **CPUS, attempts=3)
+    assert {step.label: traced.times(step) for step in poison} == {step.label: 3 for step in poison}
+    assert outcome.failed.keys() == {step.digest for step in poison}
+    assert all(why.endswith("tried 3 times") for why in outcome.failed.values())
+
+
 def test_an_error_that_passes_is_tried_again_and_one_that_cannot_pass_is_not(traced: Traced) -> None:
     steps = {
         "passes": compress("passes", **{"raise": "runtime", "times": "1"}),
@@ -121,12 +129,12 @@ def test_a_step_that_hangs_is_ended_and_set_aside(traced: Traced) -> None:
     assert len(outcome.done) == 1
 
 
-def test_a_corrupt_checkpoint_is_made_again(traced: Traced) -> None:
+def test_a_checkpoint_that_rots_while_others_need_it_is_made_again(traced: Traced) -> None:
     made = compress("method")
     traced.run([made], **CPUS)
     before = traced.contents()
     output = traced.store.fetch(COMPRESS, made.digest) / "output.bin"
-    output.write_bytes(b"rotten")
+    traced.tell = lambda event: output.write_bytes(b"rotten") if isinstance(event, Planned) else None
     outcome = traced.run([made, evaluate("task-0", made), evaluate("task-1", made)], **CPUS)
     assert outcome.complete
     assert traced.times(made) == 2

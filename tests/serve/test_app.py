@@ -158,7 +158,7 @@ def test_the_command_says_where_it_answers_takes_another_alpha_over_and_ends_whe
             process.send_signal(signal.SIGTERM)
             reasons = Counter(piece.choices[0].finish_reason for piece in (first, *pieces))
         assert reasons["length"] == 8
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert key not in errors.read_text(encoding="utf-8")
 
 

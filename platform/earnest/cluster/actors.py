@@ -46,6 +46,7 @@ class Worker:
         self._device = describe_device(gpus, cpus)
         self._run: Runner = find_runner(runner)
         self._store = Store(store)
+        self._leases = self._store.leases()
         self._note = ""
         use_threads(cpus)
 
@@ -53,11 +54,10 @@ class Worker:
         """The device that this worker owns."""
         return self._device
 
-    def begin(self) -> None:
-        """Answered when the worker is alive and about to take up the step sent after this call."""
-
-    def run(self, step: Step) -> StepSummary:
+    def run(self, step: Step, name: str) -> StepSummary:
         """Run one step; its output lies in the store afterwards.
+
+        That this run of it began is noted under `name` first: the driver asks when it lost the worker.
 
         Raises:
             CorruptOutputError: an output that the step needs is corrupt. It is discarded, so that it is made again.
@@ -66,10 +66,12 @@ class Worker:
         if step.kind != self.kind:
             raise ValueError(f"a {type(self).__name__} was given the step {step.label!r}, which is a {step.kind} step")
         self._note = ""
+        self._leases.note_begun(step.digest, name)
         try:
             return self._run(step, self._store, self._device.kind, self._take_note)
         except CorruptOutputError as error:
-            self._discard_corrupt(step, str(error))
+            if error.digest in step.needs:
+                self._store.discard(error.kind, error.digest)
             raise
         finally:
             self._free_memory()
@@ -80,12 +82,6 @@ class Worker:
 
     def _take_note(self, note: str) -> None:
         self._note = note
-
-    def _discard_corrupt(self, step: Step, message: str) -> None:
-        # The error names the corrupt file, and its folder is named by the step that made it.
-        for need in step.needs:
-            if need in message:
-                self._store.discard(EVALUATE if need == step.reference else COMPRESS, need)
 
     def _free_memory(self) -> None:
         if self._device.kind == "cuda":

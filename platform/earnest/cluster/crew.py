@@ -10,16 +10,13 @@ from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import RayError
 
 from earnest.cluster.actors import ACTORS
 from earnest.cluster.capacity import Shape
 from earnest.cluster.events import Device, worker_name
 from earnest.cluster.policy import Idle, subject_of
 from earnest.plan import Kind, Step
-
-# How long a node may take over saying whether a worker is alive and whether it took up its step.
-ANSWER_S = 5.0
 
 
 @dataclass
@@ -34,7 +31,7 @@ class Member:
     step: Step | None = None
     loaded: str | None = None
     awaited: Any = None
-    begun: Any = None
+    run: str = ""
     asked: Any = None
 
     @property
@@ -60,12 +57,13 @@ class Crew:
         shape: what each worker reserves.
         store: the store's root.
         runner: what workers run steps with.
+        driver: names the driver's runs of steps.
     """
 
-    def __init__(self, shape: Shape, store: str, runner: str) -> None:
+    def __init__(self, shape: Shape, store: str, runner: str, driver: str) -> None:
         self.members: dict[str, Member] = {}
-        self._shape, self._store, self._runner = shape, store, runner
-        self._numbers = count(1)
+        self._shape, self._store, self._runner, self._driver = shape, store, runner, driver
+        self._numbers, self._runs = count(1), count(1)
         # A thread of its own answers `note` while a step runs.
         self._classes = {kind: ray.remote(concurrency_groups={"watch": 1})(actor) for kind, actor in ACTORS.items()}
 
@@ -100,13 +98,13 @@ class Crew:
     def give(self, member: Member, step: Step) -> None:
         """Hand a step to an idle worker."""
         member.step, member.since = step, time.monotonic()
-        member.begun = member.handle.begin.remote()
-        member.awaited = member.handle.run.remote(step)
+        member.run = f"{self._driver}-{next(self._runs)}"
+        member.awaited = member.handle.run.remote(step, member.run)
         member.loaded = subject_of(step)
 
     def take_back(self, member: Member) -> None:
         """The worker answered: it is idle."""
-        member.step = member.awaited = member.begun = member.asked = None
+        member.step = member.awaited = member.asked = None
         member.since = time.monotonic()
 
     def idle(self) -> list[Idle]:
@@ -127,14 +125,6 @@ class Crew:
         first, rest = ray.wait(list(waiting), num_returns=1, timeout=timeout, fetch_local=False)
         others, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False) if first and rest else ([], [])
         yield from ((waiting[ref], ref) for ref in [*first, *others])
-
-    def had_begun(self, member: Member) -> bool:
-        """Whether the worker took up its step: its answer to `begin` came before it was lost."""
-        try:
-            ray.get(member.begun, timeout=ANSWER_S)
-        except (RayError, GetTimeoutError):
-            return False
-        return True
 
     def ask_again(self, node: str) -> None:
         """A worker of the node was lost: its idle neighbours must answer before they are given more work."""

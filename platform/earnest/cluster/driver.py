@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from earnest.cluster import events
 from earnest.cluster.ledger import Ledger, Outcome
-from earnest.plan import Plan
+from earnest.plan import Kind, Plan
 from earnest.specs import Cluster
-from earnest.store import Store
+from earnest.store import Leases, Store
 
 __all__ = ["RUN_STEP", "Outcome", "run_plan"]
 
@@ -42,22 +42,37 @@ def run_plan(
     Raises:
         UserError: no cluster at the address, or one without room for the workers asked for.
     """
-    _clear_abandoned(plan, store)
+    store.refresh()
     store.forget_failures(plan.steps)
     on_event = _keeping_failures(store, on_event)
     ledger = Ledger(plan, stored(plan, store), spec.attempts)
     on_event(events.Planned(ledger.total, frozenset(ledger.outcome.cached)))
     if ledger.remaining():
-        _run_remaining(ledger, store, spec, address, on_event, runner)
-        _clear_abandoned(plan, store)
+        leases = store.leases()
+        leases.start()
+        try:
+            _clear_abandoned(plan, store, leases)
+            _run_remaining(ledger, store, leases, spec, address, on_event, runner)
+        finally:
+            _clear_abandoned(plan, store, leases)
+            leases.end(ledger.stored)
+            store.refresh()
     return ledger.outcome
 
 
 def stored(plan: Plan, store: Store) -> set[str]:
-    """The digests of the plan's steps whose output is in the store."""
-    kinds = {step.kind for step in plan.steps.values()}
-    found = {kind: store.digests(kind) for kind in kinds}
-    return {step.digest for step in plan.steps.values() if step.digest in found[step.kind]}
+    """The digests of the plan's steps whose output is in the store, whole."""
+    return set[str]().union(*(store.intact(kind, digests) for kind, digests in _by_kind(plan).items()))
+
+
+def damaged(plan: Plan, store: Store) -> dict[str, str]:
+    """The digests of the plan's steps whose output is in the store, but not whole -> what is wrong with it."""
+    return {d: why for kind, digests in _by_kind(plan).items() for d, why in store.damaged(kind, digests).items()}
+
+
+def _by_kind(plan: Plan) -> dict[Kind, list[str]]:
+    kinds = dict.fromkeys(step.kind for step in plan.steps.values())
+    return {kind: [step.digest for step in plan.steps.values() if step.kind == kind] for kind in kinds}
 
 
 def _keeping_failures(store: Store, tell: events.OnEvent) -> events.OnEvent:
@@ -71,13 +86,20 @@ def _keeping_failures(store: Store, tell: events.OnEvent) -> events.OnEvent:
     return on_event
 
 
-def _clear_abandoned(plan: Plan, store: Store) -> None:
-    for kind in {step.kind for step in plan.steps.values()}:
-        store.clear_abandoned(kind)
+def _clear_abandoned(plan: Plan, store: Store, leases: Leases) -> None:
+    others = leases.held_by_others()
+    for kind in _by_kind(plan):
+        store.clear_abandoned(kind, others)
 
 
 def _run_remaining(
-    ledger: Ledger, store: Store, spec: Cluster, address: str | None, on_event: events.OnEvent, runner: str
+    ledger: Ledger,
+    store: Store,
+    leases: Leases,
+    spec: Cluster,
+    address: str | None,
+    on_event: events.OnEvent,
+    runner: str,
 ) -> None:
     from earnest.cluster.session import connected
 
@@ -88,4 +110,4 @@ def _run_remaining(
 
         room = room_for(spec, living_nodes(), where)
         on_event(events.ClusterReady(where, room.slots, room.shape.gpus, room.shape.cpus))
-        Loop(ledger, store, room, spec.step_timeout_s, runner, on_event).run()
+        Loop(ledger, store, leases, room, spec.step_timeout_s, runner, on_event).run()

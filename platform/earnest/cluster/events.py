@@ -78,6 +78,14 @@ class StepStarted:
 
 
 @dataclass(frozen=True)
+class StepElsewhere:
+    """Another driver that shares the store runs the step; its output is waited for."""
+
+    step: Step
+    title: str
+
+
+@dataclass(frozen=True)
 class StepProgress:
     """What a running step last said about itself."""
 
@@ -145,6 +153,7 @@ Event = (
     | WorkerReady
     | WorkerGone
     | StepStarted
+    | StepElsewhere
     | StepProgress
     | StepFinished
     | StepRetried

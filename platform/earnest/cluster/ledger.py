@@ -48,6 +48,7 @@ class Ledger:
         self._running: set[str] = set()
         self._runs: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
+        self._elsewhere: dict[str, Step] = {}
         self._reopened: Counter[str] = Counter()
 
     @property
@@ -65,6 +66,11 @@ class Ledger:
         """Whether a step's output is known to be in the store."""
         return digest in self.outcome.done or digest in self.outcome.cached
 
+    @property
+    def stored(self) -> set[str]:
+        """The digests of the steps whose output is known to be in the store."""
+        return self.outcome.cached | self.outcome.done.keys()
+
     def remaining(self) -> list[Step]:
         """Steps that are open or running, in the plan's order."""
         settled = self.outcome.failed.keys() | self.outcome.blocked.keys()
@@ -72,12 +78,21 @@ class Ledger:
 
     def ready(self) -> list[Step]:
         """Open steps whose needs are all in the store, in the plan's order."""
-        still = [step for step in self.remaining() if step.digest not in self._running]
+        taken = self._running | self._elsewhere.keys()
+        still = [step for step in self.remaining() if step.digest not in taken]
         return [step for step in still if all(map(self.is_stored, step.needs))]
 
     def begin(self, step: Step) -> None:
         """The step was given to a worker."""
         self._running.add(step.digest)
+
+    def leave(self, step: Step) -> None:
+        """Another driver runs the step."""
+        self._elsewhere[step.digest] = step
+
+    def elsewhere(self) -> list[Step]:
+        """The steps that other drivers run."""
+        return list(self._elsewhere.values())
 
     def finish(self, step: Step, summary: StepSummary) -> None:
         """The step's output is in the store."""
@@ -85,13 +100,15 @@ class Ledger:
         self.outcome.done[step.digest] = summary
 
     def find(self, step: Step) -> None:
-        """The step's output is in the store although its worker did not live to say so."""
+        """The step's output is in the store, by another driver, or by a worker that did not live to say so."""
         self._running.discard(step.digest)
+        self._elsewhere.pop(step.digest, None)
         self.outcome.cached.add(step.digest)
 
     def put_back(self, step: Step) -> None:
         """The step goes back to the open ones; this attempt does not count."""
         self._running.discard(step.digest)
+        self._elsewhere.pop(step.digest, None)
 
     def may_run_again(self, step: Step, *, began: bool) -> bool:
         """Count an attempt that came to nothing. False once the step has used all of its attempts."""

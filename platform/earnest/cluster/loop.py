@@ -16,7 +16,7 @@ from earnest.cluster.failures import cause_of, is_deterministic, is_out_of_memor
 from earnest.cluster.ledger import Ledger
 from earnest.cluster.policy import Staff, assign, chain_costs, next_dismissal, next_hire, subject_of
 from earnest.plan import COMPRESS, EVALUATE, Kind, Step
-from earnest.store import Store
+from earnest.store import Leases, Store
 
 TICK_S = 0.5
 LOOK_S = 2.0
@@ -38,6 +38,7 @@ class Loop:
     Args:
         ledger: which steps remain.
         store: where outputs go.
+        leases: this driver's, begun.
         room: the workers' shape and how many fit.
         step_timeout_s: how long one step may run.
         runner: what workers run steps with.
@@ -45,11 +46,18 @@ class Loop:
     """
 
     def __init__(
-        self, ledger: Ledger, store: Store, room: Room, step_timeout_s: float, runner: str, on_event: events.OnEvent
+        self,
+        ledger: Ledger,
+        store: Store,
+        leases: Leases,
+        room: Room,
+        step_timeout_s: float,
+        runner: str,
+        on_event: events.OnEvent,
     ) -> None:
-        self._ledger, self._store, self._room, self._tell = ledger, store, room, on_event
+        self._ledger, self._store, self._leases, self._room, self._tell = ledger, store, leases, room, on_event
         self._step_timeout_s = step_timeout_s
-        self._crew = Crew(room.shape, store.root, runner)
+        self._crew = Crew(room.shape, store.root, runner, leases.name)
         self._chains = chain_costs(ledger.plan.steps)
         self._places: defaultdict[str, set[str]] = defaultdict(set)
         self._slots = room.slots
@@ -73,13 +81,39 @@ class Loop:
     # --- handing out --------------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        pairs = assign(
+        while pairs := assign(
             self._ledger.ready(), self._crew.idle(), chains=self._chains, places=self._places, held=self._crew.held()
-        )
-        for name, step in pairs:
-            self._ledger.begin(step)
-            self._crew.give(self._crew.members[name], step)
-            self._tell(events.StepStarted(step, self._title(step), name))
+        ):
+            for name, step in pairs:
+                if self._claim(step):
+                    self._ledger.begin(step)
+                    self._crew.give(self._crew.members[name], step)
+                    self._tell(events.StepStarted(step, self._title(step), name))
+
+    def _claim(self, step: Step) -> bool:
+        """Take the step for this driver; False where another runs it, or has finished it since it was looked for."""
+        if not self._leases.take(step.digest):
+            self._ledger.leave(step)
+            self._tell(events.StepElsewhere(step, self._title(step)))
+            return False
+        if self._store.has(step.kind, step.digest):
+            self._find(step, "another driver")
+            return False
+        return True
+
+    def _find(self, step: Step, worker: str) -> None:
+        """The step's output is in the store, though nobody here was told."""
+        self._ledger.find(step)
+        seconds = self._store.read_run(step.kind, step.digest).get("seconds", 0.0)
+        self._tell_finished(step, worker, float(seconds))
+
+    def _look_elsewhere(self) -> None:
+        """What became of the steps that other drivers run: finished, or free again."""
+        for step in self._ledger.elsewhere():
+            if self._store.has(step.kind, step.digest):
+                self._find(step, "another driver")
+            elif self._leases.is_free(step.digest):
+                self._ledger.put_back(step)
 
     def _staff(self) -> None:
         if self._failed_starts and time.monotonic() - self._failed_start_at < RESTART_PAUSE_S:
@@ -186,16 +220,14 @@ class Loop:
     def _lose(self, member: Member, error: RayError, reason: str | None = None) -> None:
         """The worker is dead, or its node is, or it is about to be ended: its step runs elsewhere."""
         step, why = member.step, reason or f"its worker died ({reason_of(error)})"
-        began = step is not None and (reason is not None or self._crew.had_begun(member))
+        began = step is not None and self._leases.had_begun(step.digest, member.run)
         self._dismiss(member, why)
         if member.device is not None:
             self._crew.ask_again(member.device.node)
         if step is None:
             self._note_failed_start(member, error)
         elif self._store.has(step.kind, step.digest):
-            self._ledger.find(step)
-            seconds = self._store.read_run(step.kind, step.digest).get("seconds", 0.0)
-            self._tell_finished(step, member.name, float(seconds))
+            self._find(step, member.name)
         elif isinstance(error, OutOfMemoryError):
             self._retry_once_after_memory_ran_out(step, member.name, error)
         elif self._ledger.may_run_again(step, began=began):
@@ -213,6 +245,7 @@ class Loop:
 
     def _set_aside(self, step: Step, reason: str, detail: str = "") -> None:
         self._ledger.set_aside(step, reason)
+        self._leases.give_back(step.digest)
         counts = (self._ledger.finished, self._ledger.total)
         self._tell(events.StepSetAside(step, self._title(step), reason, detail, *counts))
 
@@ -240,6 +273,7 @@ class Loop:
         if now - self._looked >= LOOK_S:
             self._looked = now
             self._fit_into_cluster()
+            self._look_elsewhere()
 
     def _end_overdue(self) -> None:
         for member in list(self._crew.members.values()):

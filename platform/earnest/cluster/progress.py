@@ -65,6 +65,10 @@ class Lines:
         self._print(f"{event.worker} owns {event.device}")
 
     @show.register
+    def _(self, event: events.StepElsewhere) -> None:
+        self._print(f"elsewhere: {event.title}: another driver runs it, its output is waited for")
+
+    @show.register
     def _(self, event: events.StepFinished) -> None:
         self._print(f"{_counted(event)}  {event.title}  {event.seconds:.1f} s  {event.worker}")
 

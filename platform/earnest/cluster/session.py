@@ -11,11 +11,14 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
+from earnest.ending import note
 from earnest.specs import UserError
 
 # Results go to the store, so that the object store only ever carries specs and summaries. Ray's least is 75 MiB.
@@ -49,10 +52,25 @@ def connected(address: str | None) -> Iterator[str]:
     target = address or os.environ.get("RAY_ADDRESS") or None
     with _temp_dir() as temp_dir:
         try:
-            _join(target) if target else _start(temp_dir)
+            with _own_signals():
+                _join(target) if target else _start(temp_dir)
             yield target or "this machine"
         finally:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray's start puts a handler of SIGTERM in place of the one that stood, and would abort in its C++ on it."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as ended:  # its handler ran, in the middle of its start
+        note(signal.SIGTERM)
+        raise KeyboardInterrupt from ended
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _settle_environment(address: str | None) -> None:

@@ -22,7 +22,8 @@ def rebatched_samples(plan: Plan, store: Store, cell: Cell) -> dict[str, Samples
 
 
 def _read(plan: Plan, store: Store, cell: Cell, steps: Mapping[str, str], cluster: str | None) -> dict[str, Samples]:
-    there = {task: digest for task, digest in steps.items() if store.has(EVALUATE, digest)}
+    intact = store.intact(EVALUATE, steps.values())
+    there = {task: digest for task, digest in steps.items() if digest in intact}
     return {task: read_stored(plan, store, cell, task, digest, cluster)[0] for task, digest in there.items()}
 
 
@@ -37,7 +38,7 @@ def read_stored(
 
 def stored_scores(plan: Plan, store: Store) -> dict[str, Scores]:
     """Digest -> scores of every finished evaluation of a plan."""
-    wanted = {digest for cell in plan.cells for digest in cell.evaluate.values()} & store.digests(EVALUATE)
+    wanted = store.intact(EVALUATE, (digest for cell in plan.cells for digest in cell.evaluate.values()))
     return {digest: Scores.model_validate_json(store.read_file(EVALUATE, digest, SCORES_FILE)) for digest in wanted}
 
 

@@ -47,7 +47,7 @@ def find_losses(plan: Plan, store: Store) -> list[Loss]:
 
 def losses_of(plan: Plan, store: Store) -> Losses:
     """The losses of a sweep, found when they are asked for."""
-    finished = store.digests(EVALUATE) & plan.steps.keys()
+    finished = store.intact(EVALUATE, (step.digest for step in plan.steps.values() if step.kind == EVALUATE))
     folder = Path(__file__).parents[1]
     rooms = [file for room in ("domains", "statistics") for file in sorted((folder / room).glob("*.py"))]
     files = [*rooms, folder / "samples.py", folder / "evaluation/traits.py", folder / "losses.py"]
@@ -130,7 +130,7 @@ class _Ledger:
 
     @cached_property
     def _finished(self) -> set[str]:
-        return self.store.digests(EVALUATE)
+        return self.store.intact(EVALUATE, (s.digest for s in self.plan.steps.values() if s.kind == EVALUATE))
 
     @cached_property
     def _dense(self) -> set[str]:
