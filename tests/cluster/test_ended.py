@@ -37,6 +37,8 @@ def test_a_sweep_that_is_told_to_end_hands_its_steps_back_and_the_next_one_goes_
     assert list((Path(store.root) / "drivers").iterdir()) == []
     assert [path for kind in ("compress", "evaluate") for path in (Path(store.root) / kind).glob(".*")] == []
 
+    if sent == signal.SIGINT:  # the same is left behind
+        return
     second = finish(start(tmp_path, sleep=0.0, home=tmp_path))
     assert set(second["cached"]) == finished
     assert set(second["done"]) | finished == {step.digest for step in STEPS}
