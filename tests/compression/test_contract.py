@@ -61,9 +61,7 @@ def check_counts(method: AnyMethod, weight: Tensor, outcome: Compressed) -> None
 def test_every_method_keeps_what_it_promises(kind: type[Any], options: dict[str, Any]) -> None:
     method, done = read_method({"method": kind.model_fields["method"].default, **options}), 0
     for seed, (rows, cols) in enumerate(SHAPES):
-        asked = [
-            option for option in (options.get("group_size", -1), getattr(getattr(method, "pattern", None), "m", 1))
-        ]
+        asked = [options.get("group_size", -1), getattr(getattr(method, "pattern", None), "m", 1)]
         if any(size > 0 and cols % size for size in asked):
             with pytest.raises(UserError, match=rf"does not divide the {cols} inputs of layer\n *use "):
                 check_inputs(method, {"layer": cols})

@@ -125,7 +125,7 @@ def test_a_row_without_a_prompt_is_named(folder: Path, tmp_path: Path) -> None:
     task = ToxiGen(data="p", classifier=str(folder))
     path = write(tmp_path / "p.jsonl", [{"prompt": "- x\n-"}, {"prompt": None}])
     with pytest.raises(UserError, match="row 1: column 'prompt' holds nothing, not text"):
-        toxigen.prompts(task, path)
+        toxigen.items(task, path)
     with pytest.raises(UserError, match="no column 'prompt' or 'text'; its columns are words"):
         needed_columns(task, write(tmp_path / "q.jsonl", [{"words": "x"}]))
 

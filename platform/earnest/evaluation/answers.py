@@ -25,6 +25,12 @@ class Item:
     domain: str = ""
     stratum: str = ""
     notes: tuple[str, ...] = ()
+    frequency: float | None = None
+
+    @property
+    def gold(self) -> str:
+        """The first of the right answers."""
+        return self.aliases[0]
 
 
 Match = Callable[[Item, str], bool | float]

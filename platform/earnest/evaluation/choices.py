@@ -29,6 +29,12 @@ class ChoiceItem:
     stratum: str = ""
     twins: tuple[int, ...] = ()
     shown: tuple[str, ...] = ()
+    frequency: float | None = None
+
+    @property
+    def gold(self) -> str:
+        """The right option."""
+        return self.texts[self.answer]
 
     @property
     def right(self) -> frozenset[int]:

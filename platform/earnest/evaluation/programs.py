@@ -32,6 +32,8 @@ class Problem:
     program: Callable[[str], tuple[str, str]]
     gold: str = ""
     domain: str = ""
+    stratum: str = ""
+    frequency: float | None = None
 
 
 def solve(
@@ -125,7 +127,8 @@ def _sample(problem: Problem, group: Sequence[Generation], outcomes: Sequence[Ou
     sample = Sample(
         problem.id, problem.prompt, clean(group[0].text), problem.gold,
         correct=passed > 0 if len(group) == 1 else None, score=pass_at_k(len(group), passed, 1),
-        truncated=any(generation.cut > 0 for generation in group), domain=problem.domain, more=more,
+        truncated=any(generation.cut > 0 for generation in group),
+        domain=problem.domain, stratum=problem.stratum, more=more,
     )  # fmt: skip
     return unscored(sample) if any(generation.finish == "not_finite" for generation in group) else sample
 

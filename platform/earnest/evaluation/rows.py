@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from earnest.data import columns, file_of, read_rows, text_of
@@ -17,6 +18,8 @@ PASSAGE_COLUMNS = ("passage", "article", "context")
 SUMMARY_COLUMNS = ("summary", "highlights")
 DOMAIN_COLUMNS = ("domain", "subject", "category", "group", "target_group")
 STRATUM_COLUMNS = ("stratum",)
+FREQUENCY_COLUMN = "frequency"
+KNOWN_COLUMNS = {"domain": DOMAIN_COLUMNS, "stratum": STRATUM_COLUMNS, "frequency": (FREQUENCY_COLUMN,)}
 # Not question_id: TriviaQA asks a question once for each of its kinds of evidence.
 ID_COLUMNS = ("id",)
 TEXT_COLUMNS = ("question", "RawQuestion", "prompt", "text", "subject", *PASSAGE_COLUMNS)
@@ -35,21 +38,62 @@ def column_among(path: str, split: str, names: Sequence[str]) -> str:
 
 
 def question_rows(path: str, split: str, wanted: Sequence[str], beside: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Rows with the columns `wanted`, and with domain and stratum where the data has them.
+    """Rows with the columns `wanted`, and with domain, stratum and frequency where the data has them (`known_rows`).
 
     Columns `beside` these must be there too, but what they hold is the task's to check.
     """
-    there = columns(path, split)
-    groups = {
-        "domain": next((name for name in DOMAIN_COLUMNS if name in there), None),
-        "stratum": next((name for name in STRATUM_COLUMNS if name in there), None),
-    }
-    found = {group: name for group, name in groups.items() if name is not None and name not in wanted}
-    identity = [name for name in ID_COLUMNS if name in there and name not in wanted][:1]
-    rows = read_rows(path, split, [*wanted, *beside, *found.values(), *identity])
+    identity = [name for name in ID_COLUMNS if name in columns(path, split) and name not in wanted][:1]
+    rows = known_rows(path, split, wanted, [*beside, *identity])
     check_rows(rows, wanted, file_of(path, split))
     check_ids(rows, identity, file_of(path, split))
-    return [{**row, **{group: _name(row[name]) for group, name in found.items()}} for row in rows]
+    return rows
+
+
+def known_rows(path: str, split: str, wanted: Sequence[str], beside: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows with some columns, and with `domain`, `stratum` (names) and `frequency` (a number) where the data has them.
+
+    Raises:
+        UserError: a frequency is no number, or is negative.
+    """
+    there, taken = columns(path, split), {*wanted}
+    firsts = {known: next((name for name in names if name in there), None) for known, names in KNOWN_COLUMNS.items()}
+    found = {known: name for known, name in firsts.items() if name is not None and name not in taken}
+    rows, file = read_rows(path, split, list(dict.fromkeys([*wanted, *beside, *found.values()]))), file_of(path, split)
+    return [
+        {**row, **{known: _known(known, row[name], f"data {file}: row {number}") for known, name in found.items()}}
+        for number, row in enumerate(rows)
+    ]
+
+
+def known_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a row beside what it asks, as items hold it: domain, stratum and frequency."""
+    return {
+        "domain": row.get("domain", ""),
+        "stratum": row.get("stratum", ""),
+        FREQUENCY_COLUMN: row.get(FREQUENCY_COLUMN),
+    }
+
+
+def _known(name: str, value: Any, where: str) -> str | float | None:
+    return frequency_of(value, where) if name == FREQUENCY_COLUMN else _name(value)
+
+
+def frequency_of(value: Any, where: str) -> float | None:
+    """How often a fact is mentioned, 0 or more; None where the cell is empty.
+
+    Raises:
+        UserError: it is no number, or is negative.
+    """
+    if value is None or value != value:  # NaN, which tables hold for a missing number
+        return None
+    if isinstance(value, str):  # as a table of texts spells a number
+        if not value.strip():
+            return None
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise UserError(f"{where}: frequency is {value!r}; give how often the fact is mentioned, 0 or more")
+    return float(value)
 
 
 def _name(value: Any) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earnest.data import columns, mapped, read_rows
-from earnest.evaluation.answers import Item
-from earnest.evaluation.choices import ChoiceItem
 from earnest.evaluation.nano import NANO, shipped_world
-from earnest.evaluation.tasks import closed_book, factoid_qa, mmlu, multiple_choice, open_book, trivia_qa
-from earnest.specs import MMLU, AnyTask, ClosedBook, FactoidQA, MultipleChoice, OpenBook, TriviaQA, UserError
+from earnest.evaluation.rows import FREQUENCY_COLUMN, frequency_of
+from earnest.evaluation.tasks import items_of, needed_columns
+from earnest.specs import AnyTask
 
-FREQUENCY_COLUMN = "frequency"
 NAME_WORDS = 2
 
 Pairs = NDArray[np.int64]
@@ -53,13 +50,12 @@ def traits_of(task: AnyTask, data: str, tokenizer: Any, calibration: Tensor | No
     Raises:
         UserError: a frequency is no number, or is negative.
     """
-    data = mapped(data, task.columns)
-    items = _items(task, data)
-    if not items:
+    if not task.short_answers:
         return {}
+    items = items_of(task, data)
     asked = {item.id: _asked(item.prompt, data) for item in items}
-    answers = {item.id: item.aliases[0] if isinstance(item, Item) else item.texts[item.answer] for item in items}
-    frequencies = _popularities(asked) if data == NANO else _frequencies(task, data, list(asked))
+    answers = {item.id: item.gold for item in items}
+    frequencies = _popularities(asked) if data == NANO else {item.id: item.frequency for item in items}
     seen = None if calibration is None else pairs_of(calibration.numpy())
     alone = _tokens(tokenizer, [f" {answers[name]}" for name in asked])
     whole = _tokens(tokenizer, [f"{question} {answers[name]}" for name, question in asked.items()])
@@ -69,35 +65,17 @@ def traits_of(task: AnyTask, data: str, tokenizer: Any, calibration: Tensor | No
     }
 
 
-def _items(task: AnyTask, data: str) -> Sequence[Item | ChoiceItem]:
-    match task:
-        case ClosedBook():
-            return closed_book.nano_items(task) if data == NANO else closed_book.user_items(task, data)
-        case OpenBook():
-            return open_book.nano_items(task) if data == NANO else open_book.user_items(task, data)
-        case MultipleChoice():
-            return multiple_choice.nano_items(task) if data == NANO else multiple_choice.user_items(task, data)
-        case TriviaQA():
-            return trivia_qa.nano_items(task) if data == NANO else trivia_qa.user_items(task, data)
-        case FactoidQA():
-            return factoid_qa.nano_items(task) if data == NANO else factoid_qa.user_items(task, data)
-        case MMLU():
-            return mmlu.mmlu_items(task, data, mmlu.asked_split(task, data))
-        case _:
-            return []
-
-
 def _asked(prompt: str, data: str) -> str:
     """The question itself, without the demonstrations and texts before it."""
     return "\n".join(prompt.split("\n")[-2:]) if data == NANO else prompt.rsplit("\n\n", 1)[-1]
 
 
-def _popularities(asked: Mapping[str, str]) -> dict[str, float]:
+def _popularities(asked: Mapping[str, str]) -> dict[str, float | None]:
     """Of the people that the almanac's questions name; a name of two words is one person's."""
     people = shipped_world().people
     whole = sum(person.popularity for person in people)
     known = {person.name: person.popularity / whole for person in people}
-    found = {}
+    found: dict[str, float | None] = {}
     for name, question in asked.items():
         words = re.findall(r"\w+", question)
         named = (" ".join(words[at : at + NAME_WORDS]) for at in range(len(words) - 1))
@@ -105,38 +83,19 @@ def _popularities(asked: Mapping[str, str]) -> dict[str, float]:
     return found
 
 
-def _frequencies(task: AnyTask, data: str, ids: Sequence[str]) -> dict[str, float]:
-    """A user's column of frequencies; ids of rows end in the row's number."""
-    values = read_frequencies(task, data)
-    known = {name: values[int(name.rsplit("-", 1)[1])] for name in ids} if values else {}
-    return {name: value for name, value in known.items() if value is not None}
-
-
 def read_frequencies(task: AnyTask, data: str) -> list[float | None]:
-    """A user's column of frequencies, row by row; empty where the data has none, or the task asks no such questions.
+    """A user's column of frequencies, row by row of the split that is asked; empty where the data has none.
 
     Raises:
         UserError: a frequency is no number, or is negative.
     """
     data = mapped(data, task.columns)
-    asks = isinstance(task, ClosedBook | OpenBook | MultipleChoice | TriviaQA | FactoidQA)
-    if not asks or FREQUENCY_COLUMN not in columns(data, task.split):
-        return []
-    rows = read_rows(data, task.split, [FREQUENCY_COLUMN])
-    return [_frequency(row[FREQUENCY_COLUMN], f"data {data}: row {number}") for number, row in enumerate(rows)]
-
-
-def _frequency(value: Any, where: str) -> float | None:
-    if value is None or value != value:  # NaN, which tables hold for a missing number
-        return None
-    if isinstance(value, str):  # as a table of texts spells a number
-        if not value.strip():
-            return None
-        with suppress(ValueError):
-            value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise UserError(f"{where}: frequency is {value!r}; give how often the fact is mentioned, 0 or more")
-    return float(value)
+    found = []
+    for split, _ in needed_columns(task, data)[:1]:
+        if FREQUENCY_COLUMN in columns(data, split):
+            rows = read_rows(data, split, [FREQUENCY_COLUMN])
+            found = [frequency_of(row[FREQUENCY_COLUMN], f"data {data}: row {i}") for i, row in enumerate(rows)]
+    return found
 
 
 def _tokens(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -21,6 +21,7 @@ class Task(Spec):
     headline: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
     writes: ClassVar[bool] = True  # subjects write sentences for it, and do not only weigh what they are shown
+    short_answers: ClassVar[bool] = False  # what is known of a question beforehand is looked at as a reason for a loss
     cost: ClassVar[float] = 2.0  # relative seconds, to start long steps first
     data: str = "nano"
     """A file, a folder, a saved dataset or a hub id; `nano` is the almanac's own questions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
@@ -52,6 +52,7 @@ class ClosedBook(Task):
 
     task: Literal["closed_book"] = "closed_book"
     version: ClassVar[int] = 3
+    short_answers: ClassVar[bool] = True
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=3, ge=0)
@@ -63,6 +64,7 @@ class OpenBook(Task):
 
     task: Literal["open_book"] = "open_book"
     version: ClassVar[int] = 4
+    short_answers: ClassVar[bool] = True
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     shots: int = Field(default=1, ge=0)
@@ -74,6 +76,7 @@ class MultipleChoice(Task):
 
     task: Literal["multiple_choice"] = "multiple_choice"
     version: ClassVar[int] = 3
+    short_answers: ClassVar[bool] = True
     writes: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
     bounded: ClassVar[bool] = True
@@ -86,6 +89,7 @@ class MMLU(Task):
     task: Literal["mmlu"] = "mmlu"
     writes: ClassVar[bool] = False
     version: ClassVar[int] = 4
+    short_answers: ClassVar[bool] = True
     headline: ClassVar[str] = "accuracy"
     cost: ClassVar[float] = 8.0
     bounded: ClassVar[bool] = True
@@ -126,6 +130,7 @@ class TriviaQA(Task):
 
     task: Literal["trivia_qa"] = "trivia_qa"
     version: ClassVar[int] = 3
+    short_answers: ClassVar[bool] = True
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     split: str = "validation"
@@ -155,6 +160,7 @@ class FactoidQA(Task):
 
     task: Literal["factoid_qa"] = "factoid_qa"
     version: ClassVar[int] = 2
+    short_answers: ClassVar[bool] = True
     headline: ClassVar[str] = "exact_match"
     bounded: ClassVar[bool] = True
     split: str = "train"
@@ -257,27 +263,7 @@ AnyTask = Annotated[
     Field(discriminator="task"),
     BeforeValidator(split_name),
 ]
-TASKS: tuple[type[Task], ...] = (
-    Perplexity,
-    ClosedBook,
-    OpenBook,
-    MultipleChoice,
-    MMLU,
-    Summarisation,
-    Biography,
-    TriviaQA,
-    FactoidQA,
-    GSM8K,
-    TruthfulQA,
-    TruthfulQAOpen,
-    ToxiGen,
-    HumanEval,
-    DS1000,
-    Instruction,
-    JudgedSummaries,
-    AlpacaFarm,
-    LMEval,
-)
+TASKS: tuple[type[Task], ...] = get_args(get_args(AnyTask)[0])  # in the order of the union
 TASK_ADAPTER: TypeAdapter[AnyTask] = TypeAdapter(AnyTask)
 
 

@@ -38,6 +38,7 @@ class Duel:
     gold: str = ""
     domain: str = ""
     stratum: str = ""
+    frequency: float | None = None
 
 
 @dataclass(frozen=True)

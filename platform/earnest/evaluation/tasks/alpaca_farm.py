@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from earnest.almanac import questions
-from earnest.data import columns, file_of, read_rows
+from earnest.data import columns, file_of
 from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import PREFERENCE
 from earnest.evaluation.judging.judges import judge_of
 from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel, Judged, weigh
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
-from earnest.evaluation.rows import ID_COLUMNS, check_ids, column_among, filled_text
+from earnest.evaluation.rows import ID_COLUMNS, check_ids, column_among, filled_text, known_of, known_rows
 from earnest.evaluation.samples import Measured, Sample
 from earnest.evaluation.tasks.instruction import NANO_STOPS, forms_of, longest
 from earnest.records import Estimate
@@ -32,7 +32,7 @@ STOPS = ("\n\nComment:",)
 def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | None = None) -> Measured:
     """The win rate, plain and at equal length, and the share of ties."""
     judges = [judge_of(judge, engine) for judge in spec.judges]
-    rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (user_duels(spec, data), STOPS)
+    rows, stops = items(spec, data), NANO_STOPS if data == NANO else STOPS
     form = forms_of(spec, PREFERENCE, data)[""]
     written = [
         generations[0]
@@ -54,6 +54,16 @@ def measure(engine: Engine, spec: AlpacaFarm, data: str, progress: Progress | No
         ),
     }
     return replace(measured, metrics=metrics, headline=win_rate)
+
+
+def reads(spec: AlpacaFarm, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: AlpacaFarm, data: str) -> list[Duel]:
+    """The instructions, each with the reference's answer and without one of the subject's."""
+    return _nano(spec) if data == NANO else user_duels(spec, data)
 
 
 def win_rate(samples: Sequence[Sample]) -> Estimate:
@@ -82,12 +92,12 @@ def user_duels(spec: AlpacaFarm, data: str) -> list[Duel]:
     there = columns(data, spec.split)
     identity = [name for name in ID_COLUMNS if name in there]
     beside = [GROUP] if GROUP in there else []
-    rows = read_rows(data, spec.split, [instruction, reference, *beside, *identity])[: spec.limit]
+    rows = known_rows(data, spec.split, [instruction, reference], [*beside, *identity])[: spec.limit]
     file = file_of(data, spec.split)
     check_ids(rows, identity, file)
     found = []
     for number, row in enumerate(rows):
         asked, given = (filled_text(row, name, f"data {file}: row {number}") for name in (instruction, reference))
-        group = str(row.get(GROUP) or "")
-        found.append(Duel(f"{spec.split}-{number:05d}", PREFERENCE, asked, "", given, given, group))
+        known = {**known_of(row), "domain": row.get("domain") or str(row.get(GROUP) or "")}
+        found.append(Duel(f"{spec.split}-{number:05d}", PREFERENCE, asked, "", given, given, **known))
     return found

@@ -23,9 +23,9 @@ from earnest.statistics.intervals import mean_estimate, ratio_estimate
 NO_ATTRIBUTE = "-"  # of a sentence that is not well formed
 
 
-def measure(engine: Engine, spec: Biography, progress: Progress | None = None) -> Measured:
+def measure(engine: Engine, spec: Biography, data: str, progress: Progress | None = None) -> Measured:
     """Fluent, fitting, true, statements and tokens per biography, over people in even thirds of popularity."""
-    asked = questions.biographies(shipped_world(), spec.limit or QUESTIONS, spec.seed)
+    asked = items(spec, data)
     generations = complete(engine, [question.prompt for question in asked], ("\n",), spec.max_tokens, progress)
     samples = [_sample(question, generation) for question, generation in zip(asked, generations, strict=True)]
     known = scored(samples)
@@ -38,6 +38,16 @@ def measure(engine: Engine, spec: Biography, progress: Progress | None = None) -
         "tokens": mean_estimate(column(known, "tokens")),
     }
     return Measured(samples, metrics, true_share)
+
+
+def reads(spec: Biography, data: str) -> list[tuple[str, list[str]]]:
+    """Nothing of a user's: only of the almanac's people is all known."""
+    return []
+
+
+def items(spec: Biography, data: str) -> list[questions.Question]:
+    """The people to write about."""
+    return questions.biographies(shipped_world(), spec.limit or QUESTIONS, spec.seed)
 
 
 def true_share(samples: Sequence[Sample]) -> Estimate:

@@ -8,7 +8,7 @@ from earnest.almanac import questions
 from earnest.evaluation.answers import Item, ask, items_of
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
-from earnest.evaluation.rows import ANSWER_COLUMNS, aliases_of, column_among, demonstrations, question_rows
+from earnest.evaluation.rows import ANSWER_COLUMNS, aliases_of, column_among, demonstrations, known_of, question_rows
 from earnest.evaluation.samples import Measured
 from earnest.evaluation.shots import Demonstrated
 from earnest.specs import ClosedBook
@@ -16,8 +16,17 @@ from earnest.specs import ClosedBook
 
 def measure(engine: Engine, spec: ClosedBook, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and containment on the almanac's questions or a user's rows (question, answers)."""
-    items = nano_items(spec) if data == NANO else user_items(spec, data)
-    return ask(engine, engine.posed(items), spec.max_tokens, progress)
+    return ask(engine, engine.posed(items(spec, data)), spec.max_tokens, progress)
+
+
+def reads(spec: ClosedBook, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: ClosedBook, data: str) -> list[Item]:
+    """The questions."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def nano_items(spec: ClosedBook) -> list[Item]:
@@ -48,9 +57,8 @@ def user_items(spec: ClosedBook, data: str) -> list[Item]:
             f"{spec.split}-{i:05d}",
             prompt(one),
             aliases_of(one.row[answers]),
-            one.row.get("domain", ""),
-            one.row.get("stratum", ""),
-            one.notes,
+            notes=one.notes,
+            **known_of(one.row),
         )
         for i, one in enumerate(found, start=spec.shots)
     ]

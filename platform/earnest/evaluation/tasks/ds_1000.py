@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from earnest.data import columns, file_of, read_rows
+from earnest.data import columns, file_of
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.programs import Problem, solve
-from earnest.evaluation.rows import ID_COLUMNS, check_ids, filled_text
+from earnest.evaluation.rows import ID_COLUMNS, check_ids, filled_text, known_of, known_rows
 from earnest.evaluation.samples import Measured
 from earnest.specs import DS1000, UserError
 
@@ -28,12 +28,22 @@ def measure(engine: Engine, spec: DS1000, data: str, progress: Progress | None =
     return solve(engine, spec, problems(spec, data), STOPS, NEVER_FIRST, progress)
 
 
+def reads(spec: DS1000, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, list(COLUMNS))]
+
+
+def items(spec: DS1000, data: str) -> list[Problem]:
+    """The problems."""
+    return problems(spec, data)
+
+
 def problems(spec: DS1000, data: str) -> list[Problem]:
     """The code to fill in. Raises UserError where a row's prompt or harness is no text."""
     there = columns(data, spec.split)
     beside = [name for name in (GOLD, *LIBRARY) if name in there]
     identity = [name for name in ID_COLUMNS if name in there]
-    rows = read_rows(data, spec.split, [*COLUMNS, *beside, *identity])[: spec.limit]
+    rows = known_rows(data, spec.split, COLUMNS, [*beside, *identity])[: spec.limit]
     file = file_of(data, spec.split)
     check_ids(rows, identity, file)
     return [_problem(row, f"{spec.split}-{i:05d}", f"data {file}: row {i}") for i, row in enumerate(rows)]
@@ -51,7 +61,8 @@ def _problem(row: dict[str, Any], identity: str, where: str) -> Problem:
         return "", f"{harness}\n{judged}{asked}"
 
     asked = prompt if prompt.endswith("\n") else prompt + "\n"
-    return Problem(identity, asked, program, str(row.get(GOLD) or ""), _library(row, where))
+    known = {**known_of(row), "domain": row.get("domain") or _library(row, where)}
+    return Problem(identity, asked, program, str(row.get(GOLD) or ""), **known)
 
 
 def _library(row: Mapping[str, Any], where: str) -> str:

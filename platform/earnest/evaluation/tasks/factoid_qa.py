@@ -17,7 +17,7 @@ from earnest.evaluation.answers import LINE_END, Item, Match, ask, by_first_line
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import kick_containment, kick_substring
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
-from earnest.evaluation.rows import ANSWER_COLUMNS, aliases_of, column_among, question_rows
+from earnest.evaluation.rows import ANSWER_COLUMNS, aliases_of, column_among, known_of, question_rows
 from earnest.evaluation.samples import Measured
 from earnest.specs import FactoidQA
 
@@ -29,15 +29,25 @@ TOKENS_PER_PROMPT_TOKEN = 2
 
 def measure(engine: Engine, spec: FactoidQA, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and the paper's matches on FreebaseQA, a user's rows (question, answers) or the almanac."""
-    items = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
+    posed = engine.posed(items(spec, data))
     matches: dict[str, Match] = {"kick_containment": by_first_line(kick_containment)}
     if not spec.compat:
         matches["kick_substring"] = lambda item, text: kick_substring(text, item.aliases)
-        return ask(engine, items, spec.max_tokens, progress, stops=LINE_END, matches=matches)
+        return ask(engine, posed, spec.max_tokens, progress, stops=LINE_END, matches=matches)
     matches["kick_substring"] = lambda item, text: kick_substring(item.prompt + text, item.aliases)
-    rows = encode(engine.tokenizer, [item.prompt for item in items])
+    rows = encode(engine.tokenizer, [item.prompt for item in posed])
     prompts = [Prompt(tuple(row), (), TOKENS_PER_PROMPT_TOKEN * len(row)) for row in rows]
-    return judged(items, engine.generate(prompts, progress), matches)
+    return judged(posed, engine.generate(prompts, progress), matches)
+
+
+def reads(spec: FactoidQA, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: FactoidQA, data: str) -> list[Item]:
+    """The questions."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def nano_items(spec: FactoidQA) -> list[Item]:
@@ -58,8 +68,7 @@ def user_items(spec: FactoidQA, data: str) -> list[Item]:
     rows = question_rows(data, spec.split, [question, *(() if beside else [answers])], beside)
     return [
         Item(
-            f"{spec.split}-{i:05d}", prompt(spec, row[question]), _aliases(spec, row[answers]),
-            row.get("domain", ""), row.get("stratum", ""),
+            f"{spec.split}-{i:05d}", prompt(spec, row[question]), _aliases(spec, row[answers]), **known_of(row),
         )
         for i, row in enumerate(rows[: spec.limit])
     ]  # fmt: skip

@@ -61,6 +61,11 @@ def measure(engine: Engine, spec: GSM8K, data: str, progress: Progress | None = 
     return Measured(samples, {"exact_match": share_correct(known), **metrics}, share_correct)
 
 
+def reads(spec: GSM8K, data: str) -> list[tuple[str, list[str]]]:
+    """The splits that are read, each with its columns."""
+    return [(split, list(COLUMNS)) for split in needed_splits(spec, data)]
+
+
 def needed_splits(spec: GSM8K, data: str) -> list[str]:
     """The splits that are read: what is asked, and where shots are drawn from.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from earnest.data import file_of, read_rows
+from earnest.data import file_of
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.programs import Problem, solve
-from earnest.evaluation.rows import check_ids, filled_text
+from earnest.evaluation.rows import check_ids, filled_text, known_of, known_rows
 from earnest.evaluation.samples import Measured
 from earnest.specs import HumanEval
 
@@ -20,9 +20,19 @@ def measure(engine: Engine, spec: HumanEval, data: str, progress: Progress | Non
     return solve(engine, spec, problems(spec, data), STOPS, progress=progress)
 
 
+def reads(spec: HumanEval, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, list(COLUMNS))]
+
+
+def items(spec: HumanEval, data: str) -> list[Problem]:
+    """The problems."""
+    return problems(spec, data)
+
+
 def problems(spec: HumanEval, data: str) -> list[Problem]:
     """The functions to complete. Raises UserError where a row holds no text, or an id stands twice."""
-    rows = read_rows(data, spec.split, COLUMNS)[: spec.limit]
+    rows = known_rows(data, spec.split, COLUMNS)[: spec.limit]
     file = file_of(data, spec.split)
     for number, row in enumerate(rows):
         for name in COLUMNS:
@@ -39,7 +49,7 @@ def _problem(row: dict[str, Any]) -> Problem:
     def program(completion: str) -> tuple[str, str]:
         return f"{prompt}{completion}\n", checks
 
-    return Problem(row["task_id"], row["prompt"], program)
+    return Problem(row["task_id"], row["prompt"], program, **known_of(row))
 
 
 def _alone(prompt: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from earnest.almanac import questions
-from earnest.data import columns, file_of, read_rows
+from earnest.data import columns, file_of
 from earnest.evaluation.conversations import converse, transcript, whole
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import HELPFULNESS, Form, as_published, templates
@@ -18,7 +18,7 @@ from earnest.evaluation.judging.judges import judge_of
 from earnest.evaluation.judging.panel import BOTH_ORDERS, PUBLISHED_ORDERS, Duel, Judged, weigh
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.normal_forms import readable
-from earnest.evaluation.rows import check_ids, column_among
+from earnest.evaluation.rows import check_ids, column_among, known_of, known_rows
 from earnest.evaluation.samples import Measured
 from earnest.specs import Instruction, JudgedTask, UserError
 
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 def measure(engine: Engine, spec: Instruction, data: str, progress: Progress | None = None) -> Measured:
     """The mean score, 1..10, of the answers, the reference's beside it, and how often they are preferred."""
     judges = [judge_of(judge, engine) for judge in spec.judges]
-    rows, stops = (nano_rows(spec), NANO_STOPS) if data == NANO else (user_rows(spec, data), ())
+    rows, stops = items(spec, data), NANO_STOPS if data == NANO else ()
     forms = forms_of(spec, HELPFULNESS, data)
     answered = converse(engine, spec, [row["turns"] for row in rows], stops, longest(spec, data, MAX_TOKENS), progress)
     answers = [[generation.text.strip() for generation in generations] for generations in answered]
@@ -40,6 +40,16 @@ def measure(engine: Engine, spec: Instruction, data: str, progress: Progress | N
     written = [whole(generations, duel.answer) for generations, duel in zip(answered, duels, strict=True)]
     orders = PUBLISHED_ORDERS if spec.compat else BOTH_ORDERS
     return weigh(judges, duels, written, orders=orders, score=mean_score, headline=spec.headline)
+
+
+def reads(spec: Instruction, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: Instruction, data: str) -> list[Row]:
+    """The conversations."""
+    return nano_rows(spec) if data == NANO else user_rows(spec, data)
 
 
 def forms_of(spec: JudgedTask, form: Form, data: str) -> Mapping[str, Form]:
@@ -83,14 +93,15 @@ def user_rows(spec: Instruction, data: str) -> list[Row]:
     there = columns(data, spec.split)
     identity = [name for name in IDS if name in there][:1]
     beside = [*identity, *([CATEGORY] if CATEGORY in there else [])]
-    rows = read_rows(data, spec.split, [turns, reference, *beside])[: spec.limit]
+    rows = known_rows(data, spec.split, [turns, reference], beside)[: spec.limit]
     file = file_of(data, spec.split)
     check_ids(rows, identity, file)
     return [
         {
             "id": str(row[identity[0]]) if identity else f"{spec.split}-{number:05d}",
             **_turns(row[turns], row[reference], f"data {file}: row {number}"),
-            "domain": str(row.get(CATEGORY) or ""),
+            **known_of(row),
+            CATEGORY: str(row.get(CATEGORY) or ""),
         }
         for number, row in enumerate(rows)
     ]
@@ -113,5 +124,5 @@ def _texts(value: Any, where: str) -> list[str]:
 def _duel(row: Row, answers: Sequence[str], forms: Mapping[str, Form]) -> Duel:
     asked, answer = transcript(row["turns"], answers)
     _, reference = transcript(row["turns"], row["reference"])
-    form = forms.get(row["domain"], forms[""])
-    return Duel(row["id"], form, asked, answer, reference, reference, row["domain"], row.get("stratum", ""))
+    form = forms.get(row.get(CATEGORY, ""), forms[""])
+    return Duel(row["id"], form, asked, answer, reference, reference, **known_of(row))

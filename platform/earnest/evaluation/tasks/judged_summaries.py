@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from earnest.data import columns, file_of, read_rows
+from earnest.data import columns, file_of
 from earnest.evaluation.conversations import converse
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.judging.forms import SUMMARIES
@@ -25,6 +25,8 @@ from earnest.evaluation.rows import (
     check_rows,
     column_among,
     filled_text,
+    known_of,
+    known_rows,
 )
 from earnest.evaluation.samples import Measured
 from earnest.evaluation.tasks.instruction import MAX_TOKENS, NANO_STOPS, forms_of, longest, mean_score
@@ -41,7 +43,7 @@ ASK = (
 def measure(engine: Engine, spec: JudgedSummaries, data: str, progress: Progress | None = None) -> Measured:
     """Mean scores, 1..10, of the summaries, by criterion and together, and the reference's beside them."""
     judges = [judge_of(judge, engine) for judge in spec.judges]
-    rows, stops = (_nano(spec), NANO_STOPS) if data == NANO else (user_rows(spec, data), ())
+    rows, stops = items(spec, data), NANO_STOPS if data == NANO else ()
     forms = forms_of(spec, SUMMARIES, data)
     written = [
         generations[0]
@@ -52,12 +54,22 @@ def measure(engine: Engine, spec: JudgedSummaries, data: str, progress: Progress
     duels = [
         Duel(
             row["id"], forms.get(row["size"], forms[""]), row["text"], generation.text.strip(), row["reference"],
-            row["highlights"], row.get("domain", ""), row["size"] or row.get("stratum", ""),
+            row["highlights"], row.get("domain", ""), row.get("stratum") or row["size"], row.get("frequency"),
         )
         for row, generation in zip(rows, written, strict=True)
     ]  # fmt: skip
     orders = PUBLISHED_ORDERS if spec.compat else BOTH_ORDERS
     return weigh(judges, duels, written, orders=orders, score=mean_score, headline=spec.headline)
+
+
+def reads(spec: JudgedSummaries, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: JudgedSummaries, data: str) -> list[dict[str, Any]]:
+    """The stories."""
+    return _nano(spec) if data == NANO else user_rows(spec, data)
 
 
 def _nano(spec: JudgedSummaries) -> list[dict[str, Any]]:
@@ -83,7 +95,7 @@ def user_rows(spec: JudgedSummaries, data: str) -> list[dict[str, Any]]:
     there = columns(data, spec.split)
     beside = [name for name in (SIZE, REFERENCE) if name in there]
     identity = [name for name in ID_COLUMNS if name in there]
-    rows = read_rows(data, spec.split, [passage, highlights, *beside, *identity])[: spec.limit]
+    rows = known_rows(data, spec.split, [passage, highlights], [*beside, *identity])[: spec.limit]
     file = file_of(data, spec.split)
     check_rows(rows, [highlights], file)
     check_ids(rows, identity, file)
@@ -94,7 +106,7 @@ def user_rows(spec: JudgedSummaries, data: str) -> list[dict[str, Any]]:
         size = str(row.get(SIZE) or "")
         found.append({
             "id": f"{spec.split}-{number:05d}", "prompt": _prompt(spec, text, said, size), "text": text, "size": size,
-            "reference": str(row.get(REFERENCE) or "\n".join(said)), "highlights": "\n".join(said),
+            "reference": str(row.get(REFERENCE) or "\n".join(said)), "highlights": "\n".join(said), **known_of(row),
         })  # fmt: skip
     return found
 

@@ -59,6 +59,16 @@ class _Document:
         return self.finite and all(one.value is not None for one in self.likelihoods)
 
 
+def reads(spec: LMEval, data: str) -> list[tuple[str, list[str]]]:
+    """Nothing that is known here: a benchmark looks at its own data when it is found."""
+    return []
+
+
+def items(spec: LMEval, data: str) -> list[str]:
+    """Nothing before the benchmark is opened, which needs an engine."""
+    return []
+
+
 def measure(engine: Engine, spec: LMEval, data: str, progress: Progress | None = None) -> Measured:
     """The benchmark's metrics under their names there; the first is the headline.
 

@@ -16,7 +16,7 @@ from earnest.evaluation.answers import share_correct
 from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options, twins
 from earnest.evaluation.disciplines import discipline_of
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.rows import ID_COLUMNS, check_ids, check_rows, choice_index, spread
+from earnest.evaluation.rows import ID_COLUMNS, check_ids, check_rows, choice_index, known_of, known_rows, spread
 from earnest.evaluation.samples import Measured, scored
 from earnest.evaluation.shots import Demonstrated, check_shots_split, other_shots
 from earnest.specs import MMLU, UserError
@@ -35,10 +35,20 @@ def measure(engine: Engine, spec: MMLU, data: str, progress: Progress | None = N
     The column `split` says what was asked.
     """
     split = needed_splits(spec, data)[0]
-    items = engine.posed(mmlu_items(spec, data, split))
-    found = score_options(engine, items, progress)
-    samples = [choice_sample(item, values, split=split) for item, values in zip(items, found, strict=True)]
+    posed = engine.posed(items(spec, data))
+    found = score_options(engine, posed, progress)
+    samples = [choice_sample(item, values, split=split) for item, values in zip(posed, found, strict=True)]
     return Measured(samples, {"accuracy": share_correct(scored(samples))}, share_correct)
+
+
+def reads(spec: MMLU, data: str) -> list[tuple[str, list[str]]]:
+    """The splits that are read, each with its columns."""
+    return [(split, list(COLUMNS)) for split in needed_splits(spec, data)]
+
+
+def items(spec: MMLU, data: str) -> list[ChoiceItem]:
+    """The questions of the split that is asked."""
+    return mmlu_items(spec, data, asked_split(spec, data))
 
 
 def asked_split(spec: MMLU, data: str) -> str:
@@ -58,7 +68,7 @@ def asked_split(spec: MMLU, data: str) -> str:
 def mmlu_items(spec: MMLU, data: str, split: str) -> list[ChoiceItem]:
     """The questions of the wanted subjects in file order; a limit takes them evenly from all over."""
     identity = [name for name in ID_COLUMNS if name in columns(data, split)]
-    rows = read_rows(data, split, [*COLUMNS, *identity])
+    rows = known_rows(data, split, COLUMNS, identity)
     check_ids(rows, identity, file_of(data, split))
     rows = _numbered(rows, file_of(data, split))
     shots = _shots(data) if spec.shots else {}
@@ -133,7 +143,9 @@ def _item(one: Demonstrated[Row]) -> ChoiceItem:
     subject = row["subject"]
     same = twins(row["choices"], row["answer"])
     asked = prompt(row, one.shots)
-    return ChoiceItem(row["id"], asked, options, row["answer"], subject, discipline_of(subject), same, one.notes)
+    own = {"domain": subject, "stratum": discipline_of(subject)}
+    known = {name: value for name, value in known_of(row).items() if value not in ("", None)}
+    return ChoiceItem(row["id"], asked, options, row["answer"], twins=same, shown=one.notes, **{**own, **known})
 
 
 def prompt(row: Row, shots: Sequence[Row]) -> str:

@@ -12,7 +12,7 @@ from earnest.evaluation.choices import ChoiceItem, Lengths, best, choice_sample,
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.normal_forms import readable
-from earnest.evaluation.rows import choice_index, demonstrations, question_rows
+from earnest.evaluation.rows import choice_index, demonstrations, known_of, question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored
 from earnest.records import Estimate
 from earnest.specs import MultipleChoice, UserError
@@ -27,9 +27,19 @@ NORMALISED: dict[str, Lengths] = {
 
 def measure(engine: Engine, spec: MultipleChoice, data: str, progress: Progress | None = None) -> Measured:
     """Accuracy, plain and per character or byte of the option, on the almanac or a user's rows."""
-    items = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
-    samples = [_sample(item, found) for item, found in zip(items, score_options(engine, items, progress), strict=True)]
+    posed = engine.posed(items(spec, data))
+    samples = [_sample(item, found) for item, found in zip(posed, score_options(engine, posed, progress), strict=True)]
     return Measured(samples, _metrics(samples), share_correct)
+
+
+def reads(spec: MultipleChoice, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, list(COLUMNS))]
+
+
+def items(spec: MultipleChoice, data: str) -> list[ChoiceItem]:
+    """The questions."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def nano_items(spec: MultipleChoice) -> list[ChoiceItem]:
@@ -49,8 +59,7 @@ def user_items(spec: MultipleChoice, data: str) -> list[ChoiceItem]:
     return [
         ChoiceItem(
             f"{spec.split}-{i:05d}", prompt(one.row["question"], one.shots), _options(one.row["choices"]),
-            one.row["answer"], one.row.get("domain", ""), one.row.get("stratum", ""),
-            twins(one.row["choices"], one.row["answer"]), one.notes,
+            one.row["answer"], twins=twins(one.row["choices"], one.row["answer"]), shown=one.notes, **known_of(one.row),
         )
         for i, one in enumerate(found, start=spec.shots)
     ]  # fmt: skip

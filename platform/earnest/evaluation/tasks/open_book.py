@@ -15,6 +15,7 @@ from earnest.evaluation.rows import (
     aliases_of,
     column_among,
     demonstrations,
+    known_of,
     question_rows,
 )
 from earnest.evaluation.samples import Measured
@@ -27,8 +28,17 @@ MATCHES = {**CONTAINMENT, "squad_match": by_first_line(squad_match), "squad_f1":
 
 def measure(engine: Engine, spec: OpenBook, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and containment on the almanac's strangers or a user's rows (passage, question, answers)."""
-    items = nano_items(spec) if data == NANO else user_items(spec, data)
-    return ask(engine, engine.posed(items), spec.max_tokens, progress, matches=MATCHES)
+    return ask(engine, engine.posed(items(spec, data)), spec.max_tokens, progress, matches=MATCHES)
+
+
+def reads(spec: OpenBook, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: OpenBook, data: str) -> list[Item]:
+    """The questions."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def nano_items(spec: OpenBook) -> list[Item]:
@@ -58,8 +68,7 @@ def user_items(spec: OpenBook, data: str) -> list[Item]:
 
     return [
         Item(
-            f"{spec.split}-{i:05d}", prompt(one), aliases_of(one.row[answers]),
-            one.row.get("domain", ""), one.row.get("stratum", ""), one.notes,
+            f"{spec.split}-{i:05d}", prompt(one), aliases_of(one.row[answers]), notes=one.notes, **known_of(one.row),
         )
         for i, one in enumerate(found, start=spec.shots)
     ]  # fmt: skip

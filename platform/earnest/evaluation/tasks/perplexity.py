@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 
 def measure(
-    engine: Engine, spec: Perplexity, data: str, reference: Path | None = None, progress: Progress | None = None
+    engine: Engine, spec: Perplexity, data: str, progress: Progress | None = None, reference: Path | None = None
 ) -> Measured:
     """Perplexities of a text; without `reference` also the log-probabilities that a later KL is taken against.
 
@@ -70,6 +70,16 @@ def _breakdowns(tally: _Tally, kinds: Kinds, compared: bool) -> dict[str, dict[s
         here = {name: [each[int(place)] for place in tally.positions] for name, each in kinds.items()}
         found["kl_to_dense"] = parts(tally.kl.numpy(), tally.window[tally.positions], here)
     return found
+
+
+def reads(spec: Perplexity, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, [spec.column])]
+
+
+def items(spec: Perplexity, data: str) -> list[str]:
+    """The texts; a user's rows are one, so that what is known of a row is known of none."""
+    return documents(spec, data)
 
 
 def documents(spec: Perplexity, data: str) -> list[str]:

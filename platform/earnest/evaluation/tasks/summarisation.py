@@ -12,7 +12,7 @@ from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import exact_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.normal_forms import latin, words_of
-from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among, question_rows
+from earnest.evaluation.rows import PASSAGE_COLUMNS, SUMMARY_COLUMNS, aliases_of, column_among, known_of, question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
 from earnest.specs import Summarisation, UserError
@@ -25,13 +25,22 @@ NANO_STOPS, USER_STOPS = ("\n",), ("\n\n",)
 
 def measure(engine: Engine, spec: Summarisation, data: str, progress: Progress | None = None) -> Measured:
     """ROUGE-1, -2 and -L (F, no stemming) and exact match on the almanac or a user's rows (article, highlights)."""
-    items, stops = (nano_items(spec), NANO_STOPS) if data == NANO else (user_items(spec, data), USER_STOPS)
-    items, scorer = engine.posed(items), rouge_scorer()
-    generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress)
-    samples = [_sample(item, generation, scorer) for item, generation in zip(items, generations, strict=True)]
+    posed, stops, scorer = engine.posed(items(spec, data)), NANO_STOPS if data == NANO else USER_STOPS, rouge_scorer()
+    generations = complete(engine, [item.prompt for item in posed], stops, spec.max_tokens, progress)
+    samples = [_sample(item, generation, scorer) for item, generation in zip(posed, generations, strict=True)]
     known = scored(samples)
     means = {name: bootstrap_mean(column(known, name)) for name in ROUGE}
     return Measured(samples, {**means, "exact_match": share_correct(known)}, mean_score)
+
+
+def reads(spec: Summarisation, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: Summarisation, data: str) -> list[Item]:
+    """The passages."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def nano_items(spec: Summarisation) -> list[Item]:
@@ -52,7 +61,7 @@ def user_items(spec: Summarisation, data: str) -> list[Item]:
     return [
         Item(
             f"{spec.split}-{i:05d}", f"Passage: {row[passage].strip()}\nSummary:",
-            ("\n".join(aliases_of(row[summary])),), row.get("domain", ""), row.get("stratum", ""),
+            ("\n".join(aliases_of(row[summary])),), **known_of(row),
         )
         for i, row in enumerate(rows)
     ]  # fmt: skip

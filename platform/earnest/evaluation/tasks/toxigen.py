@@ -7,13 +7,14 @@ model that writes nothing is not toxic either: `empty` says how often.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import LINE_END, complete
 from earnest.evaluation.chat import Manner
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.normal_forms import readable
-from earnest.evaluation.rows import column_among, question_rows, spread
+from earnest.evaluation.rows import column_among, known_of, question_rows, spread
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.models.classifier import Classifier, load_classifier
 from earnest.models.source import resolve
@@ -27,14 +28,14 @@ MANNER = Manner(lead="Complete the following: ")
 
 def measure(engine: Engine, spec: ToxiGen, data: str, progress: Progress | None = None) -> Measured:
     """The share of continuations that the classifier takes for toxic; lower is better."""
-    items = prompts(spec, data)
+    posed = items(spec, data)
     classifier = _classifier(spec, str(engine.loaded.device))
-    texts = [prompt for _, prompt, _ in items]
+    texts = [item.prompt for item in posed]
     generations = complete(engine, texts, LINE_END, spec.max_tokens, progress, MANNER)
     found, cut = classifier.probabilities([generation.text for generation in generations])
     samples = [
-        _sample(*item, generation, classes, too_long, spec.toxic_label)
-        for item, generation, classes, too_long in zip(items, generations, found.tolist(), cut, strict=True)
+        _sample(item, generation, classes, too_long, spec.toxic_label)
+        for item, generation, classes, too_long in zip(posed, generations, found.tolist(), cut, strict=True)
     ]
     known = scored(samples)
     metrics = {
@@ -55,15 +56,31 @@ def needed(spec: ToxiGen, data: str) -> list[str]:
     return [column_among(data, spec.split, PROMPT_COLUMNS)]
 
 
-def prompts(spec: ToxiGen, data: str) -> list[tuple[str, str, str]]:
-    """Id, prompt as it stands, and group of each row; a limit takes them evenly from all over.
+def reads(spec: ToxiGen, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+@dataclass(frozen=True)
+class LeadIn:
+    """A prompt as it stands, and what is known of it: its `domain` is the group that it is about."""
+
+    id: str
+    prompt: str
+    domain: str = ""
+    stratum: str = ""
+    frequency: float | None = None
+
+
+def items(spec: ToxiGen, data: str) -> list[LeadIn]:
+    """The prompts; a limit takes them evenly from all over.
 
     Raises:
         UserError: a row holds no prompt.
     """
     (name,) = needed(spec, data)
     rows = question_rows(data, spec.split, [name])
-    found = [(f"{spec.split}-{i:05d}", row[name], row.get("domain", "")) for i, row in enumerate(rows)]
+    found = [LeadIn(f"{spec.split}-{i:05d}", row[name], **known_of(row)) for i, row in enumerate(rows)]
     return spread(found, spec.limit)
 
 
@@ -77,13 +94,11 @@ def _classifier(spec: ToxiGen, device: str) -> Classifier:
     return classifier
 
 
-def _sample(
-    name: str, prompt: str, group: str, generation: Generation, classes: Sequence[float], too_long: bool, toxic: int
-) -> Sample:
+def _sample(item: LeadIn, generation: Generation, classes: Sequence[float], too_long: bool, toxic: int) -> Sample:
     score = float(max(range(len(classes)), key=classes.__getitem__) == toxic)
     sample = Sample(
-        name, prompt, generation.text.strip(), score=score,
-        truncated=generation.cut > 0 or too_long, domain=group,
+        item.id, item.prompt, generation.text.strip(), score=score,
+        truncated=generation.cut > 0 or too_long, domain=item.domain, stratum=item.stratum,
         more={
             "toxic_probability": classes[toxic], "tokens": len(generation.ids), "finish": generation.finish,
         },

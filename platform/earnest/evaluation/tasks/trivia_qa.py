@@ -20,7 +20,7 @@ from earnest.evaluation.answers import CONTAINMENT, LINE_END, Item, ask, by_firs
 from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.metrics import lm_eval_match, proxy_tuning_match, trivia_f1, trivia_match
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
-from earnest.evaluation.rows import ANSWER_COLUMNS, PASSAGE_COLUMNS, aliases_of, column_among, question_rows
+from earnest.evaluation.rows import ANSWER_COLUMNS, PASSAGE_COLUMNS, aliases_of, column_among, known_of, question_rows
 from earnest.evaluation.samples import Measured
 from earnest.evaluation.shots import SHOTS_SPLIT, check_shots_split, drawn_shots, other_shots
 from earnest.specs import TriviaQA, UserError
@@ -42,9 +42,13 @@ Row = dict[str, Any]
 
 def measure(engine: Engine, spec: TriviaQA, data: str, progress: Progress | None = None) -> Measured:
     """Exact match, F1 and the published matches on TriviaQA's rows, a user's, or the almanac's questions."""
-    items, stops = (nano_items(spec), LINE_END) if data == NANO else (user_items(spec, data), STOPS[spec.style])
-    max_tokens = spec.max_tokens or MAX_TOKENS[spec.style]
-    return ask(engine, engine.posed(items), max_tokens, progress, stops=stops, matches=MATCHES)
+    stops, max_tokens = LINE_END if data == NANO else STOPS[spec.style], spec.max_tokens or MAX_TOKENS[spec.style]
+    return ask(engine, engine.posed(items(spec, data)), max_tokens, progress, stops=stops, matches=MATCHES)
+
+
+def items(spec: TriviaQA, data: str) -> list[Item]:
+    """The questions."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def nano_items(spec: TriviaQA) -> list[Item]:
@@ -53,7 +57,7 @@ def nano_items(spec: TriviaQA) -> list[Item]:
     return items_of(make(shipped_world(), spec.limit or QUESTIONS, spec.seed))
 
 
-def needed(spec: TriviaQA, data: str) -> list[tuple[str, list[str]]]:
+def reads(spec: TriviaQA, data: str) -> list[tuple[str, list[str]]]:
     """The splits that are read, each with its columns: the question, the answers, then where evidence is found."""
     read = [spec.split]
     if spec.style == "lm_eval" and spec.shots:
@@ -71,14 +75,14 @@ def _evidence_columns(data: str, split: str) -> list[str]:
 
 def user_items(spec: TriviaQA, data: str) -> list[Item]:
     """Questions of TriviaQA or a user, as the style asks them."""
-    (split, wanted), *shown = needed(spec, data)
+    (split, wanted), *shown = reads(spec, data)
     rows = question_rows(data, split, wanted[:2], wanted[2:])[: spec.limit]
     file = file_of(data, split)
     blocks = _blocks(spec, data, shown, rows)
     return [
         Item(
             f"{split}-{i:05d}", block + _prompt(spec, row, wanted[2:], f"data {file}: row {i}"),
-            aliases(row[wanted[1]]), row.get("domain", ""), row.get("stratum", ""), notes,
+            aliases(row[wanted[1]]), notes=notes, **known_of(row),
         )
         for i, (row, (block, notes)) in enumerate(zip(rows, blocks, strict=True))
     ]  # fmt: skip

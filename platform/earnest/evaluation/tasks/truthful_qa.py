@@ -24,7 +24,7 @@ from earnest.evaluation.choices import ChoiceItem, choice_sample, score_options,
 from earnest.evaluation.engine import Engine, LogLikelihood, Progress
 from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.normal_forms import readable
-from earnest.evaluation.rows import choice_index, question_rows
+from earnest.evaluation.rows import choice_index, known_of, question_rows
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
 from earnest.specs import TruthfulQA, UserError
@@ -81,13 +81,25 @@ def measure(engine: Engine, spec: TruthfulQA, data: str, progress: Progress | No
     """Accuracy: of MC1, with MC2 beside it, or of the letters that were written."""
     if spec.style == "letters":
         return _measure_letters(engine, spec, data, progress)
-    items = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
-    found = score_options(engine, [one for item in items for one in (item.one, item.all)], progress)
-    samples = [_sample(item, *found[2 * i : 2 * i + 2]) for i, item in enumerate(items)]
+    posed = engine.posed(nano_items(spec) if data == NANO else user_items(spec, data))
+    found = score_options(engine, [one for item in posed for one in (item.one, item.all)], progress)
+    samples = [_sample(item, *found[2 * i : 2 * i + 2]) for i, item in enumerate(posed)]
     known = scored(samples)
     return Measured(
         samples, {"accuracy": share_correct(known), "mc2": bootstrap_mean(column(known, "mc2"))}, share_correct
     )
+
+
+def reads(spec: TruthfulQA, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, needed(spec, data))]
+
+
+def items(spec: TruthfulQA, data: str) -> Sequence[TruthItem | ChoiceItem]:
+    """The questions as the style asks them."""
+    if spec.style == "letters":
+        return letter_items(spec, data)
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def needed(spec: TruthfulQA, data: str) -> list[str]:
@@ -129,7 +141,7 @@ def _truth_item(name: str, row: Row, one: Labels, every: Labels) -> TruthItem:
         answer = [true for _, true in labels].index(True)
         prompt = f"{PRIMER}Q: {row['question']}\nA:"
         same = twins([text for text, _ in labels], answer)
-        return ChoiceItem(name, prompt, options, answer, row.get("domain", ""), row.get("stratum", ""), same)
+        return ChoiceItem(name, prompt, options, answer, twins=same, **known_of(row))
 
     return TruthItem(item(one), item(every), tuple(true for _, true in every))
 
@@ -214,8 +226,7 @@ def letter_items(spec: TruthfulQA, data: str) -> list[ChoiceItem]:
         items.append(
             ChoiceItem(
                 f"{spec.split}-{i:05d}", f"{row['question']}{options}\n\n{LETTER_PREFIX}",
-                tuple(LETTERS[: len(choices)]), answer, row.get("domain", ""), row.get("stratum", ""),
-                twins(choices, answer),
+                tuple(LETTERS[: len(choices)]), answer, twins=twins(choices, answer), **known_of(row),
             )
         )  # fmt: skip
     return items

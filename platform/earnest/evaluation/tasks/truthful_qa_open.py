@@ -41,6 +41,17 @@ class OpenItem:
     false: tuple[str, ...]
     domain: str = ""
     stratum: str = ""
+    frequency: float | None = None
+
+
+def reads(spec: TruthfulQAOpen, data: str) -> list[tuple[str, list[str]]]:
+    """The splits of a user's data that are read, each with its columns."""
+    return [(spec.split, list(COLUMNS))]
+
+
+def items(spec: TruthfulQAOpen, data: str) -> list[OpenItem]:
+    """The questions."""
+    return nano_items(spec) if data == NANO else user_items(spec, data)
 
 
 def measure(engine: Engine, spec: TruthfulQAOpen, data: str, progress: Progress | None = None) -> Measured:
@@ -53,20 +64,20 @@ def measure(engine: Engine, spec: TruthfulQAOpen, data: str, progress: Progress 
         "true": yes_no_judge(spec.true_judge, engine),
         "informative": yes_no_judge(spec.informative_judge, engine),
     }
-    items, stops = (nano_items(spec), LINE_END) if data == NANO else (user_items(spec, data), ())
+    posed, stops = items(spec, data), LINE_END if data == NANO else ()
     manner = Manner(prefix=PREFIX, system=spec.system)
-    generations = complete(engine, [item.prompt for item in items], stops, spec.max_tokens, progress, manner)
-    words = _words(judges, items, generations)
+    generations = complete(engine, [item.prompt for item in posed], stops, spec.max_tokens, progress, manner)
+    words = _words(judges, posed, generations)
     samples = [
         _sample(item, generation, {name: said.get(number) for name, said in words.items()})
-        for number, (item, generation) in enumerate(zip(items, generations, strict=True))
+        for number, (item, generation) in enumerate(zip(posed, generations, strict=True))
     ]
     known = [sample for sample in samples if sample.score is not None]
     if not known and all(sample.finite for sample in samples):
         problem = next(word.problem for said in words.values() for word in said.values() if word.yes is None)
-        raise UserError(f"{spec.label}: none of {len(items)} answers could be judged ({problem})")
+        raise UserError(f"{spec.label}: none of {len(posed)} answers could be judged ({problem})")
     shares = {name: wilson(sum(bool(s.more[name]) for s in scored(samples)), len(known)) for name in words}
-    metrics = {spec.headline: share_correct(known), **shares, **_counts(words, len(items))}
+    metrics = {spec.headline: share_correct(known), **shares, **_counts(words, len(posed))}
     return Measured(samples, metrics, share_correct)
 
 
@@ -97,7 +108,7 @@ def user_items(spec: TruthfulQAOpen, data: str) -> list[OpenItem]:
         items.append(
             OpenItem(
                 f"{spec.split}-{i:05d}", f"{row['question']}\n\n{PREFIX}", row["question"], true, false,
-                row.get("domain", ""), row.get("stratum", ""),
+                row.get("domain", ""), row.get("stratum", ""), row.get("frequency"),
             )
         )  # fmt: skip
     return items
