@@ -78,6 +78,12 @@ def test_too_little_text_names_its_tokens_and_what_to_lower(tokenizer: Any, tmp_
         calibration_ids(spec(), path, tokenizer)
 
 
+def test_no_text_is_not_told_to_lower_the_length(tokenizer: Any, tmp_path: Path) -> None:
+    path = table(tmp_path / "d.parquet", text=["  "])
+    with pytest.raises(UserError, match=r"its [01] tokens are too few for one window of 8; give more text$"):
+        calibration_ids(spec(), path, tokenizer)
+
+
 def test_a_missing_column_and_a_column_without_text_are_named(tokenizer: Any, tmp_path: Path) -> None:
     path = table(tmp_path / "d.parquet", body=["abc"], number=[1])
     with pytest.raises(UserError, match=r"no column 'text'; its columns are body, number"):

@@ -218,3 +218,46 @@ def test_activations_that_overflow_are_named(make_model: Make, ids: Tensor) -> N
         UserError, match=r"model\.layers\.0\.self_attn\.q_proj\.weight: its calibration inputs are not finite"
     ):
         compress(loaded, method, ids)
+
+
+@pytest.mark.parametrize(
+    ("fields", "inputs", "remedy"),
+    [
+        ({"method": "rtn", "bits": 4, "group_size": 48}, {"a": 40, "b": 24}, "use group_size = 8, or group_size = -1"),
+        (
+            {"method": "gptq", "bits": 4, "group_size": 48, "static_groups": True},
+            {"a": 11},
+            "use group_size = 11, or group_size = -1 without static_groups",
+        ),
+    ],
+)
+def test_a_remedy_names_the_option_and_can_be_taken(
+    fields: dict[str, object], inputs: dict[str, int], remedy: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        check_inputs(read_method(fields), inputs)
+    said = str(raised.value).splitlines()[1]
+    assert said.startswith(remedy)
+    check_inputs(read_method({**fields, "group_size": int(said.split(" = ")[1].split(",")[0])}), inputs)
+    whole = {name: value for name, value in fields.items() if name != "static_groups"}
+    check_inputs(read_method({**whole, "group_size": -1}), inputs)
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [
+        ("magnitude", r"begin with the dense model, or ask for sparsity above 0\.7\d$"),
+        ("random", r"sparse already; begin with the dense model$"),
+    ],
+)
+def test_more_zeros_are_only_suggested_where_they_help(
+    method: str, remedy: str, make_model: Make, tmp_path: Path
+) -> None:
+    loaded, sparse = make_model(), {"method": "magnitude", "sparsity": 0.7}
+    compress(loaded, read_method(sparse))
+    with pytest.raises(UserError, match=remedy) as raised:
+        compress_to_folder(loaded, read_method({"method": method, "sparsity": 0.5}), None, tmp_path / "out")
+    if method == "magnitude":
+        again, above = make_model(), float(str(raised.value).rpartition(" ")[2])
+        compress(again, read_method(sparse))
+        compress_to_folder(again, read_method({**sparse, "sparsity": above + 0.01}), None, tmp_path / "more")

@@ -4,16 +4,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from earnest.compression.walk import compress
+from earnest.models import inspection
 from earnest.models.inspected import InspectedModel
-from earnest.models.loading import load
-from earnest.models.source import FETCHED, NOT_FETCHED, resolve
+from earnest.models.loading import load, load_tokenizer
+from earnest.models.source import FETCHED, NOT_FETCHED, digest_of_model, resolve
 from earnest.preflight import check_model
 from earnest.specs import UserError, read_method
 
@@ -150,3 +153,63 @@ def test_the_hub_is_asked_for_templates_and_for_no_second_copy() -> None:
         "original/consolidated.safetensors", "pytorch_model.bin", "modeling_mine.py", "README.md",
     ]  # fmt: skip
     assert list(filter_repo_objects(there, allow_patterns=FETCHED, ignore_patterns=NOT_FETCHED)) == there[:9]
+
+
+def test_the_templates_in_their_own_folder_are_fetched_and_belong_to_the_digest(
+    make_tiny: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that serves a folder: what is asked for is copied to where its commit lies."""
+    hub, cache = make_tiny(), tmp_path / "snapshots" / "c0ffee"
+    templates = hub / "additional_chat_templates"
+    for name, text in (("additional_chat_templates/tools.jinja", "{{ tools }}"), ("original/config.json", "{}")):
+        (hub / name).parent.mkdir()
+        (hub / name).write_text(text)
+    before = digest_of_model(hub)
+
+    def serve(_name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: Any = None) -> str:
+        assert revision in (None, "c0ffee")
+        there = [file.relative_to(hub).as_posix() for file in hub.rglob("*") if file.is_file()]
+        for name in filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / name, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", serve)
+    source = resolve("some/model")
+    assert source.digest == before
+    assert not (cache / "original").exists()
+    (hub / "chat_template.jinja").write_text("{{ messages }}")
+    assert load_tokenizer(resolve("some/model").path, "some/model").chat_template["tools"] == "{{ tools }}"
+    with_both = digest_of_model(hub)
+    (templates / "tools.jinja").write_text("{{ messages }}")
+    assert digest_of_model(hub) != with_both
+    shutil.rmtree(templates)
+    assert digest_of_model(hub) != with_both
+
+
+def test_a_header_is_read_once_however_often_it_is_asked(make_tiny: Make) -> None:
+    folder = make_tiny()
+    before = inspection._read_header.cache_info().misses
+    load(resolve(str(folder)))
+    (file,) = inspection.weight_files(folder)
+    assert inspection._read_header.cache_info().misses - before == 1
+    file.write_bytes(file.read_bytes()[:-4])
+    refused(folder, "is corrupted: .* bytes, and its header tells of")
+
+
+def test_a_model_that_needs_images_is_not_told_to_use_another_dtype(make_tiny: Make, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        "model_type": "opt", "hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 1536, "word_embed_proj_dim": 16, "max_position_embeddings": 64,
+    }  # fmt: skip
+    config = transformers.Blip2Config(
+        vision_config={**sizes, "image_size": 8, "patch_size": 4},
+        qformer_config={**sizes, "encoder_hidden_size": 16, "vocab_size": 50},
+        text_config=text,
+    )
+    transformers.Blip2ForConditionalGeneration(config).save_pretrained(tmp_path)
+    for file in make_tiny().glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(UserError, match="it reads no text without pixel_values; name the language model inside it"):
+        load(resolve(str(tmp_path)))

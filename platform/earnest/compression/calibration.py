@@ -15,6 +15,7 @@ IDS_COLUMN = "input_ids"
 NANO_CORPUS_SEED = 7_000_000  # far from the seeds of training and evaluation texts
 NANO_TOKENS_PER_WINDOW_TOKEN = 4  # so much more of the endless corpus is written than the windows hold
 _ROWS_AT_ONCE = 4096
+SHORTEST = 2  # tokens of a window, as `Calibration` has it
 
 
 def calibration_ids(spec: Calibration, path: str, tokenizer: Any) -> Tensor:
@@ -86,7 +87,7 @@ def _windows(stream: Tensor, spec: Calibration, path: str) -> Tensor:
     if len(stream) < spec.length:
         raise UserError(
             f"calibration {path}: its {len(stream)} tokens are too few for one window of {spec.length}; "
-            f"lower length to at most {len(stream)} or give more text"
+            f"{f'lower length to at most {len(stream)} or ' if len(stream) >= SHORTEST else ''}give more text"
         )
     generator = torch.Generator().manual_seed(spec.seed)
     starts = torch.randint(len(stream) - spec.length + 1, (spec.samples,), generator=generator)

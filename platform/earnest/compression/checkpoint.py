@@ -126,7 +126,9 @@ def decode_one(folder: Path, record: TensorRecord, stored: Mapping[str, Any], dt
     try:
         return decode(layout, parts)
     except (KeyError, ValueError) as error:
-        raise UserError(f"{folder}: {record.name} is not stored as the manifest says ({error})") from error
+        raise UserError(
+            f"{folder}: {record.name} is not stored as the manifest says ({error}); compress the model again"
+        ) from error
 
 
 def parts_of(name: str, stored: Mapping[str, Any]) -> dict[str, Tensor]:

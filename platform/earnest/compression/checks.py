@@ -38,9 +38,11 @@ def check_inputs(method: Method, inputs: Mapping[str, int]) -> None:
 def _check_group_size(method: Method, name: str, cols: int, common: int) -> None:
     group_size = getattr(method, "group_size", -1)
     if group_size != -1 and cols % group_size:
+        static = bool(getattr(method, "static_groups", False))
+        whole = f"group_size = -1 {'without static_groups' if static else 'for one group per row'}"
         raise UserError(
             f"{name_of(method)}: group_size {group_size} does not divide the {cols} inputs of {name}\n"
-            f"use {_one_of(common, 8, common)}group_size = -1 for one group per row"
+            f"use {_either(_some(common, 8, common, 'group_size = '), whole)}"
         )
 
 
@@ -49,14 +51,18 @@ def _check_pattern(method: Method, name: str, cols: int, common: int) -> None:
         return
     raise UserError(
         f"{name_of(method)}: pattern {method.pattern} does not divide the {cols} inputs of {name}\n"
-        f"use {_one_of(common, 2, 64, 'an M of ')}sparsity = {method.pattern.sparsity:g}"
+        f"use {_either(_some(common, 2, 64, 'an M of ', 'an M of '), f'sparsity = {method.pattern.sparsity:g}')}"
     )
 
 
-def _one_of(number: int, low: int, high: int, name: str = "one of ") -> str:
-    """The divisors within the bounds as the first of two remedies; nothing where there is none."""
+def _some(number: int, low: int, high: int, one: str, many: str = "one of ") -> str:
+    """The divisors within the bounds, called `one` or `many`; nothing where there is none."""
     found = [str(d) for d in range(low, high + 1) if number % d == 0]
-    return f"{name if len(found) > 1 or name != 'one of ' else ''}{', '.join(found)}, or " if found else ""
+    return (one if len(found) == 1 else many) + ", ".join(found) if found else ""
+
+
+def _either(first: str, second: str) -> str:
+    return f"{first}, or {second}" if first else second
 
 
 def name_of(method: Method) -> str:

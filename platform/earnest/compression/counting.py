@@ -6,6 +6,7 @@ A count that is not what the method promises is an error, not a footnote.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,15 +93,22 @@ def _check_ratio(records: Sequence[TensorRecord], weights: CompressedWeights) ->
     if zeros - pruned > ZEROS_BESIDE * total:
         raise UserError(
             f"{records[0].method} {method.nominal}: the saved weights are {zeros / total:.1%} zeros, "
-            f"because the dense model was sparse already; {_remedy(method, zeros / total)}"
+            f"because the dense model was sparse already; {_remedy(method, weights)}"
         )
 
 
-def _remedy(method: Pruning, zeros: float) -> str:
-    """What can still be asked of a model that is sparse already: more zeros, where the pattern leaves them free."""
-    if isinstance(method.pattern, NM):
-        return f"N:M fixes how many go; begin with the dense model, or ask for sparsity above {zeros:.2f}"
-    return "ask for more than that, or begin with the dense model"
+def _remedy(method: Pruning, weights: CompressedWeights) -> str:
+    """What can still be asked of a model that is sparse already: more zeros than any of its weights holds, of a method
+    that takes what is zero first.
+    """
+    dense = "begin with the dense model"
+    most = max(tensor.empty / (tensor.shape[0] * tensor.shape[1]) for tensor in weights.tensors.values())
+    above = math.ceil(100 * most) / 100
+    fixed = isinstance(method.pattern, NM)
+    first = fixed or all(tensor.zeros <= max(tensor.empty, tensor.pruned) for tensor in weights.tensors.values())
+    more = f"ask for sparsity above {above:.2f}" if first and not method.draws() and above < 1 - ZEROS_BESIDE else ""
+    said = "N:M fixes how many go; " if fixed else ""
+    return said + (f"{dense}, or {more}" if more else dense)
 
 
 def size_of(records: Sequence[TensorRecord], state: Mapping[str, Tensor], file_bytes: int) -> Size:

@@ -70,7 +70,7 @@ def compress_to_folder(
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
         raise UserError(
             f"model {loaded.name}: {name_of(method)} {method.nominal} left its logits as they were, bit for bit; "
-            "it is compressed so already, or what was compressed is not what it reads text with"
+            "it is compressed so already, or what was compressed is not what it reads text with; name the dense model"
         )
     try:
         _prove(loaded, folder, manifest.logits_digest)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from earnest.data.splits import kind_of
+from earnest.pointers import POINTER, is_pointer
 from earnest.specs import UserError
 
 Row = dict[str, Any]
 
 MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-POINTER = b"version https://git-lfs"
 SEPARATORS = ",;\t|"
 PIECE = 1024  # rows of a table at once
 LONGEST_CELL = 2**27
@@ -55,7 +55,7 @@ def columns_of(file: Path) -> list[str] | None:
 
 def _check_pointer(file: Path) -> None:
     with file.open("rb") as handle:
-        if handle.read(len(POINTER)) == POINTER:
+        if is_pointer(handle.read(len(POINTER))):
             raise UserError(f"data {file}: is a Git LFS pointer, not the file itself; fetch it with git lfs pull")
 
 

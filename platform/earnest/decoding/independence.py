@@ -21,6 +21,7 @@ from torch import Tensor
 from earnest.decoding.kv_cache import keeps_keys_and_values, layer_kinds
 from earnest.decoding.reading import WAYS, Way
 from earnest.decoding.rope import forget_lengths, rope_switches
+from earnest.models.proofs import CANNOT_RUN
 
 LEAST = 9
 """The shortest length around which texts are tried."""
@@ -28,8 +29,6 @@ MOST_OPERATIONS = 2e10
 """A fraction of a second on a CPU: longer texts are not tried."""
 FARTHEST = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Of the logits' root mean square: how far, by the same measure, two ways of rounding one arithmetic may lie apart."""
-CANNOT = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, NotImplementedError)
-"""What model code raises where it is not made for such masks or caches."""
 SAID = {
     "grouped": "counts positions by slots; only texts of equal length are read at once: slower, and exact",
     "alone": "mixes texts that are read at once; each is read alone: slower, and exact",
@@ -96,7 +95,7 @@ def _agrees(model: Any, way: Way, forward: Callable[[], Trial], lengths: Sequenc
         if any(window not in lengths for window in filter(None, layer_kinds(model).values())):
             with _narrowed(model, LEAST):
                 return alike(model, forward(), LEAST)
-    except CANNOT:
+    except CANNOT_RUN:  # not made for such masks or caches
         return False
     return True
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from earnest.pointers import POINTER, is_pointer
 from earnest.specs import UserError
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-POINTER = b"version https://git-lfs"
 LARGEST_HEADER = 100 << 20  # bytes, safetensors' own limit
 # What transformers reads a quantised folder with: the method in its config -> the package, as it is imported.
 READERS: Mapping[str, tuple[str, str]] = {
@@ -176,33 +177,37 @@ def check_weights(name: str, path: Path) -> None:
 
 def _damage(file: Path) -> str:
     """What is wrong with a safetensors file; "" if nothing shows."""
+    return _header_of(file)[1]
+
+
+def _header_of(file: Path) -> tuple[Mapping[str, Any], str]:
+    """The tensors that a safetensors file's header tells of, by name, and what is wrong with the file; read once."""
+    stat = file.stat()
+    return _read_header(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _read_header(file: Path, there: int, _changed: int) -> tuple[Mapping[str, Any], str]:
     with file.open("rb") as content:
         begin = content.read(max(8, len(POINTER)))
-        if begin.startswith(POINTER):
-            return "is a Git LFS pointer, not the weights themselves (git lfs pull)"
-        length, there = int.from_bytes(begin[:8], "little"), file.stat().st_size
+        if is_pointer(begin):
+            return {}, "is a Git LFS pointer, not the weights themselves (git lfs pull)"
+        length = int.from_bytes(begin[:8], "little")
         if len(begin) < 8 or length > min(LARGEST_HEADER, there - 8):
-            return f"is corrupted: {there} bytes do not hold its header"
+            return {}, f"is corrupted: {there} bytes do not hold its header"
         content.seek(8)
         try:
-            tensors = json.loads(content.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in tensors.items() if key != "__metadata__"]
+            tensors = {key: entry for key, entry in json.loads(content.read(length)).items() if key != "__metadata__"}
+            wanted = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
-            return "is corrupted: its header cannot be read"
-    wanted = 8 + length + max(ends, default=0)
-    return "" if there == wanted else f"is corrupted: {there} bytes, and its header tells of {wanted}"
+            return {}, "is corrupted: its header cannot be read"
+    return tensors, "" if there == wanted else f"is corrupted: {there} bytes, and its header tells of {wanted}"
 
 
 def tensor_headers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The tensors of a folder's weights by name: `dtype`, `shape` and `data_offsets`; damaged files have none."""
     for file in filter(Path.is_file, weight_files(path)):
-        with file.open("rb") as content:
-            length = int.from_bytes(content.read(8), "little")
-            try:
-                header = json.loads(content.read(min(length, LARGEST_HEADER)))
-            except ValueError:
-                continue
-        yield from ((name, entry) for name, entry in header.items() if name != "__metadata__")
+        yield from _header_of(file)[0].items()
 
 
 @contextmanager

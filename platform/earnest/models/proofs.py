@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def check_reads(name: str, model: Any, length: int) -> None:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise UserError(
             f"model {name}: {type(model).__name__} cannot be run in {dtype} on {device.type} ({reason})\n"
-            "use dtype float32, or a model of another family"
+            + _remedy(model, dtype)
         ) from error
     before = logits[:, :-1]
     known = before.isfinite().all(0)
@@ -62,6 +63,17 @@ def check_reads(name: str, model: Any, length: int) -> None:
             f"model {name}: {type(model).__name__} reads in both directions: what it says of a token depends on later "
             "ones; use a causal language model"
         )
+
+
+def _remedy(model: Any, dtype: str) -> str:
+    """What can be done where a model does not run on text in a dtype."""
+    found = signature(model.forward).parameters.values()
+    wanted = [one.name for one in found if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    more = [name for name in wanted if name != "input_ids"]
+    if more:
+        also = " and ".join(more)
+        return f"it reads no text without {also}; name the language model inside it, saved as a model of its own"
+    return "use a model of another family" if dtype == "float32" else "use dtype float32, or a model of another family"
 
 
 def _two_texts(model: Any, length: int) -> Tensor:

@@ -23,6 +23,7 @@ BESIDE_WEIGHTS = (
 )  # fmt: skip
 FETCHED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 NOT_FETCHED = ["consolidated*", "*/*"]  # the same weights in another format, and what lies in folders
+TEMPLATES = "additional_chat_templates/*.jinja"  # the only folder that tokenizers read
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def _from_hub(name: str) -> Path:
             allow_patterns=FETCHED,
             ignore_patterns=NOT_FETCHED,
         )
+        snapshot_download(repository, revision=Path(folder).name, allow_patterns=[TEMPLATES])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -104,7 +106,9 @@ def digest_of_model(path: Path) -> str:
     weights = [file for file in weight_files(path) if file.is_file()]
     files = sorted([*weights, *(path / name for name in BESIDE_WEIGHTS if (path / name).is_file())])
     remembered = _Remembered()
-    pairs = [(file.name, remembered.sha256(file)) for file in files]
+    named = [(file.name, file) for file in files]
+    named += [(file.relative_to(path).as_posix(), file) for file in sorted(path.glob(TEMPLATES))]
+    pairs = [(name, remembered.sha256(file)) for name, file in named]
     remembered.save()
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:32]
 

@@ -118,7 +118,10 @@ class JudgedTask(Task):
     def _judges_differ(self) -> Self:
         labels = [judge.label for judge in self.judges]
         if len(set(labels)) < len(labels):
-            raise ValueError(f"judges {labels}: each must stand once; agreement of a judge with itself means nothing")
+            raise ValueError(
+                f"judges {labels}: each must stand once, for agreement with oneself means nothing; give one another "
+                "name, or drop it"
+            )
         return self
 
 
