@@ -94,7 +94,7 @@ def test_the_first_line_answers_and_an_empty_answer_is_wrong(tokenizer, tmp_path
     subject = Scripted(tokenizer, replies)
     found = trivia_qa.measure(subject, TriviaQA(data="q"), path)
     assert [sample.prediction for sample in found.samples] == ["the the", "", "!", "another"]
-    assert [sample.correct for sample in found.samples] == [True, False, True, False]
+    assert [sample.correct for sample in found.samples] == [True, False, False, False]
     assert found.metrics["kick_containment"].value == 1.0
     assert found.metrics["proxy_tuning_match"].value == 0.25
     assert {prompt.max_tokens for prompt in subject.asked} == {32}

@@ -14,7 +14,7 @@ from earnest.almanac.language import Statement, check_biography
 from earnest.decoding.generation import Generation
 from earnest.evaluation.answers import complete
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.nano import QUESTIONS, shipped_world
+from earnest.evaluation.nano import NANO, QUESTIONS, shipped_world
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.records import Estimate
 from earnest.specs import Biography
@@ -23,7 +23,7 @@ from earnest.statistics.intervals import mean_estimate, ratio_estimate
 NO_ATTRIBUTE = "-"  # of a sentence that is not well formed
 
 
-def measure(engine: Engine, spec: Biography, data: str, progress: Progress | None = None) -> Measured:
+def measure(engine: Engine, spec: Biography, data: str = NANO, progress: Progress | None = None) -> Measured:
     """Fluent, fitting, true, statements and tokens per biography, over people in even thirds of popularity."""
     asked = items(spec, data)
     generations = complete(engine, [question.prompt for question in asked], ("\n",), spec.max_tokens, progress)
