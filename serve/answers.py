@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from math import isnan
 from typing import Any, Protocol
 
+from earnest.decoding.detokenizing import GrowingText
 from earnest.decoding.logprobs import Likeliest, TokenLogprobs
 from earnest.decoding.requests import Chunk, Usage
 from earnest.decoding.tokens import TokenTexts
@@ -71,7 +72,8 @@ class CompletionShape:
     echoes: Mapping[int, str] = field(default_factory=dict)
     kind: str = "text_completion"
     stream_kind: str = "text_completion"
-    _offsets: Counter[int] = field(default_factory=Counter)
+    _texts: dict[int, GrowingText] = field(default_factory=dict)
+    _ids: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def opening(self, index: int) -> Json | None:
         """The prompt, where it is echoed."""
@@ -101,10 +103,12 @@ class CompletionShape:
 
     def _logprobs(self, index: int, found: Sequence[TokenLogprobs]) -> Json:
         names = [self.tokens.name(one.token) for one in found]
+        text = self._texts.setdefault(index, self.tokens.growing(begun=index not in self.echoes))
         offsets = []
         for one in found:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += self.tokens.width(one.token)
+            offsets.append(len(text.text))
+            self._ids[index].append(one.token)
+            text.grow(self._ids[index])
         return {
             "tokens": names,
             "token_logprobs": [None if isnan(one.raw.chosen) else _finite(one.raw.chosen) for one in found],

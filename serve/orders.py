@@ -89,7 +89,9 @@ class Clerk:
         top = (body.top_logprobs or 0) if body.logprobs else None
         closing = () if first.grammar else self.config.chat_stop  # JSON says itself where it ends
         stops = tuple(dict.fromkeys((*first.stops, *closing)))
-        request = replace(first, prompt=prompt, forms=forms, stops=stops, sampling=body.sampling(_seed(), top))
+        request = replace(
+            first, prompt=prompt, forms=forms, stops=stops, sampling=body.sampling(_seed(), top), answer=True
+        )
         n = body.n or 1
         every = self._choices([request], n, key)
         return Order(body, every, (len(prompt),), ChatShape(self.tokens, top), report, n, n)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from earnest.decoding.ensemble import Ensemble
 from earnest.decoding.generation import Prompt, row_of
+from earnest.decoding.tokens import token_texts
 
 Part = Literal["base", "expert", "antiexpert", "combined"]
 
@@ -147,8 +148,10 @@ def _candidates(tokenizer: Any, logits: Tensor, written: Tensor, count: int) -> 
     log_probs = scores.log_softmax(-1)
     best = scores.topk(min(count, scores.shape[-1]), dim=-1).indices
 
+    texts = token_texts(tokenizer)
+
     def candidate(row: int, token: int) -> Candidate:
-        text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        text = texts.text(token)
         if token >= scores.shape[-1]:
             return Candidate(token, text, -torch.inf, -torch.inf)
         return Candidate(token, text, float(scores[row, token]), float(log_probs[row, token]))

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from earnest.decoding.detokenizing import BROKEN
 from earnest.decoding.distribution import Forms
 from earnest.decoding.endpoint import Endpoint
-from earnest.decoding.tokens import BROKEN, TokenTexts
+from earnest.decoding.tokens import TokenTexts
 from earnest.specs import UserError
 
 AT_ONCE = 16

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from earnest.decoding.detokenizing import Anchor, anchor_of, answer_of, decoded, text_behind
 from earnest.decoding.distribution import ModelDistribution, NextTokens
 from earnest.decoding.encoding import encode
 from earnest.decoding.logprobs import TokenLogprobs
@@ -31,7 +32,7 @@ class Prompt:
 
     `forms` is the prompt as each steering model of an ensemble reads it (`Ensemble.steering`), such as in its own chat
     template; empty where all read `ids`. The continuation is shared. `ends` are the tokens that end it where these are
-    not the model's own.
+    not the model's own. `answer`: it answers in a chat, so that no space parts its text from the prompt's.
     """
 
     ids: tuple[int, ...]
@@ -40,6 +41,7 @@ class Prompt:
     forms: tuple[tuple[int, ...], ...] = ()
     sampling: Sampling = GREEDY
     ends: frozenset[int] | None = None
+    answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Row:
     finish: Finish | None = None
     end: TokenLogprobs | None = None
     draw: Draw = field(init=False)
+    anchor: Anchor | None = None
 
     def __post_init__(self) -> None:
         self.draw = Draw(self.prompt.sampling, self.start, self.ids)
@@ -233,23 +236,23 @@ class Reader:
     def append(self, row: Row, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Give a row its next token, or `NO_TOKEN`; set its text and why it ended if it does."""
         if token == NO_TOKEN:
-            row.text, row.finish = self._text(row.ids), "not_finite"
+            row.text, row.finish = self._text(row), "not_finite"
             return
         if token in (self._ends if row.prompt.ends is None else row.prompt.ends):
-            row.text, row.finish, row.end = self._text(row.ids), "end", logprobs
+            row.text, row.finish, row.end = self._text(row), "end", logprobs
             return
         row.ids.append(token)
         if logprobs is not None:
             row.logprobs.append(logprobs)
         if self._may_complete(row.prompt.stops, token):
-            text = self._text(row.ids)
+            text = self._text(row)
             at = min((p for p in map(text.find, row.prompt.stops) if p >= 0), default=-1)
             if at >= 0:
                 row.text, row.finish = text[:at], "stop"
                 self._learn(row.prompt.stops, token)
                 return
         if len(row.ids) == row.prompt.max_tokens:
-            row.text, row.finish = self._text(row.ids), "length"
+            row.text, row.finish = self._text(row), "length"
 
     def closing(self, prompt: Prompt) -> frozenset[int]:
         """Tokens that end a continuation of this prompt: end tokens, and those seen to bring a whole stop string."""
@@ -259,15 +262,16 @@ class Reader:
 
     def _learn(self, stops: tuple[str, ...], token: int) -> None:
         known = self._closing.get(stops, frozenset())
-        text = self._text([token])
+        text = decoded(self._tokenizer, [token])
         if token not in known and any(stop in text for stop in stops):
             if len(self._closing) >= MOST_REMEMBERED:
                 self._closing.clear()
             self._closing[stops] = known | {token}
 
-    def _text(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+    def _text(self, row: Row) -> str:
+        row.anchor = row.anchor or anchor_of(self._tokenizer, row.prompt.ids)
+        text = text_behind(self._tokenizer, row.anchor, row.ids)
+        return answer_of(text) if row.prompt.answer else text
 
     def _may_complete(self, stops: tuple[str, ...], token: int) -> bool:
         """Whether a stop string can end with this token: only then is the row's whole text looked at.
@@ -278,7 +282,7 @@ class Reader:
         if key not in self._completes:
             if len(self._completes) >= MOST_REMEMBERED:  # anybody may send new stop strings
                 self._completes.clear()
-            text = self._text([token])
+            text = decoded(self._tokenizer, [token])
             lasts = {stop[-1] for stop in stops}
             self._completes[key] = bool(stops) and (
                 not text or " " in lasts or any(c in text for c in (*lasts, "\ufffd"))

@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_BROKEN = "\ufffd"
+from earnest.decoding.detokenizing import Anchor, GrowingText, answer_of
 
 
 class TextStream:
     """What of one row's text may be shown.
 
-    A tokenizer's text of some tokens depends on those before, so tokens are decoded behind a window of earlier ones
-    whose own text is known and taken off.
+    Args:
+        tokenizer: what decodes.
+        stops: what ends the text, and is not shown.
+        anchor: the end of the prompt that the row continues.
+        answer: whether it answers in a chat (`detokenizing.answer_of`).
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
-        self._stops = tuple(stops)
-        self._begin = self._end = 0  # tokens [begin, end) are the window
-        self._window = ""
+    def __init__(
+        self, tokenizer: Any, stops: Sequence[str], anchor: Anchor | None = None, answer: bool = False
+    ) -> None:
+        self._growing = GrowingText(tokenizer, anchor or Anchor())
+        self._stops, self._answer = tuple(stops), answer
         self._text = ""
         self._shown = 0
 
     def grow(self, ids: Sequence[int]) -> str:
         """What may be shown now that the row has all of `ids`."""
-        text = self._decode(ids[self._begin :])
-        if not text.endswith(_BROKEN):
-            self._text += text[len(self._window) :]
-            self._begin, self._end = self._end, len(ids)
-            self._window = self._decode(ids[self._begin : self._end])
+        self._growing.grow(ids)
+        self._text = answer_of(self._growing.text) if self._answer else self._growing.text
         return self._show(len(self._text) - self._held_back())
 
     def finish(self, text: str) -> str:
@@ -49,7 +49,3 @@ class TextStream:
     def _begun(self, stop: str) -> int:
         tail = self._text[-(len(stop) - 1) :] if len(stop) > 1 else ""
         return next((len(tail) - i for i in range(len(tail)) if stop.startswith(tail[i:])), 0)
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from earnest.decoding.account import Voice
+from earnest.decoding.detokenizing import anchor_of
 from earnest.decoding.generation import Prompt, Row, row_of
 from earnest.decoding.grammar import Grammars, Guide
 from earnest.decoding.logprobs import TokenLogprobs
@@ -192,12 +193,19 @@ def text_of(ticket: int, request: Request, members: Mapping[str, Member], tokeni
         late = {"min_tokens": request.min_tokens, "late": tuple(sorted(ends))}
         request = replace(request, sampling=request.sampling.model_copy(update=late))
     prompt = Prompt(
-        reads[mixture.lead], request.stops, max(1, request.max_tokens), sampling=request.sampling, ends=ends
+        reads[mixture.lead],
+        request.stops,
+        max(1, request.max_tokens),
+        sampling=request.sampling,
+        ends=ends,
+        answer=request.answer,
     )
     row = row_of(ticket, prompt, members[mixture.lead].slots + (not request.max_tokens))
     lookup = Lookup() if request.draft and not mixture.steering else None
     guide = None if request.grammar is None else grammars.guide(request.grammar)
-    return Text(ticket, request, mixture, row, TextStream(tokenizer, request.stops), reads, lookup, guide=guide)
+    row.anchor = anchor_of(tokenizer, prompt.ids)
+    stream = TextStream(tokenizer, request.stops, row.anchor, request.answer)
+    return Text(ticket, request, mixture, row, stream, reads, lookup, guide=guide)
 
 
 def _checked_mixture(mixture: Mixture, members: Mapping[str, Member]) -> Mixture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-BROKEN = "\ufffd"
+from earnest.decoding.detokenizing import BROKEN, Anchor, GrowingText
 
 
 class TokenTexts:
@@ -17,7 +17,6 @@ class TokenTexts:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._special = frozenset(tokenizer.all_special_ids)
         self._anchor = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
         self._anchored = len(self.alone(self._anchor))
         self.text = lru_cache(maxsize=1 << 16)(self._text)
@@ -30,9 +29,9 @@ class TokenTexts:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
         return self.text(token)
 
-    def width(self, token: int) -> int:
-        """How many characters of a text it takes: none where it is special, such as one that begins texts."""
-        return 0 if token in self._special else len(self.text(token))
+    def growing(self, begun: bool) -> GrowingText:
+        """A text to count characters in as tokens come; `begun` tells that something stands before them."""
+        return GrowingText(self._tokenizer, Anchor((self._anchor,), self._anchored) if begun else Anchor())
 
     def alone(self, *ids: int) -> str:
         """The text of tokens that nothing stands before."""
@@ -63,3 +62,9 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 BYTE_OF = _byte_level_alphabet()
+
+
+@lru_cache(maxsize=4)
+def token_texts(tokenizer: Any) -> TokenTexts:
+    """A tokenizer's tokens, remembered."""
+    return TokenTexts(tokenizer)

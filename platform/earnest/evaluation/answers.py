@@ -60,7 +60,8 @@ def complete(
 ) -> list[Generation]:
     """A greedy continuation of each prompt, which chat models read in their own form."""
     rows = read_as(engine, prompts, manner)
-    return engine.generate([Prompt(ids, stops, max_tokens, forms) for ids, forms in rows], progress)
+    answer = not manner.prefix and any(one.chat is not None for one in engine.speakers[:1])
+    return engine.generate([Prompt(ids, stops, max_tokens, forms, answer=answer) for ids, forms in rows], progress)
 
 
 def ask(

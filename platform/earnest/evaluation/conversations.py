@@ -42,7 +42,7 @@ def converse(
         ]
         rows = read_as(engine, texts, PLAIN) if spec.chat == "plain" else read_alike(engine, texts)
         prompts = [
-            Prompt(ids, stops, max_tokens, forms, _sampling(spec, number, turn))
+            Prompt(ids, stops, max_tokens, forms, _sampling(spec, number, turn), answer=True)
             for number, (ids, forms) in zip(going, rows, strict=True)
         ]
         for number, generation in zip(going, engine.generate(prompts, progress), strict=True):

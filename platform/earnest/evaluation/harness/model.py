@@ -53,6 +53,7 @@ class EngineLM(LM):  # type: ignore[misc]
         self.likelihoods: dict[int, list[LogLikelihood]] = defaultdict(list)
         self.generations: dict[int, list[Generation]] = defaultdict(list)
         self._read = read
+        self._chats = False  # whether contexts are conversations, open for an answer
         self._max_tokens = max_tokens
         self._seed = seed
         self._progress = progress
@@ -105,7 +106,8 @@ class EngineLM(LM):  # type: ignore[misc]
                 seed=self._seed,
             ).nth(number)
         stops = tuple(stop for stop in settings["until"] if stop)
-        return Prompt(ids, stops, self._max_tokens or settings["max_gen_toks"], forms, sampling)
+        most = self._max_tokens or settings["max_gen_toks"]
+        return Prompt(ids, stops, most, forms, sampling, answer=self._chats)
 
     @property
     def tokenizer_name(self) -> str:
@@ -124,6 +126,7 @@ class EngineLM(LM):  # type: ignore[misc]
         Raises:
             UserError: the tokenizer has no template.
         """
+        self._chats = self._chats or add_generation_prompt
         tokenizer = self.engine.tokenizer
         if not tokenizer.chat_template:
             raise UserError("chat_template = true: the tokenizer has no chat template; leave it out")
