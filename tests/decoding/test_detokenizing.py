@@ -3,11 +3,12 @@
 import random
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from serve.answers import CompletionShape
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from earnest.decoding.batcher import Batcher
@@ -111,6 +112,74 @@ def test_a_prompt_that_ends_within_a_long_run_of_bytes_is_known_to_its_end(
     prompt = ids_of(sentencepiece, "<s>", *as_bytes("\u6f22\u5b57" * 20))
     ids = ids_of(sentencepiece, "\u2581x", *as_bytes("\u6f22"))
     assert text_behind(sentencepiece, anchor_of(sentencepiece, prompt), ids) == " x\u6f22"
+
+
+def test_marks_at_a_prompts_end_are_its_own_and_what_finishes_its_last_character_is_the_texts(
+    sentencepiece: PreTrainedTokenizerFast,
+) -> None:
+    whole = as_bytes("\u6f22")
+    cases = [  # prompt, continuation, its text
+        (["\u2581ret", *as_bytes("\ufffd")], ["\u2581x"], " x"),  # the prompt says U+FFFD itself
+        (["\u2581ret", *whole[:2]], ["\u2581x"], " x"),
+        (["\u2581ret", *whole[:2]], [], ""),
+        (["\u2581ret", *whole[:2]], whole[2:], "\u6f22"),
+        (["\u2581ret", *as_bytes("\u00e9"), *whole[:1]], whole[1:], "\u6f22"),
+        (["\u2581ret", *whole[:1]], whole[1:2], "\ufffd"),
+        (["</s>", "<s>"], ["\u2581ret"], "ret"),  # nothing but special tokens: a text begins
+    ]
+    for pieces, more, wanted in cases:
+        prompt, ids = ids_of(sentencepiece, *pieces), ids_of(sentencepiece, *more)
+        assert text_behind(sentencepiece, anchor_of(sentencepiece, prompt), ids) == wanted, (pieces, more)
+        assert streamed(sentencepiece, prompt, ids, 1) == wanted, (pieces, more)
+
+
+def made_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with another way to write spaces down, trained on a few lines."""
+    lines = [
+        "def plus(a, b):",
+        "    return a + b",
+        "        x = 12.5, it isn't",
+        "caf\u00e9 \u6f22\u5b57 \U0001f642 naïve",
+    ]
+    wordpiece = kind == "wordpiece"
+    made = Tokenizer(models.WordPiece(unk_token="<unk>") if wordpiece else models.BPE())
+    before: Any
+    if wordpiece:
+        before, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    elif kind.startswith("metaspace"):
+        scheme = kind.removeprefix("metaspace_")
+        before, made.decoder = (
+            pre_tokenizers.Metaspace(prepend_scheme=scheme),
+            decoders.Metaspace(prepend_scheme=scheme),
+        )
+    else:
+        before = pre_tokenizers.ByteLevel(add_prefix_space=kind == "byte_level_prefixed")
+        made.decoder = decoders.ByteLevel()
+    made.pre_tokenizer = before
+    train = trainers.WordPieceTrainer if wordpiece else trainers.BpeTrainer
+    made.train_from_iterator(lines * 4, train(vocab_size=160, special_tokens=SPECIAL, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["metaspace_first", "metaspace_always", "metaspace_never", "byte_level", "byte_level_prefixed", "wordpiece"],
+)
+def test_the_same_holds_for_every_way_of_writing_spaces(kind: str) -> None:
+    """Random tokens, so that prompts also end within characters and words."""
+    tokenizer, numbers = made_tokenizer(kind), random.Random(5)
+    for _ in range(200):
+        tokens = [numbers.randrange(len(tokenizer)) for _ in range(40)]
+        cut, size = numbers.randrange(1, 20), numbers.randrange(1, 4)
+        prompt, ids = tokens[:cut], tokens[cut:]
+        whole, known = (
+            tokenizer.decode(some, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for some in (tokens, prompt)
+        )
+        known = known if whole.startswith(known) else known.rstrip("\ufffd")
+        assert whole.startswith(known)
+        assert text_behind(tokenizer, anchor_of(tokenizer, prompt), ids) == whole[len(known) :]
+        assert streamed(tokenizer, prompt, ids, size) == whole[len(known) :]
 
 
 def test_an_answer_loses_one_space_and_no_indent() -> None:

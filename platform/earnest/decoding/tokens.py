@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from earnest.decoding.detokenizing import BROKEN, Anchor, GrowingText
+from earnest.decoding.detokenizing import BROKEN, GrowingText, anchor_of
 
 
 class TokenTexts:
@@ -31,7 +31,7 @@ class TokenTexts:
 
     def growing(self, begun: bool) -> GrowingText:
         """A text to count characters in as tokens come; `begun` tells that something stands before them."""
-        return GrowingText(self._tokenizer, Anchor((self._anchor,), self._anchored) if begun else Anchor())
+        return GrowingText(self._tokenizer, anchor_of(self._tokenizer, [self._anchor] if begun else []))
 
     def alone(self, *ids: int) -> str:
         """The text of tokens that nothing stands before."""
