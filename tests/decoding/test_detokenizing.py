@@ -182,10 +182,11 @@ def test_the_same_holds_for_every_way_of_writing_spaces(kind: str) -> None:
         assert streamed(tokenizer, prompt, ids, size) == whole[len(known) :]
 
 
-def test_an_answer_loses_one_space_and_no_indent() -> None:
-    assert [answer_of(text) for text in (" yes", "yes", "    x", " ", "", " \n", "\n x")] == [
-        "yes", "yes", "    x", "", "", " \n", "\n x",
-    ]  # fmt: skip
+def test_an_answer_loses_the_space_that_its_decoder_eats_and_no_indent(sentencepiece: PreTrainedTokenizerFast) -> None:
+    texts = (" yes", "yes", "    x", " ", "", " \n", "\n x")
+    assert [answer_of(sentencepiece, text) for text in texts] == ["yes", "yes", "    x", "", "", " \n", "\n x"]
+    kept = made_tokenizer("byte_level")  # what has such a space has written it
+    assert [answer_of(kept, text) for text in texts] == list(texts)
 
 
 @pytest.fixture(scope="module")

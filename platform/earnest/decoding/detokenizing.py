@@ -57,9 +57,10 @@ def text_behind(tokenizer: Any, anchor: Anchor, ids: Sequence[int]) -> str:
     return growing.text + growing.rest()
 
 
-def answer_of(text: str) -> str:
-    """A chat's answer without the single space that parts it from the turn before; an indent stays."""
-    return text[1:] if text[:1] == " " and not text[1:2].isspace() else text
+def answer_of(tokenizer: Any, text: str) -> str:
+    """A chat's answer without the single space that a decoder eats where a text begins; an indent stays."""
+    stray = text[:1] == " " and not text[1:2].isspace() and eats_space(tokenizer)
+    return text[1:] if stray else text
 
 
 class GrowingText:
@@ -142,3 +143,12 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     """The tokens that are no text."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return frozenset(getattr(tokenizer, "all_special_ids", ())) | {i for i, one in added.items() if one.special}
+
+
+@lru_cache(maxsize=16)
+def eats_space(tokenizer: Any) -> bool:
+    """Whether a decoder leaves out the space that a text begins with."""
+    ids = tokenizer("a a", add_special_tokens=False)["input_ids"]
+    whole = decoded(tokenizer, ids)
+    spaced = (i for i in range(1, len(ids)) if whole[len(decoded(tokenizer, ids[:i])) :].startswith(" "))
+    return any(not decoded(tokenizer, ids[i:]).startswith(" ") for i in spaced)

@@ -32,7 +32,7 @@ class Prompt:
 
     `forms` is the prompt as each steering model of an ensemble reads it (`Ensemble.steering`), such as in its own chat
     template; empty where all read `ids`. The continuation is shared. `ends` are the tokens that end it where these are
-    not the model's own. `answer`: it answers in a chat, so that no space parts its text from the prompt's.
+    not the model's own. `answer`: it answers in a chat, and its text begins as one does (`detokenizing.answer_of`).
     """
 
     ids: tuple[int, ...]
@@ -271,7 +271,7 @@ class Reader:
     def _text(self, row: Row) -> str:
         row.anchor = row.anchor or anchor_of(self._tokenizer, row.prompt.ids)
         text = text_behind(self._tokenizer, row.anchor, row.ids)
-        return answer_of(text) if row.prompt.answer else text
+        return answer_of(self._tokenizer, text) if row.prompt.answer else text
 
     def _may_complete(self, stops: tuple[str, ...], token: int) -> bool:
         """Whether a stop string can end with this token: only then is the row's whole text looked at.

@@ -54,7 +54,7 @@ class Request:
     `prompt_logprobs` asks for the log-probability of each token of the prompt, with so many likeliest ones; all members
     then read one prompt. `max_tokens` may then be 0: nothing is written.
     `stop_token_ids` end the text as its end tokens do, `ignore_eos` has these written like any other, and neither comes
-    before `min_tokens` others. `answer`: it answers in a chat; no space parts its text from the prompt's. `grammar` is
+    before `min_tokens` others. `answer`: it answers in a chat, and its text begins as one does. `grammar` is
     what the text must be of (`grammar.json_grammar`), and ends it.
     """
 

@@ -21,7 +21,7 @@ class TextStream:
     def __init__(
         self, tokenizer: Any, stops: Sequence[str], anchor: Anchor | None = None, answer: bool = False
     ) -> None:
-        self._growing = GrowingText(tokenizer, anchor or Anchor())
+        self._tokenizer, self._growing = tokenizer, GrowingText(tokenizer, anchor or Anchor())
         self._stops, self._answer = tuple(stops), answer
         self._text = ""
         self._shown = 0
@@ -29,7 +29,8 @@ class TextStream:
     def grow(self, ids: Sequence[int]) -> str:
         """What may be shown now that the row has all of `ids`."""
         self._growing.grow(ids)
-        self._text = answer_of(self._growing.text) if self._answer else self._growing.text
+        text = self._growing.text
+        self._text = answer_of(self._tokenizer, text) if self._answer else text
         return self._show(len(self._text) - self._held_back())
 
     def finish(self, text: str) -> str:
