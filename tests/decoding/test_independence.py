@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 
+from earnest.decoding import independence
 from earnest.decoding.distribution import ModelDistribution
 from earnest.decoding.forward import CausalForward
 from earnest.decoding.generation import Prompt, continue_prompts
@@ -85,6 +86,29 @@ def test_a_draft_across_a_switch_is_what_the_model_writes(make_model: MakeModel)
     member.read([1], [0], [text[:-1]], last=True)
     drafted = member.draft([1], [29], [Wanted(6, GREEDY, (), (text[-1],))]).result()
     assert drafted.tokens[0] == naive(loaded, text, 6)
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Gemma2", "Gemma3Text"])
+def test_windows_are_proved_once_and_then_each_token_is_read_once(make_model: MakeModel, family: str) -> None:
+    """The text crosses the window of 8 while it is read and while it is written."""
+    loaded, read = make_model(family), list[int]()
+    first = continue_prompts(ModelDistribution(loaded), [Prompt((3, 4, 5), (), 6)], 20_000)
+    first_layer = loaded.model.get_decoder().layers[0]
+    first_layer.register_forward_pre_hook(lambda _, given: read.append(given[0].shape[1]))
+    for text in texts([3, 20]):
+        read.clear()
+        (made,) = continue_prompts(ModelDistribution(loaded), [Prompt(tuple(text), (), 12)], 20_000)
+        assert read == [len(text)] + [1] * (len(made.ids) - (made.finish == "length"))
+    assert first == continue_prompts(ModelDistribution(loaded), [Prompt((3, 4, 5), (), 6)], 20_000)
+
+
+def test_the_probe_reads_each_text_alone_once(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that is not narrowed is tried below and at its length: two texts each."""
+    alone: list[int] = []
+    plain = independence._alone
+    monkeypatch.setattr(independence, "_alone", lambda model, text: alone.append(len(text)) or plain(model, text))
+    assert CausalForward(make_model("Mistral", sliding_window=16).model).way == "masked"
+    assert len(alone) == len(set(alone)) == 4
 
 
 def test_longer_windows_are_narrowed_for_the_probe_and_left_as_they_were(make_model: MakeModel) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ GPU_CACHE_SHARE = 1 / 8
 LEAST_BUDGET, MOST_BUDGET = 2_048, 65_536
 _ROOM = 64
 _PROBE = 7
+
+_splits: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -165,16 +168,22 @@ def _padded(tokens: Sequence[Sequence[int]], width: int) -> Tensor:
     return torch.tensor(flat, dtype=torch.int64).view(len(tokens), width)
 
 
-@torch.inference_mode()
 def _body_and_head(model: Any) -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
     """The model up to its last hidden state, and its head; or all of it and nothing, where that is not the same."""
-    ids = torch.arange(_PROBE, device=next(model.parameters()).device)[None]
-    head = model.get_output_embeddings()
-    split = head(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-    whole = model(input_ids=ids, use_cache=False).logits
-    if split.shape == whole.shape and torch.allclose(split.float(), whole.float(), rtol=1e-3, atol=1e-3):
-        return (lambda **inputs: model.base_model(**inputs).last_hidden_state), head
+    if model not in _splits:
+        _splits[model] = _is_head_on_body(model)
+    if _splits[model]:
+        return (lambda **inputs: model.base_model(**inputs).last_hidden_state), model.get_output_embeddings()
     return (lambda **inputs: model(**inputs).logits), lambda logits: logits
+
+
+@torch.inference_mode()
+def _is_head_on_body(model: Any) -> bool:
+    """Whether logits are nothing but the head on the last hidden state: found once for each model."""
+    ids = torch.arange(_PROBE, device=next(model.parameters()).device)[None]
+    split = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+    whole = model(input_ids=ids, use_cache=False).logits
+    return split.shape == whole.shape and torch.allclose(split.float(), whole.float(), rtol=1e-3, atol=1e-3)
 
 
 def token_budget(model: Any) -> int:

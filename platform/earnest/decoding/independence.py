@@ -124,22 +124,24 @@ def _alike(model: Any, forward: Trial, length: int) -> bool:
     past = past.rows([0, 0])
     hidden, past = forward.extend([long[shared:-1], short[shared:-1]], past)
     last, _ = forward.extend([long[-1:], short[-1:]], past)
-    pairs = []
-    for row, text in enumerate((long, short)):
-        alone, before = _alone(model, text), _alone(model, text[:-1])
+    pairs, switched = [], rope_switches(model).first is not None
+    wholes = [_alone(model, text) for text in (long, short)]
+    for row, (text, alone) in enumerate(zip((long, short), wholes, strict=True)):
+        before = _alone(model, text[:-1]) if switched else alone[:-1]
         pairs += [
             (hidden[row, : len(text) - 1 - shared], before[shared:]),
             (last[row, :1], alone[-1:]),
         ]
-    return _close(model, forward, pairs) and _whole_alike(model, forward, length)
+    return _close(model, forward, pairs) and _whole_alike(model, forward, length, wholes)
 
 
 @torch.inference_mode()
-def _whole_alike(model: Any, forward: Trial, length: int) -> bool:
-    """Whether these texts get it, too, where they are read whole."""
+def _whole_alike(model: Any, forward: Trial, length: int, wholes: Sequence[Tensor] = ()) -> bool:
+    """Whether these texts get it, too, where they are read whole; `wholes` is what each gets alone, where known."""
     texts = _texts(model, length)
-    whole, _ = forward.extend(texts, None, keep=False)
-    pairs = [(row[: len(text)], _alone(model, text)) for row, text in zip(whole, texts, strict=True)]
+    found, _ = forward.extend(texts, None, keep=False)
+    wanted = wholes or [_alone(model, text) for text in texts]
+    pairs = [(row[: len(text)], alone) for row, text, alone in zip(found, texts, wanted, strict=True)]
     return _close(model, forward, pairs)
 
 
