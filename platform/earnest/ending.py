@@ -33,7 +33,7 @@ def ended_by_signals() -> Iterator[None]:
             raise
     finally:
         if _received:
-            _leave(128 + _received[0])
+            leave(128 + _received[0])
 
 
 def catch_signals() -> None:
@@ -65,13 +65,14 @@ def _handle(signum: int, frame: FrameType | None) -> None:
     del frame
     if _received:
         if signum == signal.SIGINT:
-            _leave(128 + signum)
+            leave(128 + signum)
         return
     _received.append(signum)
     raise KeyboardInterrupt
 
 
-def _leave(code: int) -> None:
+def leave(code: int) -> None:
+    """End the process now, with what was printed but without the destructors of libraries."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

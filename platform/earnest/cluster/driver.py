@@ -101,13 +101,15 @@ def _run_remaining(
     on_event: events.OnEvent,
     runner: str,
 ) -> None:
-    from earnest.cluster.session import connected
+    from earnest.cluster.session import connected, head_address
 
     with connected(address) as where:
         # Only now: Ray reads its settings when it is imported.
         from earnest.cluster.capacity import living_nodes, room_for
+        from earnest.cluster.head import watched
         from earnest.cluster.loop import Loop
 
         room = room_for(spec, living_nodes(), where)
         on_event(events.ClusterReady(where, room.slots, room.shape.gpus, room.shape.cpus))
-        Loop(ledger, store, leases, room, spec.step_timeout_s, runner, on_event).run()
+        with watched(head_address(), on_lost=lambda: leases.end(ledger.stored)):
+            Loop(ledger, store, leases, room, spec.step_timeout_s, runner, on_event).run()

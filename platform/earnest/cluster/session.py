@@ -47,7 +47,7 @@ def connected(address: str | None) -> Iterator[str]:
     import ray
 
     if ray.is_initialized():
-        yield str(ray.get_runtime_context().gcs_address)
+        yield head_address()
         return
     target = address or os.environ.get("RAY_ADDRESS") or None
     with _temp_dir() as temp_dir:
@@ -57,6 +57,13 @@ def connected(address: str | None) -> Iterator[str]:
             yield target or "this machine"
         finally:
             ray.shutdown()
+
+
+def head_address() -> str:
+    """Where the head of the connected cluster listens, as host:port."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @contextlib.contextmanager

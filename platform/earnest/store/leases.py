@@ -123,7 +123,8 @@ class Leases:
 
     def _keep_beating(self) -> None:
         while not self._ending.wait(min(HEARTBEAT_S, self._expiry_s / 4)):
-            with contextlib.suppress(OSError):  # the store is out of reach for a while: the next beat may come through
+            # The store may be out of reach for a while, and each bucket's client says so in errors of its own.
+            with contextlib.suppress(Exception):
                 self._beat()
 
     def _beat(self) -> None:
