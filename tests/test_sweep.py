@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -277,3 +278,58 @@ def test_a_tracking_server_that_is_down_costs_a_warning_and_no_result(
     assert done.returncode == 0, done.stderr
     assert "tracking" in done.stdout
     assert list((folder / "store" / "outbox").rglob("*.json"))
+
+
+def copied(finished: tuple[Path, subprocess.CompletedProcess[str]], folder: Path) -> Path:
+    """The configuration of the finished sweep on a copy of its store."""
+    shutil.copytree(finished[0] / "store", folder / "store")
+    return write_config(folder)
+
+
+def test_damaged_outputs_of_every_kind_are_told_in_a_line_each_and_made_again(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    config, store = copied(finished, tmp_path), tmp_path / "store"
+    before = promised_bytes(store)
+    truncated, emptied = sorted((store / "evaluate").iterdir())[:2]
+    samples = truncated / "samples.parquet"
+    samples.write_bytes(samples.read_bytes()[:-20])
+    (emptied / "step.json").write_bytes(b"")
+    next(min((store / "compress").iterdir()).glob("*.safetensors")).unlink()
+    for command in (("plan", config), ("report", config), ("compare", "all", "dense", "--sweep", config)):
+        done = earnest(*command, cwd=tmp_path)
+        said = done.stderr.splitlines()
+        assert done.returncode == 0 or said[3].startswith("error: "), done.stderr
+        assert [line.partition(":")[0] for line in said[:3]] == ["damaged"] * 3
+    again = earnest("sweep", config)
+    assert again.returncode == 0, again.stderr
+    assert "3 run, 8 already there" in again.stdout
+    assert promised_bytes(store) == before
+
+
+def test_a_store_that_is_read_only_is_planned_reported_and_compared(
+    finished: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Root may write everywhere, unless it gives that up."""
+    as_root = os.geteuid() == 0
+    if as_root and shutil.which("setpriv") is None:
+        pytest.skip("runs as root and needs setpriv to give up writing everywhere")
+    config, store = copied(finished, tmp_path), tmp_path / "store"
+    for path in (*store.rglob("*"), store):
+        path.chmod(path.stat().st_mode & 0o555)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if as_root else []
+    command = [*powerless, str(Path(sys.executable).parent / "earnest")]
+    for arguments, word in (
+        (["plan", config], "11 done, 0 to run"),
+        (["report", config], f"Report   {tmp_path}/elsewhere/reports/small/report.html"),
+        (["compare", "all", "dense", "--sweep", config], "magnitude"),
+    ):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        done = subprocess.run(
+            [*command, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path / "elsewhere", check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert word in done.stdout
+    refused = subprocess.run([*command, "sweep", str(config)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "cannot be written" in refused.stderr

@@ -41,8 +41,8 @@ def _watch(address: str, on_lost: Callable[[], None], over: threading.Event) -> 
         elif time.monotonic() - heard >= LOST_S:
             on_lost()
             sys.stderr.write(
-                f"error: the head of the Ray cluster at {address} has not answered for {LOST_S:g} s; finished steps are "
-                "kept: run the same command again when it is back\n"
+                f"error: the head of the Ray cluster at {address} has not answered for {LOST_S:g} s; finished steps "
+                "are kept: run the same command again when it is back\n"
             )
             leave(1)
 
