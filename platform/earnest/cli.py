@@ -246,11 +246,19 @@ def compare(
 
 
 @app.command()
-def verify(checkpoint: Annotated[Path, typer.Argument(help="A compressed checkpoint's folder.")]) -> None:
-    """Check every byte of a checkpoint against its manifest.
+def verify(
+    what: Annotated[
+        str, typer.Argument(help="A compressed checkpoint's folder, or a store: a folder or bucket's URL.")
+    ],
+) -> None:
+    """Check every byte of a checkpoint against its manifest, or of a store against what was published.
 
     Example: earnest verify wanda-50
     """
+    checkpoint = Path(what)
+    if "://" in what or any((checkpoint / kind).is_dir() for kind in ("compress", "evaluate")):
+        _verify_store(what)
+        return
     from earnest.compression.checkpoint import verify as check
 
     manifest = check(checkpoint)
@@ -363,6 +371,20 @@ def generate(
     else:
         text = generate_once(prompt, **asked)
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _verify_store(root: str) -> None:
+    from earnest.store import Store
+
+    store, count, damaged = Store(root, writable=False), 0, 0
+    for kind in ("compress", "evaluate"):
+        there, wrong = store.verify(kind)
+        count, damaged = count + there, damaged + len(wrong)
+        for digest, why in wrong.items():
+            err.print(f"[red]damaged:[/] {kind}/{digest}: {escape(why)}", highlight=False, soft_wrap=True)
+    out.print(f"{escape(root)}: {count - damaged} of {count} outputs are as published", highlight=False, soft_wrap=True)
+    if damaged:
+        raise typer.Exit(1)
 
 
 def _tell_damaged(damaged: Mapping[str, str]) -> None:

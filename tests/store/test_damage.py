@@ -119,3 +119,20 @@ def test_a_damaged_copy_of_a_buckets_output_is_fetched_again(tmp_path: Path) -> 
     copy = store.fetch("compress", "d1") / "weights.bin"
     copy.write_text("hallo", encoding="utf-8")
     assert (store.fetch("compress", "d1") / "weights.bin").read_text(encoding="utf-8") == "hello"
+
+
+def test_a_store_is_verified_byte_by_byte_whatever_was_found_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from earnest.cli import app
+
+    folder = publish(Store(str(tmp_path)))
+    app(["verify", str(tmp_path)], standalone_mode=False)
+    assert "1 of 1 outputs are as published" in capsys.readouterr().out
+    flip(folder / "deep" / "weights.bin")
+    (tmp_path / "evaluate" / "d2").mkdir(parents=True)
+    assert app(["verify", str(tmp_path)], standalone_mode=False) == 1
+    said = capsys.readouterr()
+    assert "0 of 2 outputs" in said.out
+    assert "evaluate/d2: step.json is missing" in said.err
+    assert "compress/d1: the bytes of deep/weights.bin are not the ones published" in said.err

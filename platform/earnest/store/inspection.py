@@ -97,15 +97,20 @@ class Remembered:
     """Which outputs were found whole, by process and, where they are large, on disk."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder: Path | None = folder
         self._known: dict[tuple[str, str], str] = {}
+
+    def forget(self) -> None:
+        """Find everything out afresh, here and now."""
+        self._known.clear()
+        self._folder = None
 
     def knows(self, kind: str, digest: str, entries: Mapping[str, Entry]) -> bool:
         """Whether the output was whole when it consisted of just these files."""
         print_ = _fingerprint(entries)
         if self._known.get((kind, digest)) == print_:
             return True
-        if _bytes(entries) < WORTH_REMEMBERING:
+        if self._folder is None or _bytes(entries) < WORTH_REMEMBERING:
             return False
         try:
             return (self._folder / kind / digest).read_text(encoding="ascii") == print_
@@ -115,7 +120,7 @@ class Remembered:
     def note(self, kind: str, digest: str, entries: Mapping[str, Entry]) -> None:
         """The output was found whole."""
         self._known[kind, digest] = _fingerprint(entries)
-        if _bytes(entries) >= WORTH_REMEMBERING:
+        if self._folder is not None and _bytes(entries) >= WORTH_REMEMBERING:
             path = self._folder / kind / digest
             with contextlib.suppress(OSError):  # a home that cannot be written: it is hashed again
                 path.parent.mkdir(parents=True, exist_ok=True)

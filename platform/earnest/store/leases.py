@@ -26,6 +26,8 @@ from typing import Any
 EXPIRY_S = 60.0
 HEARTBEAT_S = 10.0
 LEASES, DRIVERS = "leases", "drivers"
+# How a bucket says that an object is there already, or that another request just writes it.
+REFUSALS = ("PreconditionFailed", "pre-condition", "ConditionalRequestConflict")
 
 
 class Leases:
@@ -163,7 +165,7 @@ class Leases:
         except FileExistsError:
             return False
         except OSError as error:
-            if "PreconditionFailed" in str(error) or "pre-condition" in str(error).lower():  # a bucket's refusal
+            if any(refusal in str(error) for refusal in REFUSALS):
                 return False
             raise
         return True

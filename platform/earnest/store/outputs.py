@@ -105,6 +105,19 @@ class Store:
         """Those of the wanted steps whose output is there, whole."""
         return {digest for digest, wrong in self._inspect(kind, wanted).items() if wrong == ""}
 
+    def verify(self, kind: str) -> tuple[int, dict[str, str]]:
+        """Read every byte of a kind: how many outputs there are, and which are not whole -> what is wrong."""
+        self._whole.forget()
+        if self.remote:
+            every = set(self._listing.of(kind))
+        else:
+            folder = Path(self._base) / kind
+            every = {path.name for path in folder.iterdir() if path.name[0] != "."} if folder.is_dir() else set()
+        found = self._inspect(kind, every, hashed=None)
+        return len(found), {
+            digest: wrong or f"{STEP_FILE} is missing" for digest, wrong in found.items() if wrong != ""
+        }
+
     def damaged(self, kind: str, wanted: Iterable[str]) -> dict[str, str]:
         """Those of the wanted steps whose output is there but not whole -> what is wrong. They count as absent."""
         return {digest: wrong for digest, wrong in self._inspect(kind, wanted).items() if wrong}
@@ -113,14 +126,14 @@ class Store:
         """Forget what was listed: others have published since."""
         self._listing.forget()
 
-    def _inspect(self, kind: str, wanted: Iterable[str]) -> dict[str, str | None]:
+    def _inspect(self, kind: str, wanted: Iterable[str], hashed: int | None = HASHED_REMOTELY) -> dict[str, str | None]:
         """Digest -> what is wrong with its output: nothing (""), or None where there is no output."""
         listed = self._listing.of(kind) if self.remote else None
         wanted = sorted(set(wanted) if listed is None else listed.keys() & set(wanted))
 
         def look(digest: str) -> str | None:
             entries = self._entries(kind, digest) if listed is None else listed[digest]
-            return self._damage(kind, digest, entries)
+            return self._damage(kind, digest, entries, hashed)
 
         with ThreadPoolExecutor(WORKERS) as pool:
             return dict(zip(wanted, pool.map(look, wanted), strict=True))
@@ -128,8 +141,13 @@ class Store:
     def _entries(self, kind: str, digest: str) -> dict[str, Entry]:
         return self._listing.below(f"{kind}/{digest}") if self.remote else entries_of(Path(self._place(kind, digest)))
 
-    def _damage(self, kind: str, digest: str, entries: dict[str, Entry]) -> str | None:
-        """What is wrong with the output that consists of these files; None where there is none."""
+    def _damage(
+        self, kind: str, digest: str, entries: dict[str, Entry], hashed: int | None = HASHED_REMOTELY
+    ) -> str | None:
+        """What is wrong with the output that consists of these files; None where there is none.
+
+        Of a bucket's files those with more than `hashed` bytes are not read.
+        """
         if not entries:
             return None
         if STEP_FILE not in entries:
@@ -146,7 +164,7 @@ class Store:
             step,
             entries,
             lambda name: self._sha256(kind, digest, name),
-            hashed=HASHED_REMOTELY if self.remote else None,
+            hashed=hashed if self.remote else None,
         )
         if not wrong:
             self._whole.note(kind, digest, entries)
