@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from earnest import quick_imports
 from earnest.ending import ended_by_signals, interrupted
 from earnest.specs import UserError, draws, method_names, read_alpha, read_method, read_task
 
@@ -425,6 +426,7 @@ def _progress(unit: str) -> Any:
 
 def main() -> None:
     """Run the command; turn a user's mistake into one clear line."""
+    quick_imports.install()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -133,7 +133,7 @@ def _reread(step: Step, store: Store, device: str, folder: Path, progress: Progr
         )
     subject = _subject(store.root, _source(step), None, device, step.spec["dtype"])
     scores, samples = reread(subject, texts, lambda done, of: progress(f"{done}/{of}"))
-    write_evaluation(Evaluation(scores, samples, None), folder)
+    write_evaluation(Evaluation(scores, lambda: samples, None), folder)
     return {name: found.value for name, found in scores.metrics.items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +21,17 @@ HEADLINE = "output_perplexity"
 SCHEMA = pa.schema([("prompt", pa.list_(pa.int32())), ("text", pa.list_(pa.int32()))])
 
 
-def written_texts(engine: Engine) -> pa.Table | None:
-    """All that an engine has written, in order: the tokens of each prompt, cut as they were read, and of its text.
-
-    None where it wrote nothing.
-    """
-    rows = [
+def written_rows(engine: Engine) -> list[dict[str, Any]]:
+    """All that an engine has written, in order: the tokens of each prompt, cut as they were read, and of its text."""
+    return [
         {"prompt": Row(0, prompt, engine.max_length - prompt.max_tokens).start, "text": made.ids}
         for prompt, made in engine.written
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA) if rows else None
+
+
+def written_texts(rows: Sequence[dict[str, Any]]) -> pa.Table | None:
+    """What `written_rows` gave as a table; None where nothing was written."""
+    return pa.Table.from_pylist(list(rows), schema=SCHEMA) if rows else None
 
 
 def reread(subject: Subject, texts: Path, progress: Progress | None = None) -> tuple[Scores, pa.Table]:

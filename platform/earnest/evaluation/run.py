@@ -6,8 +6,9 @@ Two runs on one machine give the same samples and scores, bit for bit: nothing i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from earnest.evaluation.degeneration import calibration, text_metrics, with_texts
 from earnest.evaluation.engine import Engine, Progress
-from earnest.evaluation.rereading import written_texts
+from earnest.evaluation.rereading import written_rows, written_texts
 from earnest.evaluation.samples import Measured, Sample, scored, table
 from earnest.evaluation.scoring import Subject, computed_in
 from earnest.evaluation.sequential import Growing, Rule, measure_until_decided
@@ -28,13 +29,24 @@ from earnest.specs import AnyTask
 @dataclass(frozen=True)
 class Evaluation:
     """What a task measured: its scores, every sample, the dense reference where the task makes one, and as tokens the
-    texts that were written.
+    texts that were written. Nothing here holds the subject. The tables are made when they are asked for, because
+    pyarrow imports pandas to make one.
     """
 
     scores: Scores
-    samples: pa.Table
+    make_samples: Callable[[], pa.Table]
     reference: dict[str, Tensor] | None
-    texts: pa.Table | None = None
+    make_texts: Callable[[], pa.Table | None] = lambda: None
+
+    @cached_property
+    def samples(self) -> pa.Table:
+        """Every sample, a row each."""
+        return self.make_samples()
+
+    @cached_property
+    def texts(self) -> pa.Table | None:
+        """The written texts as tokens; None where none were written."""
+        return self.make_texts()
 
 
 def evaluate(
@@ -94,7 +106,7 @@ def evaluate(
         breakdowns=dict(measured.breakdowns),
         notes=dict(sorted(engine.notes.items())),
     )
-    return Evaluation(scores, table(samples), measured.reference, written_texts(engine))
+    return Evaluation(scores, partial(table, samples), measured.reference, partial(written_texts, written_rows(engine)))
 
 
 def _groups(measured: Measured, known: Sequence[Sample]) -> dict[str, dict[str, Estimate]]:
