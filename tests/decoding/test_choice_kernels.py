@@ -7,7 +7,7 @@ import torch
 
 from earnest.decoding import fusion
 from earnest.decoding.fusion import adaptive_alphas
-from earnest.decoding.noise import _key, drawn, drawn_tempered, uniform
+from earnest.decoding.noise import drawn, drawn_tempered, key_of, uniform
 
 pytest.importorskip("numba")
 
@@ -16,7 +16,7 @@ PLACES = [(number, number % 7) for number in range(300)]
 
 def waiting(width: int) -> torch.Tensor:
     """-log u of every place and token, by torch."""
-    return -uniform(torch.tensor([_key(*place) for place in PLACES]), width).log()
+    return -uniform(torch.tensor([key_of(*place) for place in PLACES]), width).log()
 
 
 def logits(width: int, scale: float) -> torch.Tensor:

@@ -160,7 +160,7 @@ class Batcher:
             if not self._writing:
                 self._rounds.rest()
             chunks += self._write()
-            if ready := self._prefill.read():
+            if self._prefill.texts and (ready := self._prefill.read()):
                 chunks += self._begin_to_write(ready)
         except MemberLostError as lost:
             chunks += self._abandon(lost)
@@ -174,6 +174,8 @@ class Batcher:
             for ticket in self._cancelled & self._texts.keys():
                 self._leave(self._texts[ticket])
             self._cancelled.clear()
+            if not len(self._queue):
+                return
             held = Counter(text.request.owner for text in (*self._prefill.texts, *self._writing))
             while len(self._queue) and (self._seats.free or self._make_room(held)):
                 text = self._queue.get(held)

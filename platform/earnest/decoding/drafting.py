@@ -23,6 +23,7 @@ from torch import Tensor
 
 from earnest.decoding.lookup import LENGTH, Phrases, follow
 from earnest.decoding.members import Drafted, Wanted, picked, stretches
+from earnest.decoding.noise import drawn_tempered
 from earnest.decoding.pace import Acceptance
 from earnest.decoding.sampling import NO_TOKEN, Draw, Sampling, choose, likeliest
 from earnest.decoding.seats import shared
@@ -60,13 +61,13 @@ class Past:
     proposed: list[Kind] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class Draft:
     """One row being drafted.
 
     `text` is the end of what it has, its last token unread; `guesses` are to be read behind that, `tokens` are proposed
     so far, `kinds` is how they came about, and `chance` that all of them and the unread one are right. `found` tells
-    where the logits after each token lie among all that count.
+    where the logits after each token lie among all that count. The unread token is a proposal, too, but for the first.
     """
 
     row: int
@@ -82,21 +83,22 @@ class Draft:
     guessing: bool = True
 
     @property
-    def unread(self) -> tuple[int, ...]:
-        """The token to be read next where it is a proposal; the first one is not."""
-        return (self.text[-1],) if self.found else ()
-
-    @property
     def room(self) -> int:
         """How many guesses may be read."""
-        return self.wanted.count - len(self.tokens) - len(self.unread) if self.guessing else 0
+        return self.wanted.count - len(self.tokens) - bool(self.found) if self.guessing else 0
 
     @property
     def draws(self) -> list[Draw]:
         """The places behind the unread token and behind each guess."""
-        written = (*self.wanted.written, *self.tokens, *self.unread, *self.guesses)
+        written = (*self.wanted.written, *self.tokens, *(self.text[-1:] if self.found else ()), *self.guesses)
         first = len(written) - len(self.guesses)
         return [Draw(self.sampling, self.wanted.prompt, written[:end]) for end in range(first, len(written) + 1)]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """What decides the noise of these."""
+        first = len(self.wanted.written) + len(self.tokens) + bool(self.found)
+        return [(self.sampling.seed, at) for at in range(first, first + 1 + len(self.guesses))]
 
     @property
     def own(self) -> Kind:
@@ -105,18 +107,30 @@ class Draft:
 
     def take(self, chosen: Sequence[int], right: int, found: int, rates: Mapping[Kind, float]) -> None:
         """Take what was chosen behind the `right` guesses, its logits from `found` on."""
-        self.kinds += [self.own] * len(self.unread) + ["guessed"] * right
-        self.tokens += [*self.unread, *self.guesses[:right]]
+        own = self.own
+        if self.found:
+            self.tokens.append(self.text[-1])
+            self.kinds.append(own)
+        if right:
+            self.tokens += self.guesses[:right]
+            self.kinds += ["guessed"] * right
+            self.chance *= rates["guessed"] ** right
+        self.chance *= rates[own]
         self.found += range(found, found + 1 + right)
         self.position += 1 + right
         self.text += chosen[: 1 + right]
-        self.chance *= rates["guessed"] ** right * rates[self.own]
 
     @property
     def goes_on(self) -> bool:
         """Whether another token is to be read."""
-        wanted = len(self.tokens) < self.wanted.count and self.chance >= self.wanted.least_chance
-        return not self.found or (wanted and self.text[-1] != NO_TOKEN and self.text[-1] not in self.wanted.ends)
+        wanted, last = self.wanted, self.text[-1]
+        if not self.found:
+            return True
+        likely = len(self.tokens) < wanted.count and self.chance >= wanted.least_chance
+        return likely and last != NO_TOKEN and last not in wanted.ends
+
+
+_SURE = Wanted(0, Sampling(), (), ())
 
 
 class Drafter:
@@ -136,7 +150,7 @@ class Drafter:
             self._pasts[row] = Past([*past.text[:start], *tokens])
             return
         if past.proposed:
-            self._judge([past], [start], [0])
+            self._judge([row], [start], [_SURE])
         past.text[start:] = tokens
 
     def copied(self, source: int, target: int, count: int) -> None:
@@ -149,7 +163,7 @@ class Drafter:
         A row whose logits are not finite gets no further proposals, and is wiped from there on. When most rows are
         done, the others are: a step for one of them takes nearly as long as one for all.
         """
-        self._judge([self._pasts[row] for row in rows], starts, [want.unsure for want in wanted])
+        self._judge(rows, starts, wanted)
         drafts = [self._begun(*row) for row in zip(rows, starts, wanted, strict=True)]
         rates = {kind: acceptance.rate for kind, acceptance in self._right.items()}
         kept: list[Tensor] = []
@@ -158,40 +172,43 @@ class Drafter:
             self._guess(active)
             places = [draft.row for draft in active], [draft.position for draft in active]
             logits = self._decoder.read(*places, [(draft.text[-1], *draft.guesses) for draft in active])
-            chosen = _chosen(active, logits)
-            rights, counts = self._rights(active, chosen), list[int]()
-            for draft, tokens, right, part in zip(active, chosen, rights, stretches(map(len, chosen)), strict=True):
+            counts: list[int] = []
+            begin, chosen = 0, _chosen(active, logits)
+            for draft, tokens, right in zip(active, chosen, self._rights(active, chosen), strict=True):
                 if self._is_sound(draft, tokens):
                     draft.take(tokens, right, counted + len(counts), rates)
-                    counts += range(part.start, part.start + 1 + right)
+                    counts += range(begin, begin + 1 + right)
+                begin += len(tokens)
             kept.append(picked(logits, counts))
             counted, steps = counted + len(counts), steps + 1
             active = [draft for draft in active if draft.goes_on]
         for draft, start in zip(drafts, starts, strict=True):
             past = self._pasts[draft.row]
             past.text[start + 1 :] = draft.tokens
-            past.proposed += [draft.own] * bool(draft.wanted.unsure) + draft.kinds
-        every, found = torch.cat(kept) if steps > 1 else kept[0], chain.from_iterable(draft.found for draft in drafts)
-        logits = picked(every, [*found])
-        following = tuple(draft.text[-1] for draft in drafts)
-        return Drafted(tuple(tuple(draft.tokens) for draft in drafts), logits, steps, following)
+            past.proposed += [draft.own, *draft.kinds] if draft.wanted.unsure else draft.kinds
+        every = torch.cat(kept) if steps > 1 else kept[0]
+        logits = picked(every, drafts[0].found if len(drafts) == 1 else [n for draft in drafts for n in draft.found])
+        following = tuple([draft.text[-1] for draft in drafts])
+        return Drafted(tuple([tuple(draft.tokens) for draft in drafts]), logits, steps, following)
 
-    def _judge(self, pasts: Sequence[Past], starts: Sequence[int], unsure: Sequence[int]) -> None:
+    def _judge(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> None:
         """Learn which proposals were right, now that texts go on at `starts`; their last `unsure` tokens stay open.
 
         With nothing open, what was proposed for the position where a text goes on, if anything, was refused.
         """
-        sure = [start + 1 - of for start, of in zip(starts, unsure, strict=True)]
-        decided = [past.proposed[: max(0, until - past.begin)] for past, until in zip(pasts, sure, strict=True)]
-        rights = [
-            kinds[: until - past.begin - (not of)]
-            for past, until, of, kinds in zip(pasts, sure, unsure, decided, strict=True)
-        ]
-        if any(decided) or not all(unsure):  # where all is still open, there is nothing to learn and nothing to fade
+        decided: list[Kind] = []
+        rights: list[Kind] = []
+        settled = False
+        for row, start, want in zip(rows, starts, wanted, strict=True):
+            past, until = self._pasts[row], start + 1 - want.unsure
+            kinds = past.proposed[: max(0, until - past.begin)]
+            decided += kinds
+            rights += kinds[: until - past.begin - (not want.unsure)]
+            settled |= not want.unsure
+            past.begin, past.proposed = until, past.proposed[len(kinds) :] if want.unsure else []
+        if decided or settled:  # where all is still open, there is nothing to learn and nothing to fade
             for kind, acceptance in self._right.items():
-                acceptance.counted(*(sum(kinds.count(kind) for kinds in each) for each in (decided, rights)))
-        for past, until, of, kinds in zip(pasts, sure, unsure, decided, strict=True):
-            past.begin, past.proposed = until, past.proposed[len(kinds) :] if of else []
+                acceptance.counted(decided.count(kind), rights.count(kind))
 
     def _begun(self, row: int, start: int, wanted: Wanted) -> Draft:
         """A row's draft; how its text went on is learnt, as far as that is sure and was read."""
@@ -211,14 +228,18 @@ class Drafter:
         others = self._phrases.tables
         for draft in drafts:
             tables = self._pasts[draft.row].phrases.tables + others
-            guesses = follow(draft.text, tables, min(reach, draft.room))
-            ending = (number for number, token in enumerate(guesses) if token in draft.wanted.ends)
-            draft.guesses = guesses[: next(ending, None)]
+            guesses, ends = follow(draft.text, tables, min(reach, draft.room)), draft.wanted.ends
+            if guesses and not ends.isdisjoint(guesses):
+                guesses = guesses[: next(number for number, token in enumerate(guesses) if token in ends)]
+            draft.guesses = guesses
 
     def _rights(self, drafts: Sequence[Draft], chosen: Sequence[Sequence[int]]) -> list[int]:
         """How many guesses of each draft were right, which is learnt."""
-        rights = [shared(draft.guesses, tokens) for draft, tokens in zip(drafts, chosen, strict=True)]
-        tried = sum(min(len(draft.guesses), right + 1) for draft, right in zip(drafts, rights, strict=True))
+        tried, rights = 0, list[int]()
+        for draft, tokens in zip(drafts, chosen, strict=True):
+            right = shared(draft.guesses, tokens)
+            tried += min(len(draft.guesses), right + 1)
+            rights.append(right)
         self._guessed.counted(tried, sum(rights))
         return rights
 
@@ -242,7 +263,12 @@ def _silent(sampling: Sampling) -> Sampling:
 
 def _chosen(drafts: Sequence[Draft], logits: Tensor) -> list[list[int]]:
     """What each row's settings choose after the tokens that were read, from logits [tokens, vocabulary]."""
-    plain, parts = likeliest(logits).tolist(), [*stretches(1 + len(draft.guesses) for draft in drafts)]
+    parts = [*stretches([1 + len(draft.guesses) for draft in drafts])]
+    if all(draft.sampling.tempered for draft in drafts):
+        temperatures = [draft.sampling.temperature for draft in drafts for _ in range(1 + len(draft.guesses))]
+        tokens = drawn_tempered(logits, temperatures, [place for draft in drafts for place in draft.places])
+        return [tokens[part] for part in parts]
+    plain = likeliest(logits).tolist()
     chosen: list[list[int]] = [plain[part] for part in parts]
     drawn = [number for number, draft in enumerate(drafts) if not draft.sampling.plain]
     if drawn:

@@ -56,13 +56,13 @@ def _compiled(kernels: Any, base: Tensor, experts: Sequence[Tensor], antiexperts
     """The same by `choice_kernels.adaptive`."""
     width, count = base.shape[-1], len(experts)
     rows = base.shape[:-1].numel()
-    pairs = torch.empty(count, 2, rows, width)
+    pairs = torch.empty(rows, count, 2, width)
     for number, pair in enumerate(zip(experts, antiexperts, strict=True)):
         for part, logits in enumerate(pair):
-            pairs[number, part] = logits.reshape(rows, width)
+            pairs[:, number, part] = logits.reshape(rows, width)
     alphas = torch.zeros(rows, count)
     lead = base.float().reshape(rows, width).contiguous()
-    kernels.adaptive(lead.numpy(), pairs.numpy(), STEPS, MOST / STEPS, alphas.numpy())
+    kernels.adaptive_rows(lead.numpy(), pairs.numpy(), STEPS, MOST / STEPS, alphas.numpy())
     return alphas.view(*base.shape[:-1], count)
 
 

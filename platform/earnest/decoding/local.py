@@ -118,8 +118,7 @@ class LocalMember:
         self._check(rows, starts, [len(row) for row in tokens])
         for place in zip(rows, starts, tokens, strict=True):
             self._drafter.saw(*place)
-        lengths = [1 if last else len(row) for row in tokens]
-        return Done(self._mended(rows, starts, lengths, self._decoder.read(rows, starts, tokens, last)))
+        return Done(self._mended(rows, starts, tokens, last, self._decoder.read(rows, starts, tokens, last)))
 
     def draft(self, rows: Sequence[int], starts: Sequence[int], wanted: Sequence[Wanted]) -> Done[Drafted]:
         """Read each row's last written token, propose, and read the proposals too; see `members.Member.draft`.
@@ -142,14 +141,22 @@ class LocalMember:
             self._decoder.copy(source, target, count)
             self._drafter.copied(source, target, count)
 
-    def _mended(self, rows: Sequence[int], starts: Sequence[int], lengths: Sequence[int], logits: Tensor) -> Tensor:
+    def _mended(
+        self,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        last: bool,
+        logits: Tensor,
+    ) -> Tensor:
         """The logits [tokens, vocabulary]; a row is wiped from the first position on whose are not finite.
 
         Nought times NaN is NaN: what such a row leaves behind would spoil texts that come after it. What it read
         before stays, because a refused proposal is no end of a text.
         """
         if not isfinite(logits.sum().item()):
-            broken = torch.split(~logits.amax(-1).isfinite(), list(lengths))
+            lengths = [1 if last else len(row) for row in tokens]
+            broken = torch.split(~logits.amax(-1).isfinite(), lengths)
             for row, start, of in zip(rows, starts, broken, strict=True):
                 if of.any():
                     self._decoder.clear(row, start + int(of.int().argmax()))

@@ -55,24 +55,29 @@ class Phrases:
         self._most = most
         self._after: After = ({}, {}, {})
         self._older: After = ({}, {}, {})
+        self._tables: list[Table] = []
 
     def learn(self, text: Sequence[int], begin: int, end: int | None = None) -> None:
         """Learn what each token of a text from `begin` on came after, up to `end`."""
         begin = max(1, begin)
         one, two, three = self._after
         last, pair, run = _ends(text[max(0, begin - LENGTH) : begin])
+        new = not one
         for token in text[begin:end]:
             one[last] = two[pair] = three[run] = token
             last, pair, run = token + 1, last << BITS | token + 1, pair << BITS | token + 1
             if len(one) + len(two) + len(three) > self._most:
                 self._older = self._after
                 self._after = one, two, three = {}, {}, {}
+                new = True
+        if new:
+            every = [(n, known[n]) for n in reversed(range(LENGTH)) for known in (self._after, self._older)]
+            self._tables = [(n, table) for n, table in every if table]
 
     @property
     def tables(self) -> list[Table]:
         """Where to look for what follows, the longest runs first."""
-        every = [(n, known[n]) for n in reversed(range(LENGTH)) for known in (self._after, self._older)]
-        return [(n, table) for n, table in every if table]
+        return self._tables
 
 
 def follow(text: Sequence[int], tables: Sequence[Table], count: int) -> tuple[int, ...]:

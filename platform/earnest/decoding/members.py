@@ -125,7 +125,8 @@ def stretches(lengths: Iterable[int]) -> Iterator[slice]:
 
 
 def picked(logits: Tensor, places: Sequence[int]) -> Tensor:
-    """Logits [some, vocabulary] at these places; the very same tensor where all are picked in order."""
-    if list(places) == list(range(len(logits))):
-        return logits
+    """Logits [some, vocabulary] at these places; the very same tensor where all are picked in order, a view at ends."""
+    first, count = (places[0], len(places)) if places else (0, 0)
+    if count and places[-1] - first == count - 1 and [*places] == [*range(first, first + count)]:
+        return logits if count == logits.shape[0] else logits.narrow(0, first, count)
     return logits.index_select(0, torch.tensor(places, dtype=torch.int64, device=logits.device))

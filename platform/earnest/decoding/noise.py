@@ -10,7 +10,7 @@ sampled speculation exact and repeatable: a draft is right just if the ensemble 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from importlib.util import find_spec
 from types import ModuleType
@@ -30,7 +30,7 @@ def drawn(probabilities: Tensor, places: Sequence[tuple[int, int]]) -> list[int]
 
     Rows need not sum to 1. A token without mass is never drawn.
     """
-    found = [_key(*place) for place in places]
+    found = [key_of(*place) for place in places]
     if kernels := choice_kernels(probabilities):
         tokens = np.empty(len(found), np.int64)
         kernels.draw(probabilities.double().contiguous().numpy(), np.array(found).view(np.uint64), tokens)
@@ -43,7 +43,7 @@ def drawn(probabilities: Tensor, places: Sequence[tuple[int, int]]) -> list[int]
 def drawn_tempered(logits: Tensor, temperatures: Sequence[float], places: Sequence[tuple[int, int]]) -> list[int]:
     """The same of the softmax of logits [rows, vocabulary] / temperatures [rows]; -1 where logits are not finite."""
     if (kernels := choice_kernels(logits)) and logits.dtype is torch.float32:
-        tokens, keys = np.empty(len(places), np.int64), np.array([_key(*place) for place in places]).view(np.uint64)
+        tokens, keys = np.empty(len(places), np.int64), np.array([key_of(*place) for place in places]).view(np.uint64)
         kernels.draw_tempered(logits.contiguous().numpy(), np.array(temperatures, np.float64), keys, tokens)
         return list(tokens.tolist())
     top = logits.amax(-1, keepdim=True)
@@ -86,5 +86,7 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _key(seed: int, position: int) -> int:
+@lru_cache(maxsize=1 << 12)
+def key_of(seed: int, position: int) -> int:
+    """The key of a place's noise; a drafter and its mixture ask for the same ones, one after the other."""
     return int.from_bytes(blake2b(f"{seed}/{position}".encode(), digest_size=8).digest(), "big", signed=True)

@@ -69,8 +69,11 @@ class Line:
         if self.sums[0] > KNOWN:
             fixed, each = self.fit
             seconds = min(seconds, SURPRISE * (fixed + each * amount))
-        terms = (1.0, amount, seconds, amount * amount, amount * seconds)
-        self.sums = [MEMORY * old + new for old, new in zip(self.sums, terms, strict=True)]
+        weight, x, y, xx, xy = self.sums
+        self.sums = [
+            MEMORY * weight + 1.0, MEMORY * x + amount, MEMORY * y + seconds,
+            MEMORY * xx + amount * amount, MEMORY * xy + amount * seconds,
+        ]  # fmt: skip
 
     @property
     def fit(self) -> tuple[float, float]:

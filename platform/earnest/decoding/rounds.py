@@ -9,7 +9,6 @@ it, so drafting costs no reading twice.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from earnest.decoding.foresight import Foresight
+from earnest.decoding.fused_verdict import FusedVerdict
 from earnest.decoding.generation import Prompt
 from earnest.decoding.logprobs import TokenLogprobs
 from earnest.decoding.members import Drafted, Member, Pending, Wanted, picked, stretches
@@ -40,10 +40,14 @@ class Thoughts:
     @classmethod
     def of(cls, logits: Tensor, counts: Mapping[Text, int]) -> Thoughts:
         """Of so many positions for each text, in this order."""
+        if len(counts) == 1:
+            return cls(logits, {text: slice(0, count) for text, count in counts.items()})
         return cls(logits, dict(zip(counts, stretches(counts.values()), strict=True)))
 
     def about(self, texts: Sequence[Text]) -> Tensor:
         """The logits of some texts [their positions, head]."""
+        if len(texts) == len(self.place) and [*self.place] == [*texts]:
+            return self.logits
         parts = (self.place[text] for text in texts)
         return picked(self.logits, [*chain.from_iterable(range(part.start, part.stop) for part in parts)])
 
@@ -97,6 +101,7 @@ class Rounds:
         proposals: int | None = None,
     ) -> None:
         self._members, self._seats, self._mixer = members, seats, mixer
+        self._fused = FusedVerdict(mixer)
         self._proposals = proposals
         self._pace = Pace()
         self._closing = closing or (lambda prompt: ends if prompt.ends is None else prompt.ends)
@@ -113,7 +118,7 @@ class Rounds:
         self._foresight.forget(but=texts)
         proposals: dict[Text, tuple[int, ...]] = dict.fromkeys(texts, ())
         drafts: dict[str, tuple[list[Text], Drafted]] = {}
-        for drafter, group in grouped((text.drafter, text) for text in texts).items():
+        for drafter, group in grouped([(text.drafter, text) for text in texts]).items():
             if drafter is None:
                 wanted = self._looked_up(group)
                 proposals |= {text: text.lookup.propose(n) for text, n in wanted.items() if text.lookup is not None}
@@ -130,7 +135,7 @@ class Rounds:
         verdicts = self.judge(_answered(under_way, proposals, drafted), proposals)
         for name in ahead:
             self._foresight.know(name, texts[0], verdicts[texts[0]].right, self._most, self._least_chance(1))
-        self._pace.verify.saw(sum(len(mine) + 1 for mine in proposals.values()), time.perf_counter() - began)
+        self._pace.verify.saw(sum([len(mine) + 1 for mine in proposals.values()]), time.perf_counter() - began)
         self._drafted = frozenset(text for group, _ in drafts.values() for text in group)
         return verdicts
 
@@ -150,7 +155,9 @@ class Rounds:
 
     def _looked_up(self, texts: Sequence[Text]) -> dict[Text, int]:
         """How many tokens to look up for each text that wants any."""
-        able = [text for text in texts if text.request.draft]
+        able = [text for text in texts if text.lookup is not None]
+        if not able:
+            return dict.fromkeys(texts, 0)
         most = self._proposals
         if most is None:
             most = self._pace.looked_up([text.acceptance.rate for text in able])
@@ -198,7 +205,7 @@ class Rounds:
     def _verify(self, texts: Sequence[Text], proposals: Mapping[Text, tuple[int, ...]], drafted: Answers) -> UnderWay:
         """Let all other members read each text's last token and its proposals, side by side where they can."""
         under_way: UnderWay = []
-        for name, every in grouped((name, text) for text in texts for name in text.reads).items():
+        for name, every in grouped([(name, text) for text in texts for name in text.reads]).items():
             done = drafted[name].place if name in drafted else {}
             of = [text for text in every if text not in done]
             if of:
@@ -214,8 +221,11 @@ class Rounds:
             answers: of every member that a text has, the logits after its last token and after each proposal.
             proposals: of every text.
         """
-        verdicts = {}
-        for group in grouped((text.parts, text) for text in proposals).values():
+        verdicts: dict[Text, Verdict] = {}
+        for group in grouped([(text.parts, text) for text in proposals]).values():
+            if fused := self._judged_at_once(group, answers, proposals):
+                verdicts |= fused
+                continue
             lead, pairs = self._apart(group, answers)
             counts = [1 + len(proposals[text]) for text in group]
             mixed, alphas = self._mixer.mix(lead, pairs, _alphas(group, counts))  # [positions, vocabulary]
@@ -228,6 +238,22 @@ class Rounds:
                 apart = (lead, *(logits for pair in pairs for logits in pair), mixed)
                 verdicts[text] = Verdict(*chosen, tuple(logits[part] for logits in apart), alphas[part])
         return verdicts
+
+    def _judged_at_once(
+        self, group: Sequence[Text], answers: Answers, proposals: Mapping[Text, tuple[int, ...]]
+    ) -> dict[Text, Verdict]:
+        """The verdicts on texts that a kernel can judge; nothing where it cannot."""
+        lead, pairs = group[0].parts
+        if len(pairs) != 1:
+            return {}
+        parts = [(answers[name].logits, answers[name].place) for name in (lead, *pairs[0][:2])]
+        found = self._fused.tokens(group, parts, proposals)
+        if found is None:
+            return {}
+        return {
+            text: Verdict(proposals[text], tokens, [None] * len(tokens))
+            for text, tokens in zip(group, found, strict=True)
+        }
 
     def mixed(self, text: Text, answers: Answers) -> Tensor:
         """The mixture's logits [positions, vocabulary] for one text, from those of its members."""
@@ -261,9 +287,12 @@ def _answered(under_way: UnderWay, proposals: Mapping[Text, tuple[int, ...]], dr
 
 def grouped(pairs: Iterable[tuple[Key, Text]]) -> dict[Key, list[Text]]:
     """Texts by a key, both in order."""
-    found: dict[Key, list[Text]] = defaultdict(list)
+    found: dict[Key, list[Text]] = {}
     for key, text in pairs:
-        found[key].append(text)
+        if key in found:
+            found[key].append(text)
+        else:
+            found[key] = [text]
     return found
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -55,22 +56,28 @@ class Text:
     guide: Guide | None = None
     first: float = 0.0
 
-    @property
+    @cached_property
     def lead(self) -> str:
         """The member that is steered."""
         return self.mixture.lead
 
-    @property
+    @cached_property
     def drafter(self) -> str | None:
         """The member that proposes: the first pair's expert."""
         steering = self.mixture.steering
         return steering[0].expert if steering and self.request.draft else None
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, tuple[tuple[str, str, bool], ...]]:
         """Lead, and per pair its expert, its antiexpert and if its alpha adapts: what texts mixed at once share."""
         pairs = ((s.expert, s.antiexpert or self.lead, s.alpha == ADAPTIVE) for s in self.mixture.steering)
         return self.lead, tuple(pairs)
+
+    @cached_property
+    def fusible(self) -> bool:
+        """Whether one pair steers it, and each token is the likeliest or drawn at a temperature, and nothing more."""
+        plain = self.request.sampling.plain or self.request.sampling.tempered
+        return plain and len(self.mixture.steering) == 1 and self.request.account is None and self.guide is None
 
     @property
     def voices(self) -> list[Voice]:
