@@ -30,7 +30,7 @@ class Steps:
     @torch.inference_mode()
     def again(self) -> Seconds:
         """What all of them take back to back; they are forgotten."""
-        began = Seconds.now()
+        began = Seconds.before()
         for step in self._made:
             step()
         taken = Seconds.now() - began

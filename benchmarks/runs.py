@@ -34,6 +34,12 @@ class Seconds:
         """Since some beginning."""
         return cls(time.perf_counter(), time.thread_time())
 
+    @classmethod
+    def before(cls) -> Seconds:
+        """The same where work begins: asking for a processor's time takes some of the wall's, not the work's."""
+        cpu = time.thread_time()
+        return cls(time.perf_counter(), cpu)
+
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.wall + other.wall, self.cpu + other.cpu)
 
@@ -68,7 +74,7 @@ Work = Callable[[int], Run]
 
 def timed(texts: Callable[[], tuple[Sequence[str], int]]) -> Run:
     """A run of something that returns texts and their number of tokens."""
-    began = Seconds.now()
+    began = Seconds.before()
     written, tokens = texts()
     return Run(tuple(written), tokens, Seconds.now() - began)
 
@@ -103,7 +109,7 @@ class Engine:
         """All prompts at once, each to its newline."""
         asked = [Request(ids, mixture, most, ("\n",), sampling, draft=draft) for ids in prompts]
         before = self.batch.gauges().drafting_steps
-        began = Seconds.now()
+        began = Seconds.before()
         chunks = self._chunks(asked)
         seconds = Seconds.now() - began
         used: list[Usage] = [of[-1].usage for of in chunks if of[-1].usage is not None]
