@@ -42,6 +42,7 @@ class Leases:
     def __init__(self, fs: Any, base: str, name: str | None = None, expiry_s: float = EXPIRY_S) -> None:
         self._fs, self._base, self._expiry_s = fs, base, expiry_s
         self.name = name or uuid.uuid4().hex[:12]
+        self._local = "file" in self._fs.protocol
         self._mine: dict[str, int] = {}
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._ending = threading.Event()
@@ -159,9 +160,13 @@ class Leases:
     def _create(self, name: str, driver: str) -> bool:
         """Create a lease; False where it is there already."""
         self._make_folder(name)
+        path, content = f"{self._base}/{name}", json.dumps({"driver": driver}).encode()
         try:
-            content = json.dumps({"driver": driver}).encode()
-            self._fs.pipe_file(f"{self._base}/{name}", content, mode="create")
+            if self._local:
+                with Path(path).open("xb") as file:  # O_EXCL; fsspec would look first and then write
+                    file.write(content)
+            else:
+                self._fs.pipe_file(path, content, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
@@ -175,7 +180,7 @@ class Leases:
         self._fs.pipe_file(f"{self._base}/{name}", content)
 
     def _make_folder(self, name: str) -> None:
-        if "file" in self._fs.protocol:
+        if self._local:
             Path(self._base, name).parent.mkdir(parents=True, exist_ok=True)
 
 
