@@ -3,7 +3,8 @@
     ray job submit --working-dir . -- python jobs/sweep.py jobs/configs/llama.toml --store /shared/earnest
     python jobs/sweep.py jobs/configs/demo.toml
 
-Exits 0 when every cell is finished, 1 when a step was set aside, 2 for a mistake in the configuration.
+Exits 0 when every cell is finished, 1 when a step was set aside, 2 for a mistake in the configuration, 3 when the runs
+could not be sent to MLflow and the sweep says `required = true`.
 """
 
 import sys

@@ -1,6 +1,7 @@
 """The `earnest` command: thin wrappers that read arguments, call one room each and print.
 
-A user's mistake is one clear line on stderr and exit code 2; work that failed is exit code 1.
+A user's mistake is one clear line on stderr and exit code 2; work that failed is exit code 1, and tracking that failed
+where it was required or asked for is exit code 3.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+UNTRACKED = 3
 PLAIN_WIDTH = 160  # of a log or a pipe, which have none of their own
 out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
 err = Console(stderr=True)
@@ -98,6 +100,27 @@ def sweep(
         raise typer.Exit(128 + (interrupted() or signal.SIGINT)) from None
     if not result.ok:
         raise typer.Exit(1)
+    if prepared.sweep.tracking.required and not result.tracked:
+        raise typer.Exit(UNTRACKED)
+
+
+@app.command()
+def track(
+    config: Annotated[Path, typer.Argument(help="A sweep's TOML file.")],
+    store: StoreOption = None,
+    tracking_uri: UriOption = None,
+) -> None:
+    """Send a sweep's finished cells from the store to MLflow, and all that waits to be sent. Exits 3 where that fails.
+
+    Example: earnest track jobs/configs/demo.toml
+    """
+    from earnest.sweep import prepare, track_sweep
+
+    prepared = prepare(config, store=store, tracking_uri=tracking_uri)
+    if not prepared.done:
+        raise UserError(f"track {config}: no step is in {prepared.store.root} yet; run earnest sweep {config} first")
+    if not track_sweep(prepared, console=out):
+        raise typer.Exit(UNTRACKED)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Verdict = Literal["matches", "no worse", "falls", "rises", "not decided"]
 State = Literal["not run yet", "running"]
 NO_WORSE: tuple[Verdict, ...] = ("matches", "no worse", "rises")
+FLUENT = 0.5  # below this share of well-formed statements, a score of what they say rests on almost nothing
 
 
 class Record(BaseModel):
@@ -116,6 +117,15 @@ class Scores(Record):
     def main(self) -> Estimate:
         """The headline metric's estimate."""
         return self.metrics[self.headline]
+
+    @property
+    def means_something(self) -> bool:
+        """Whether enough statements are well formed for the headline to mean something.
+
+        Always so where the task has no `fluent` metric, or is headed by it.
+        """
+        fluent = self.metrics.get("fluent")
+        return fluent is None or self.headline == "fluent" or fluent.value >= FLUENT
 
     @property
     def whole(self) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,21 +23,20 @@ from earnest.data import resolve_data
 from earnest.domains.run import losses_of
 from earnest.models.inspected import InspectedModel
 from earnest.models.source import resolve
-from earnest.plan import COMPRESS, EVALUATE, Inputs, Kind, Plan, data_key
+from earnest.plan import Inputs, Plan, data_key
 from earnest.planning import make_plan
 from earnest.preflight import check_sweep, find_data
 from earnest.published.figures import Published, read_published
 from earnest.records import CellRecord
-from earnest.report.html import write_report
+from earnest.report.html import PAGE, write_report
 from earnest.report.table import print_table
 from earnest.rereads import with_rereads
-from earnest.samples import SAMPLES_FILE
 from earnest.specs import Sweep, UserError, read_sweep
 from earnest.specs.dtypes import AUTOS, Auto
 from earnest.store import Store
-from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
+from earnest.tracked import SweepTracking
+from earnest.tracking.mlflow_runs import check_uri, shown
 
-ARTIFACTS: dict[Kind, str] = {COMPRESS: "manifest.json", EVALUATE: SAMPLES_FILE}
 DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 
 
@@ -48,6 +47,7 @@ class Prepared:
     sweep: Sweep
     store: Store
     plan: Plan
+    config: Path | None = None
 
     @property
     def published(self) -> Published | None:
@@ -74,11 +74,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Result:
-    """What a sweep leaves: its cells, what ran and failed, and where the report lies."""
+    """What a sweep leaves: its cells, what ran and failed, where the report lies, and whether all runs were sent."""
 
     cells: list[CellRecord]
     outcome: Outcome
     report: Path
+    tracked: bool = True
 
     @property
     def ok(self) -> bool:
@@ -117,7 +118,7 @@ def prepare(
     if sweep.published is not None:
         read_published(sweep.published)
     where = Store(sweep.store, writable=writable)
-    return Prepared(sweep, where, settled_plan(sweep, inputs, where, address))
+    return Prepared(sweep, where, settled_plan(sweep, inputs, where, address), config)
 
 
 def settled_plan(sweep: Sweep, inputs: Inputs, store: Store, address: str | None = None) -> Plan:
@@ -161,14 +162,39 @@ def run_sweep(prepared: Prepared, *, address: str | None = None, console: Consol
         address: of the Ray cluster; None for the one of the submitted job, or a local one.
         console: where progress, table and summary go.
     """
-    with show_progress(prepared.plan, console) as on_event:
+    tracking = tracking_of(prepared, console)
+    with show_progress(prepared.plan, console) as show, tracking.following(show) as on_event:
         outcome = run_plan(prepared.plan, prepared.store, prepared.sweep.cluster, address=address, on_event=on_event)
     cells = collect(prepared.plan, prepared.store, {**outcome.failed, **outcome.blocked})
     report = write_page(prepared, cells)
     print_table(cells, console)
-    _track(prepared, cells, report, console)
+    tracked = not prepared.sweep.tracking.enabled or _track(prepared, tracking, cells, report, console)
     _summarise(prepared, outcome, report, console)
-    return Result(cells, outcome, report)
+    if not tracked:
+        _say_untracked(prepared, tracking, console)
+    return Result(cells, outcome, report, tracked)
+
+
+def track_sweep(prepared: Prepared, *, console: Console) -> bool:
+    """Send a sweep's finished cells from the store to MLflow, and what waits. Returns whether all of it is there."""
+    cells = collect(prepared.plan, prepared.store, prepared.store.failures())
+    tracking = tracking_of(prepared, console)
+    tracked = _track(prepared, tracking, cells, prepared.report_folder / PAGE, console)
+    if not tracked:
+        _say_untracked(prepared, tracking, console)
+    return tracked
+
+
+def tracking_of(prepared: Prepared, console: Console) -> SweepTracking:
+    """What tells MLflow of a sweep."""
+    return SweepTracking(
+        prepared.sweep,
+        prepared.plan,
+        prepared.store,
+        prepared.report_folder.parent.parent,
+        prepared.config,
+        warn=lambda text: _say(console, f"tracking: {text}"),
+    )
 
 
 def write_page(prepared: Prepared, cells: Sequence[CellRecord]) -> Path:
@@ -241,19 +267,23 @@ def _refuse_a_store_that_vanishes(store: str) -> None:
         )
 
 
-def _track(prepared: Prepared, cells: list[CellRecord], report: Path, console: Console) -> None:
-    tracking = prepared.sweep.tracking
-    if not tracking.enabled:
-        return
-    tracker = Tracker(
-        tracking.uri,
-        tracking.experiment or prepared.sweep.name,
-        store_root=str(prepared.report_folder.parent.parent),
-        warn=lambda text: _say(console, f"tracking: {text}"),
-    )
-    tracker.record(cells, artifacts=_artifacts(prepared, cells, report))
+def _track(
+    prepared: Prepared, tracking: SweepTracking, cells: list[CellRecord], report: Path, console: Console
+) -> bool:
+    tracked = tracking.record(cells, report)
+    tracker = tracking.tracker
     _say(console, f"MLflow   {tracker.shown_uri}")
     _say(console, f"Charts   earnest dashboard {tracker.experiment} {_where(prepared)}")
+    return tracked
+
+
+def _say_untracked(prepared: Prepared, tracking: SweepTracking, console: Console) -> None:
+    """The last line of a sweep whose runs MLflow does not have: why, how many, and how they get there."""
+    tracker, options = tracking.tracker, f"--store {quote(prepared.store.root)}"
+    if prepared.sweep.tracking.uri is not None:
+        options += f" --tracking-uri {quote(tracker.shown_uri)}"
+    again = f"earnest track {quote(str(prepared.config))} {options}"
+    _say(console, f"tracking failed: {tracker.waiting} runs wait ({tracker.failure}); send them with: {again}")
 
 
 def _where(prepared: Prepared) -> str:
@@ -261,19 +291,6 @@ def _where(prepared: Prepared) -> str:
     uri = prepared.sweep.tracking.uri
     place = prepared.report_folder.parent.parent
     return f"--tracking-uri {quote(shown(uri))}" if uri else f"--store {quote(str(place))}"
-
-
-def _artifacts(prepared: Prepared, cells: Iterable[CellRecord], report: Path) -> Mapping[str, list[tuple[Path, str]]]:
-    """Cell key -> the files that belong to its run, each with its folder; the report goes to the dense model's run."""
-    files: dict[str, list[tuple[Path, str]]] = {}
-    for cell in cells:
-        mine = files[cell.key] = [(report, "report")] if not files else []
-        for label, digest in cell.steps.items():
-            kind = prepared.plan.steps[digest].kind
-            path = Path(prepared.store.root) / kind / digest / ARTIFACTS[kind]
-            if not prepared.store.remote and path.is_file():
-                mine.append((path, label))
-    return files
 
 
 def _summarise(prepared: Prepared, outcome: Outcome, report: Path, console: Console) -> None:

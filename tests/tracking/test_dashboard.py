@@ -32,7 +32,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_saved_charts_show_what_the_curves_hold_and_hide_the_rest(tracked: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{tracked / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("demo")
+    experiment = client.get_experiment_by_name("demo curves")
     view = json.loads(experiment.tags["mlflow.sharedViewState.earnest"])
     (curve,) = client.search_runs([experiment.experiment_id], view["searchFilter"])
     shown = {chart["metricKey"] for chart in view["compareRunCharts"] if not chart["deleted"]}
@@ -41,13 +41,23 @@ def test_the_saved_charts_show_what_the_curves_hold_and_hide_the_rest(tracked: P
     assert shown | hidden == set(curve.data.metrics)
 
 
+def test_the_list_of_runs_holds_the_cells_alone(tracked: Path) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{tracked / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo")
+    view = json.loads(experiment.tags["mlflow.sharedViewState.earnest"])
+    listed = client.search_runs([experiment.experiment_id], view["searchFilter"])
+    assert {run.info.run_name for run in listed} == {"nano:large dense", "nano:large wanda 50%"}
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
 def test_the_dashboard_is_up_at_the_address_it_tells(tracked: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with open_dashboard("demo", store_root=str(tracked), uri=None, port=port) as (url, server):
-        assert url.startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?viewStateShareKey=earnest")
-        with urllib.request.urlopen(url, timeout=20) as page:
+    with open_dashboard("demo", store_root=str(tracked), uri=None, port=port) as (urls, server):
+        assert urls.runs.startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs?viewStateShareKey=earnest")
+        assert urls.charts.startswith(f"http://127.0.0.1:{port}/#/experiments/2/runs?viewStateShareKey=earnest")
+        with urllib.request.urlopen(urls.charts, timeout=20) as page:
             assert b"<html" in page.read()
     assert server is not None
     assert server.poll() is not None

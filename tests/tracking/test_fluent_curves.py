@@ -10,7 +10,7 @@ from rich.console import Console
 from earnest.records import CellRecord, Comparison, Estimate, Part, Scores
 from earnest.report.export import cell_rows
 from earnest.report.table import print_table
-from earnest.tracking.entries import curve_entries
+from earnest.tracking.curves import curve_entries
 from earnest.tracking.views import VIEW_KEY, view_tags
 from report.plausible import cell
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +17,7 @@ from earnest.records import digest
 from earnest.specs import UserError
 from earnest.tracking.mlflow_runs import Tracker, check_uri, shown
 from report.plausible import cell, sweep_cells
+from tracking.servers import free_port, server
 
 pytestmark = pytest.mark.slow
 
@@ -163,16 +159,16 @@ def test_a_new_task_is_added_to_the_run_that_is_there(store: Path) -> None:
     assert rows(store, "select key from metrics group by run_uuid, key, step having count(*) > 1") == []
 
 
-def test_a_score_that_changed_replaces_the_run_instead_of_standing_beside_the_old_one(store: Path) -> None:
+def test_a_score_that_changed_supersedes_the_run_which_stays_as_it_was(store: Path) -> None:
     tracker(store).record([cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032))])
     tracker(store).record([cell("wanda", "0.5", (66.0, 98.7, 95.3, 2.032))])
-    assert rows(store, CELL_RUNS) == [(1, 1)]
     values = rows(
         store,
-        "select m.value from metrics m join runs using (run_uuid) join tags t using (run_uuid) "
-        "where m.key = 'score/closed_book' and lifecycle_stage = 'active' and t.key = 'earnest.cell'",
+        "select t.value, m.value from metrics m join runs r using (run_uuid) join tags c using (run_uuid) "
+        "join tags t using (run_uuid) where m.key = 'score/closed_book' and r.lifecycle_stage = 'active' "
+        "and c.key = 'earnest.cell' and t.key = 'earnest.state' order by t.value",
     )
-    assert values == [(0.66,)]
+    assert values == [("current", 0.66), ("superseded", 0.653)]
 
 
 def test_a_sender_that_died_half_way_leaves_no_second_run_and_no_running_one(store: Path) -> None:
@@ -193,7 +189,8 @@ from earnest.tracking.mlflow_runs import Tracker
 cells = [cell("wanda", "0.5", (65.3, 98.7, 95.3, 2.032)), cell("rtn", "4", (88.0, 100.0, 99.7, 1.946))]
 Tracker(None, "demo", sys.argv[1], print).record(cells)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
     died = subprocess.run([sys.executable, "-c", program, str(store)], env=environment, check=False)
     assert died.returncode == 9
     assert rows(store, "select count(*) from runs where status = 'RUNNING'") == [(0,)]
@@ -247,35 +244,3 @@ def test_a_tracking_uri_that_mlflow_would_misread_is_refused(uri: str) -> None:
 )
 def test_a_tracking_uri_that_mlflow_knows_is_taken(uri: str) -> None:
     check_uri(uri)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(folder / "artifacts"),
-    ]
-    log = (folder / "server.log").open("w")
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(300):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                    break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                time.sleep(0.2)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
-        log.close()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from earnest.tracking.entries import cell_entry, curve_entries
+from earnest.tracking.curves import curve_entries
+from earnest.tracking.entries import cell_entry
 from earnest.tracking.mlflow_runs import Tracker
 from report.plausible import steered_sweep
 

@@ -17,7 +17,6 @@ from earnest.records import CellRecord, Estimate, Scores, digest
 from earnest.statistics.paired import MATCHING
 
 CONTROLS = ("random",)
-FLUENT = 0.5  # below this share of well-formed statements, a score of what they say rests on almost nothing
 MINUS = "−"
 FAILED = "failed"
 NO_SHARES = frozenset({"judge_score", "bits_per_byte", "bleu", "chrf", "ter"})
@@ -314,12 +313,8 @@ def computed_in(survey: Survey) -> str:
 
 
 def is_fluent(scores: Scores) -> bool:
-    """Whether enough statements are well formed for the headline to mean something.
-
-    Always so where the task has no `fluent` metric, or is headed by it.
-    """
-    fluent = scores.metrics.get("fluent")
-    return fluent is None or scores.headline == "fluent" or fluent.value >= FLUENT
+    """Whether enough statements are well formed for the headline to mean something."""
+    return scores.means_something
 
 
 def missing(cell: CellRecord, task: str) -> tuple[str, str]:

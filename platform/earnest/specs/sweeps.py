@@ -68,15 +68,34 @@ class Cluster(Spec):
         return self
 
 
+class Registry(Spec):
+    """The registered model whose versions the best checkpoints become, under aliases such as `best-4bit`."""
+
+    model: str = Field(pattern=r"^[^/:.%\"']+$")
+    """The registered model's name; made where there is none."""
+    by: str | None = None
+    """The label of the task whose headline decides; the sweep's first task by default."""
+
+
 class Tracking(Spec):
     """Where MLflow keeps the runs: a URI, or the sweep's own store by default."""
 
     uri: str | None = None
     """MLflow's tracking URI; a database in the store by default."""
-    experiment: str | None = None
-    """The experiment's name; the sweep's by default."""
+    experiment: str | None = Field(default=None, min_length=1)
+    """The experiment's name; the sweep's by default. Curves stand in a second one, "NAME curves"."""
     enabled: bool = True
     """Whether runs are written."""
+    required: bool = False
+    """Whether a sweep whose runs could not be sent ends with exit code 3; without it the last line alone says so."""
+    registry: Registry | None = None
+    """Register the best checkpoint of each size; nothing is registered without it."""
+
+    @model_validator(mode="after")
+    def _required_is_enabled(self) -> Self:
+        if self.required and not self.enabled:
+            raise ValueError("required = true wants enabled = true; take one of the two away")
+        return self
 
 
 class Sequential(Spec):
@@ -158,6 +177,9 @@ class Sweep(Spec):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f'tasks: {twice[0]!r} stands twice; give each its own name = "..."')
+        registry = self.tracking.registry
+        if registry is not None and registry.by not in (None, *labels):
+            raise ValueError(f"tracking.registry: no task {registry.by!r} in this sweep; it has {', '.join(labels)}")
         unknown = [name for entry in self.localise for name in entry.tasks if name not in labels]
         if unknown:
             raise ValueError(f"localise: no task {unknown[0]!r} in this sweep; it has {', '.join(labels)}")

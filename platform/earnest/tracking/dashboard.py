@@ -11,10 +11,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from earnest.specs import UserError
-from earnest.tracking.mlflow_runs import shown
+from earnest.tracking.database import UnusableDatabaseError, ensure_database
+from earnest.tracking.mlflow_runs import CURVES_SUFFIX, shown
 from earnest.tracking.session import quiet_environment
 from earnest.tracking.views import view_path
 
@@ -31,19 +33,28 @@ def serve_dashboard(
     Raises:
         UserError: nothing was tracked under that name, or the port is taken or none.
     """
-    with _sigterm_exits(), open_dashboard(experiment, store_root=store_root, uri=uri, port=port) as (url, server):
-        tell(f"MLflow   {url}")
+    with _sigterm_exits(), open_dashboard(experiment, store_root=store_root, uri=uri, port=port) as (urls, server):
+        tell(f"MLflow   {urls.charts}")
+        tell(f"Runs     {urls.runs}")
         if server is not None:
             tell("Ctrl-C ends it.")
             with contextlib.suppress(KeyboardInterrupt):
                 server.wait()
 
 
+@dataclass(frozen=True)
+class Pages:
+    """The pages of an experiment: its saved charts, and the list of its current runs."""
+
+    charts: str
+    runs: str
+
+
 @contextlib.contextmanager
 def open_dashboard(
     experiment: str, *, store_root: str, uri: str | None, port: int
-) -> Iterator[tuple[str, subprocess.Popen[bytes] | None]]:
-    """The saved charts' URL, and the server's process where one had to be started; it ends with the block.
+) -> Iterator[tuple[Pages, subprocess.Popen[bytes] | None]]:
+    """The pages' URLs, and the server's process where one had to be started; it ends with the block.
 
     Raises:
         UserError: nothing was tracked under that name, the port is none, or the server did not come up.
@@ -52,12 +63,13 @@ def open_dashboard(
         raise UserError(f"port {port}: a port is between 1 and {MAX_PORT}; choose another with --port")
     quiet_environment()
     backend = uri or f"sqlite:///{_database(store_root)}"
-    path = view_path(_experiment_id(backend, experiment))
+    runs, charts = _experiment_ids(backend, experiment)
+    paths = view_path(charts), view_path(runs, "TABLE")
     if backend.startswith(("http://", "https://")):
-        yield shown(backend).rstrip("/") + path, None
+        yield Pages(*(shown(backend).rstrip("/") + path for path in paths)), None
         return
     with _server(backend, port) as server:
-        yield f"http://{HOST}:{port}{path}", server
+        yield Pages(*(f"http://{HOST}:{port}{path}" for path in paths)), server
 
 
 @contextlib.contextmanager
@@ -77,21 +89,30 @@ def _database(store_root: str) -> Path:
     return path
 
 
-def _experiment_id(uri: str, experiment: str) -> str:
+def _experiment_ids(uri: str, experiment: str) -> tuple[str, str]:
+    """The ids of an experiment and of that with its curves; where a sweep has no curves, the first twice."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     try:
+        ensure_database(uri)
         client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        names = [e.name for e in client.search_experiments(max_results=100) if e.name != "Default"]
+        found, curves = (client.get_experiment_by_name(experiment + suffix) for suffix in ("", CURVES_SUFFIX))
+        names = [e.name for e in client.search_experiments(max_results=100) if not _is_beside(e.name)]
+    except UnusableDatabaseError as error:
+        raise UserError(str(error)) from None
     except MlflowException:
         raise UserError(
             f"{shown(uri)}: MLflow does not answer there; start the server or check --tracking-uri"
         ) from None
     if found is None:
         raise UserError(f"experiment {experiment!r}: not among those tracked ({', '.join(names) or 'none'})")
-    return str(found.experiment_id)
+    return str(found.experiment_id), str((curves or found).experiment_id)
+
+
+def _is_beside(name: str) -> bool:
+    """Whether an experiment is MLflow's own first one, or holds another's curves."""
+    return bool(name == "Default" or name.endswith(CURVES_SUFFIX))
 
 
 @contextlib.contextmanager

@@ -1,25 +1,26 @@
-"""What MLflow is told, as plain data: an entry per cell and an entry per curve.
+"""What MLflow is told, as plain data: an entry per run, and how one is made of a cell.
 
-Pure functions from cell records. An entry's content digest names all that it says, so that saying it again is
-recognised; when and how it is sent is the outbox's and the tracker's business.
+Pure functions from cell records. An entry's key names its run, its content digest all that it says, so that saying it
+again is recognised; when and how it is sent is the outbox's and the tracker's business.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from earnest.palette import ink
 from earnest.records import CellRecord, Comparison, Estimate, Scores, digest
 from earnest.store import sha256_of
+from earnest.tracking.description import cell_note
 
-CELL_TAG, CURVE_TAG, ENTRY_TAG, CONTENT_TAG = "earnest.cell", "earnest.curve", "earnest.entry", "earnest.content"
-LOWER_TAG, FAILURE_PREFIX = "earnest.lower_is_better", "earnest.failure."
-MAX_GROUPS, FLUENT = 8, "fluent"
+CELL_TAG, FAILURE_PREFIX = "earnest.cell", "earnest.failure."
+MAX_GROUPS = 8
+# What may still change while a sweep runs: claims are judged as one family.
+_JUDGED = ("verdict", "effective", "needed", "difference", "p", "noise")
 # A dense model as every size counts it: its weights at two bytes each.
 _DENSE_SIZE = {
     "compression/saved": 0.0,
@@ -40,7 +41,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file to keep with a run, as `name` (a relative path), and the sha256 it had when it was noted."""
+    """A file to keep with a run, as `name` (a relative path), and the sha256 it had when it was noted.
+
+    `path` is one of this machine's or an fsspec URL.
+    """
 
     path: str
     name: str
@@ -57,8 +61,26 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A compressed checkpoint as MLflow lists it among the models: its step's digest, its name, and where it lies.
+
+    `registered` is the registered model that it becomes a version of, and `aliases` what that version is called.
+    """
+
+    step: str
+    name: str
+    where: str
+    registered: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Entry:
-    """All that one MLflow run holds. `name` is unique within an experiment and finds the run again."""
+    """All that one MLflow run holds.
+
+    `name` is unique within a sweep on a store, and all three together find the run again. An `interim` entry says what
+    is known while the sweep still runs. `origin` says where the run came from when it was made; it names nothing.
+    """
 
     name: str
     run_name: str
@@ -69,22 +91,36 @@ class Entry:
     artifacts: tuple[Artifact, ...] = ()
     failed: bool = False
     seconds: float = 0.0
+    store: str = ""
+    sweep: str = ""
+    note: str = ""
+    checkpoint: Checkpoint | None = None
+    interim: bool = False
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What names the run, whatever experiment it stands in."""
+        return digest([self.store, self.sweep, self.name])
 
     @property
     def content(self) -> str:
         """The digest of what is said; where an artifact lies does not matter."""
         said = asdict(self) | {"artifacts": sorted((a.name, a.sha256) for a in self.artifacts)}
+        said = {key: value for key, value in said.items() if key not in ("origin", "interim")}
         return digest(said | {"points": [[p.key, repr(p.value), p.step] for p in self.points]})
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Entry:
         """The entry that `dataclasses.asdict` and JSON made into `fields`."""
+        checkpoint = fields.get("checkpoint")
         return cls(
             **{
                 **fields,
                 "points": tuple(Point(**point) for point in fields["points"]),
                 "datasets": tuple(Dataset(**dataset) for dataset in fields["datasets"]),
                 "artifacts": tuple(Artifact(**artifact) for artifact in fields["artifacts"]),
+                "checkpoint": checkpoint and Checkpoint(**{**checkpoint, "aliases": tuple(checkpoint["aliases"])}),
             }
         )
 
@@ -101,14 +137,26 @@ def step_of(saved: float) -> int:
 # --- a cell ---------------------------------------------------------------------------------------------------------
 
 
-def cell_entry(cell: CellRecord, base: str, files: Sequence[tuple[Path, str]] = ()) -> Entry:
+def cell_entry(
+    cell: CellRecord,
+    base: str,
+    files: Sequence[Artifact | tuple[Path, str]] = (),
+    *,
+    store: str = "",
+    checkpoint: Checkpoint | None = None,
+    interim: bool = False,
+) -> Entry:
     """The run of one cell.
 
     Args:
         cell: the cell.
         base: the model that the sweep compresses; any other dense model is a method of its own.
-        files: (path, folder among the artifacts); files that are not there are left out.
+        files: artifacts, or (path, folder among the artifacts); files that are not there are left out.
+        store: the identity of the store that the cell's steps lie in.
+        checkpoint: the checkpoint that it evaluates, where it is one.
+        interim: the sweep still runs: nothing is said that its other cells may change.
     """
+    cell = while_running(cell) if interim else cell
     step = step_of(cell.saved)
     metrics = {
         **_score_metrics(cell), **_size_metrics(cell), **_delta_metrics(cell), **_gain_metrics(cell),
@@ -121,12 +169,36 @@ def cell_entry(cell: CellRecord, base: str, files: Sequence[tuple[Path, str]] = 
         params=_params(cell),
         points=tuple(Point(key, value, step) for key, value in sorted(metrics.items()) if math.isfinite(value)),
         datasets=tuple(_datasets(cell)),
-        artifacts=tuple(
-            Artifact(str(p.absolute()), f"{folder}/{p.name}", sha256_of(p)) for p, folder in files if p.is_file()
-        ),
+        artifacts=tuple(_artifacts(files)),
         failed=bool(cell.failures),
         seconds=sum(cell.seconds.values()),
+        store=store,
+        sweep=cell.sweep,
+        note=cell_note(cell),
+        checkpoint=checkpoint,
+        interim=interim,
     )
+
+
+def while_running(cell: CellRecord) -> CellRecord:
+    """The cell without what the sweep's other cells may still change: verdicts, their figures, and gains."""
+    found = {
+        task: comparison.model_copy(
+            update={**dict.fromkeys(_JUDGED), "samples": 0, "units": 0}
+            | ({"relative": None, "within_margin": None} if comparison.stopped else {})
+        )
+        for task, comparison in cell.comparisons.items()
+    }
+    return cell.model_copy(update={"comparisons": found, "gains": {}})
+
+
+def _artifacts(files: Iterable[Artifact | tuple[Path, str]]) -> Iterable[Artifact]:
+    for file in files:
+        if isinstance(file, Artifact):
+            yield file
+        elif file[0].is_file():
+            path, folder = file
+            yield Artifact(str(path.absolute()), f"{folder}/{path.name}", sha256_of(path))
 
 
 def base_model(cells: Sequence[CellRecord]) -> str:
@@ -187,7 +259,8 @@ def _datasets(cell: CellRecord) -> Iterable[Dataset]:
 def _score_metrics(cell: CellRecord) -> dict[str, float]:
     found: dict[str, float] = {}
     for task, scores in cell.scores.items():
-        found[f"score/{task}"] = scores.main.value
+        if scores.means_something:
+            found[f"score/{task}"] = scores.main.value
         found |= {f"score/{task}/{name}": estimate.value for name, estimate in scores.metrics.items()}
         found |= _spread(f"score/{task}", scores.main) | _counts(f"score/{task}", scores)
         strata = scores.groups.get("stratum", {})
@@ -261,81 +334,3 @@ def _gain_metrics(cell: CellRecord) -> dict[str, float]:
 
 def _speed_metrics(cell: CellRecord) -> dict[str, float]:
     return {f"speed/{step}": seconds for step, seconds in cell.seconds.items()}
-
-
-# --- a curve --------------------------------------------------------------------------------------------------------
-
-
-def curve_entries(cells: Sequence[CellRecord]) -> list[Entry]:
-    """One run per curve: every task's headline at every ratio, the dense model's first; seeds are averaged.
-
-    Steered cells have curves of their own, which begin at the dense model under the same pair and alpha.
-
-    The true ratio stands beside each point as `curve/saved`, the axis that the saved charts use. The same points
-    stand under `score/…` too, so that MLflow's own "Group by: method" over all runs starts every line at dense.
-    """
-    compressed = [cell for cell in cells if cell.family != "dense" and cell.size is not None and cell.scores]
-    if not compressed:
-        return []
-    model = compressed[0].model
-    dense = [cell for cell in cells if cell.family == "dense" and cell.model == model and cell.scores]
-    curves = {cell.curve: cell.steering_label for cell in compressed}
-    return [
-        _curve_entry(
-            curve,
-            [c for c in dense if c.steering_label == steering][:1] + [c for c in compressed if c.curve == curve],
-            compressed,
-        )
-        for curve, steering in sorted(curves.items())
-    ]
-
-
-def _curve_entry(curve: str, cells: Sequence[CellRecord], compressed: Sequence[CellRecord]) -> Entry:
-    first = cells[-1]
-    dense_bytes = max(cell.size.dense_file_bytes for cell in compressed if cell.size)
-    lower = {task for cell in cells for task, scores in cell.scores.items() if not scores.higher_is_better}
-    return Entry(
-        name=f"curve-{digest([first.sweep, first.model_digest, curve])}",
-        run_name=curve,
-        tags={
-            CURVE_TAG: "1",
-            "method": curve,
-            "family": first.family,
-            LOWER_TAG: " ".join(sorted(lower)),
-            "earnest.sweep": first.sweep,
-            "mlflow.runColor": ink(first.method).light,
-        },
-        params={"model": first.model, "method": first.method, **({"dtype": first.dtype} if first.dtype else {})},
-        points=tuple(_curve_points(cells, dense_bytes)),
-    )
-
-
-def _curve_points(cells: Sequence[CellRecord], dense_bytes: int) -> Iterable[Point]:
-    """Points in order of bytes saved, each at its percent, or at the next free one: no metric twice at a step."""
-    ratios: dict[str, list[CellRecord]] = {}
-    for cell in cells:
-        asked = {key: value for key, value in cell.method_spec.items() if key not in ("seed", "calibration")}
-        ratios.setdefault(digest(asked), []).append(cell)
-    step = -math.inf
-    for same in sorted(ratios.values(), key=lambda group: fmean(cell.saved for cell in group)):
-        saved = fmean(cell.saved for cell in same)
-        step = max(step_of(saved), step + 1)
-        means = _means(same)
-        touched = fmean(cell.saved_of_touched for cell in same)
-        axes = {"saved": saved, "saved_of_touched": touched, "size_mib": (1 - saved) * dense_bytes / 2**20}
-        named = {f"curve/{key}": value for key, value in {**means, **axes}.items()}
-        named |= {f"score/{task}": value for task, value in means.items()}
-        yield from (Point(key, value, int(step)) for key, value in sorted(named.items()) if math.isfinite(value))
-
-
-def _means(same: Sequence[CellRecord]) -> dict[str, float]:
-    """Per task the headline, the mean of the seeds; and its share of fluent statements, where it has one."""
-    tasks = {task for cell in same for task in cell.scores}
-    every = {task: [cell.scores[task] for cell in same if task in cell.scores] for task in tasks}
-    fluent = {
-        task: [s.metrics["fluent"].value for s in found if "fluent" in s.metrics] for task, found in every.items()
-    }
-    return {
-        **{task: fmean(scores.main.value for scores in found) for task, found in every.items()},
-        **{f"{task}/{FLUENT}": fmean(values) for task, values in fluent.items() if values},
-    }

@@ -1,28 +1,41 @@
-"""A conversation with MLflow about one experiment: find its runs, make or complete one, keep the saved charts.
+"""A conversation with MLflow about one experiment: find our runs, make or complete one, keep the saved charts.
 
-Every run is found again by a tag, so nothing depends on remembering what was sent: a run whose content tag equals the
-entry's is left alone, one that lacks points gets them, one that says something else is replaced. A run is closed in
-the same breath in which it is made, and filled afterwards: whatever dies, no run stays RUNNING.
+Nothing depends on remembering what was sent: a run whose content tag equals the entry's is left alone, one that lacks
+points gets them, one that says something else is superseded by a new one. A run is closed in the same breath in which
+it is made, and filled afterwards: whatever dies, no run stays RUNNING.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from earnest.tracking.entries import CONTENT_TAG, CURVE_TAG, ENTRY_TAG, FAILURE_PREFIX, LOWER_TAG, Dataset, Entry
+from earnest.records import digest
+from earnest.tracking.checkpoints import Checkpoints, model_points
+from earnest.tracking.curves import CURVE_TAG, LOWER_TAG
+from earnest.tracking.entries import FAILURE_PREFIX, Entry, Point
+from earnest.tracking.files import laid_out
+from earnest.tracking.inputs import dataset_inputs, dataset_of
 from earnest.tracking.outbox import Pending
-from earnest.tracking.views import AXES, CURVE_PREFIX, view_tags
+from earnest.tracking.runs import (
+    CONTENT_TAG,
+    CURRENT,
+    NOTED_TAG,
+    STATE_TAG,
+    OwnRuns,
+    identity_tags,
+    is_complete,
+    is_superseded,
+)
+from earnest.tracking.views import AXES, CURVE_PREFIX, list_tags, view_tags
 
 BATCH = 1000  # what MLflow takes in one call: metrics, parameters and tags together
+MAX_TAG = 5000
+NOTE_TAG, NOTE_DIGEST_TAG = "mlflow.note.content", "earnest.note"
+STEP_TAG, ARTIFACTS_TAG = "earnest.step", "earnest.artifacts"
 # A dead server must cost seconds: MLflow's own defaults would try for four minutes per call.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -42,15 +55,23 @@ def quiet_environment() -> None:
 
 
 class Session:
-    """One experiment on a reachable MLflow: its id, and its runs by entry name."""
+    """One experiment on a reachable MLflow.
 
-    def __init__(self, uri: str, experiment: str, artifacts: str | None) -> None:
+    Args:
+        uri: MLflow's tracking URI.
+        experiment: its name; made where there is none.
+        artifacts: where its artifacts go; MLflow's own place by default.
+        warn: told a line of what is left alone or left out.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: str | None, warn: Callable[[str], None]) -> None:
         quiet_environment()
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client, self._warn = MlflowClient(tracking_uri=uri), warn
         self._id = self._experiment_id(experiment, artifacts)
-        self._runs = self._find_runs()
+        self.runs = OwnRuns(self._client, self._id)
+        self._checkpoints = Checkpoints(self._client, self._id, warn)
         self._said: list[Entry] = []
 
     def _experiment_id(self, name: str, artifacts: str | None) -> str:
@@ -68,41 +89,38 @@ class Session:
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _find_runs(self) -> dict[str, Any]:
-        """The experiment's runs by entry name. A second run of one entry, were there one, is deleted."""
-        runs: dict[str, Any] = {}
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self._id],
-                f"tags.`{ENTRY_TAG}` LIKE '%'",
-                max_results=BATCH,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            for run in page:
-                if runs.setdefault(run.data.tags[ENTRY_TAG], run) is not run:
-                    self._client.delete_run(run.info.run_id)
-            token = page.token
-            if not token:
-                return runs
+    # --- saying -------------------------------------------------------------------------------------------------------
 
     def say(self, pending: Pending) -> bool:
         """Make the entry's run, or complete it. Returns False when MLflow knows all of it already."""
-        entry, run = pending.entry, self._runs.get(pending.entry.name)
-        if run is not None and run.data.tags.get(CONTENT_TAG) == entry.content and run.info.status != "RUNNING":
-            return False
-        known = self._points_of(run) if run is not None else {}
+        entry = pending.entry
+        mine = self.runs.of(entry)
+        same = next((run for run in mine if is_complete(run, entry.content)), None)
+        if same is not None:
+            return self.runs.make_current(same, mine)
+        current = [run for run in mine if not is_superseded(run)]
         wanted = {(point.key, point.step): point.value for point in entry.points}
-        if run is not None and not self._is_part_of(run, known, entry, wanted):
-            self._client.delete_run(run.info.run_id)
-            run, known = None, {}
+        run, known = next(
+            ((run, known) for run in current if self._is_part_of(run, known := self._points_of(run), entry, wanted)),
+            (None, {}),
+        )
+        if run is None and current and entry.interim:
+            return False  # the whole truth comes at the sweep's end
         run_id = self._open(pending) if run is None else self._reopen(run, pending)
-        self._fill(run_id, pending, {key: value for key, value in wanted.items() if key not in known})
+        self._fill(run_id, pending, {key: value for key, value in wanted.items() if key not in known}, run)
+        for other in current:
+            if run is None and is_complete(other):
+                self.runs.supersede(other, run_id)
         self._said.append(entry)
         return True
 
+    def settle(self) -> None:
+        """Leave one current run per key."""
+        self.runs.settle()
+
     def _points_of(self, run: Any) -> dict[tuple[str, int], float]:
+        if STEP_TAG in run.data.tags:  # all of its points stand at one step
+            return {(key, int(run.data.tags[STEP_TAG])): value for key, value in run.data.metrics.items()}
         histories = (self._client.get_metric_history(run.info.run_id, key) for key in run.data.metrics)
         return {(metric.key, metric.step): metric.value for history in histories for metric in history}
 
@@ -115,7 +133,8 @@ class Session:
     def _open(self, pending: Pending) -> str:
         entry = pending.entry
         began = pending.timestamp - round(1000 * entry.seconds)
-        tags = {**entry.tags, ENTRY_TAG: entry.name}
+        tags = {**entry.origin, **entry.tags, **identity_tags(entry)}
+        self.runs.note_made(entry)
         run = self._client.create_run(self._id, start_time=began, tags=tags, run_name=entry.run_name)
         run_id = str(run.info.run_id)
         self._close(run_id, pending)
@@ -127,7 +146,7 @@ class Session:
         )
 
     def _reopen(self, run: Any, pending: Pending) -> str:
-        """A run to complete: its status follows the entry, and a task that failed before is no failure any more."""
+        """A run to complete: its status follows the entry, and what failed before is no failure any more."""
         run_id = str(run.info.run_id)
         for key in run.data.tags:
             if key.startswith(FAILURE_PREFIX) and key not in pending.entry.tags:
@@ -135,73 +154,99 @@ class Session:
         self._close(run_id, pending)
         return run_id
 
-    def _fill(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float]) -> None:
+    def _fill(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float], run: Any | None) -> None:
         """Say everything. The content tag comes last: only a run that holds all of an entry has it."""
         from mlflow.entities import Metric, Param, RunTag
 
         entry = pending.entry
-        self._log_datasets(run_id, entry)
-        self._log_artifacts(run_id, entry)
-        metrics = [Metric(key, value, pending.timestamp, step) for (key, step), value in points.items()]
+        there = run.data.tags if run is not None else {}
+        if entry.datasets:
+            self._client.log_inputs(run_id, dataset_inputs(entry))
+        sent = self._log_artifacts(run_id, entry, there)
+        logged = {(metric.key, metric.step): metric for metric in self._model_metrics(run_id, pending, points)}
+        plain = {at: Metric(at[0], value, pending.timestamp, at[1]) for at, value in points.items() if at not in logged}
+        metrics = [*logged.values(), *plain.values()]
         params = [Param(key, value) for key, value in entry.params.items()]
-        tags = [RunTag(key, value) for key, value in {**entry.tags, CONTENT_TAG: entry.content}.items()]
+        said = {**entry.tags, **identity_tags(entry), **sent, **_note_tags(entry, there), **_step_tags(entry)}
+        closing = {CONTENT_TAG: entry.content, NOTED_TAG: str(pending.timestamp), STATE_TAG: CURRENT}
+        tags = [RunTag(key, value) for key, value in {**said, **closing}.items()]
         room = BATCH - len(params) - len(tags)
         for first in range(room, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics[first : first + BATCH])
         self._client.log_batch(run_id, metrics[:room], params, tags)
 
-    def _log_datasets(self, run_id: str, entry: Entry) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+    def _model_metrics(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float]) -> list[Any]:
+        """The scores and sizes that the logged model of an entry's checkpoint does not hold yet, each with its data.
 
-        inputs = [
-            DatasetInput(
-                Dataset(name=data.name, digest=data.digest[:36], source_type="code", source=_source(data)),
-                [InputTag("mlflow.data.context", data.context)],
-            )
-            for data in _one_per_dataset(entry)
-        ]
-        if inputs:
-            self._client.log_inputs(run_id, inputs)
+        What the run holds already is said with the time that it has there: MLflow then keeps it once.
+        """
+        from mlflow.entities import Metric
 
-    def _log_artifacts(self, run_id: str, entry: Entry) -> None:
-        there = [(Path(artifact.path), artifact.name) for artifact in entry.artifacts if Path(artifact.path).is_file()]
-        if there:
-            with _laid_out(there) as folder:
+        entry, checkpoint = pending.entry, pending.entry.checkpoint
+        if checkpoint is None:
+            return []
+        model = self._checkpoints.of(entry, checkpoint, run_id)
+        self._checkpoints.describe(model.model_id, entry.note)
+        self._checkpoints.register(entry, checkpoint, model.model_id, run_id)
+
+        def made(point: Point) -> Any:
+            known = (point.key, point.step) not in points and self._client.get_metric_history(run_id, point.key)
+            data = dataset_of(entry, point.key)
+            return Metric(
+                point.key, point.value, known[0].timestamp if known else pending.timestamp, point.step,
+                model_id=model.model_id, dataset_name=data and data.name, dataset_digest=data and data.digest[:36],
+            )  # fmt: skip
+
+        return [made(point) for point in sorted(model_points(entry, model), key=lambda point: point.key)]
+
+    def _log_artifacts(self, run_id: str, entry: Entry, there: Mapping[str, str]) -> dict[str, str]:
+        """Send the files that the run does not hold yet. Returns the tag that says which it holds."""
+        held: dict[str, str] = json.loads(there.get(ARTIFACTS_TAG, "{}"))
+        missing = [artifact for artifact in entry.artifacts if held.get(artifact.name) != artifact.sha256[:12]]
+        with laid_out(missing, self._warn) as (folder, sent):
+            if sent:
                 self._client.log_artifacts(run_id, str(folder))
+        said = json.dumps(held | {artifact.name: artifact.sha256[:12] for artifact in sent}, sort_keys=True)
+        return {ARTIFACTS_TAG: said} if len(said) <= MAX_TAG else {}
+
+    # --- views and progress -------------------------------------------------------------------------------------------
 
     def save_views(self) -> None:
-        """Keep the saved charts as tags of the experiment, when something new was said."""
+        """Keep the saved charts and the reviewer's list as tags of the experiment, when something new was said."""
         if not self._said:
             return
-        curves = [run for run in self._find_runs().values() if CURVE_TAG in run.data.tags]
-        keys = {key for run in curves for key in run.data.metrics if key.startswith(CURVE_PREFIX)}
-        lower = {task for run in curves for task in run.data.tags.get(LOWER_TAG, "").split()}
-        if tasks := {key.removeprefix(CURVE_PREFIX) for key in keys - set(AXES)}:
-            for key, value in view_tags(tasks, lower).items():
-                self._client.set_experiment_tag(self._id, key, value)
+        curves = [entry for entry in self._said if CURVE_TAG in entry.tags]
+        tags = list_tags() if len(curves) < len(self._said) else {}
+        if curves:
+            query = f"tags.`{CURVE_TAG}` = '1' AND tags.`{STATE_TAG}` = '{CURRENT}'"
+            runs = self._client.search_runs([self._id], query, max_results=BATCH)
+            keys = {key for run in runs for key in run.data.metrics if key.startswith(CURVE_PREFIX)}
+            lower = {task for run in runs for task in run.data.tags.get(LOWER_TAG, "").split()}
+            tasks = {key.removeprefix(CURVE_PREFIX) for key in keys - set(AXES)}
+            tags |= view_tags(tasks, lower) if tasks else {}
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self._id, key, value)
+
+    def show_progress(self, sweep: str, store: str, text: str) -> None:
+        """Say in the experiment's description how far a sweep is; a description that a person wrote is left alone."""
+        kept = self._client.get_experiment(self._id).tags
+        key = f"earnest.progress.{sweep}.{store[:8]}"
+        lines = {name: value for name, value in kept.items() if name.startswith("earnest.progress.")} | {key: text}
+        self._client.set_experiment_tag(self._id, key, text)
+        if digest(kept.get(NOTE_TAG, "")) in (kept.get(NOTE_DIGEST_TAG), digest("")):
+            note = "\n\n".join(value for _, value in sorted(lines.items()))
+            self._client.set_experiment_tag(self._id, NOTE_DIGEST_TAG, digest(note))
+            self._client.set_experiment_tag(self._id, NOTE_TAG, note)
 
 
-def _source(data: Dataset) -> str:
-    """The data by name and whole digest, in the form that MLflow's CodeDatasetSource reads."""
-    return json.dumps({"tags": {"mlflow.source.name": f"{data.name}@{data.digest}"}})
+def _note_tags(entry: Entry, there: Mapping[str, str]) -> dict[str, str]:
+    """The run's description, unless a person has written another since."""
+    if NOTE_TAG in there and digest(there[NOTE_TAG]) != there.get(NOTE_DIGEST_TAG):
+        return {}
+    note = entry.note[:MAX_TAG]
+    return {NOTE_TAG: note, NOTE_DIGEST_TAG: digest(note)} if note else {}
 
 
-def _one_per_dataset(entry: Entry) -> list[Dataset]:
-    """MLflow keeps a dataset once per run: its contexts are joined."""
-    grouped: dict[tuple[str, str], Dataset] = {}
-    for data in entry.datasets:
-        before = grouped.get((data.name, data.digest))
-        context = data.context if before is None else f"{before.context}, {data.context}"
-        grouped[data.name, data.digest] = replace(data, context=context)
-    return list(grouped.values())
-
-
-@contextlib.contextmanager
-def _laid_out(files: Sequence[tuple[Path, str]]) -> Iterator[Path]:
-    """The files under their artifact names in a folder for a while, so that one call sends them all."""
-    with tempfile.TemporaryDirectory(prefix="earnest-artifacts-") as name:
-        for path, artifact in files:
-            target = Path(name) / artifact
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        yield Path(name)
+def _step_tags(entry: Entry) -> dict[str, str]:
+    steps = {point.step for point in entry.points}
+    return {STEP_TAG: str(steps.pop())} if len(steps) == 1 else {}

@@ -1,7 +1,7 @@
-"""The saved charts: MLflow shared views as data, kept in tags of the experiment.
+"""The saved charts and the saved list of runs: MLflow shared views as data, kept in tags of an experiment.
 
-The view shows the curve runs only, each in its method's colour, over the true share of bytes saved. The format is
-MLflow's own page state; `earnest dashboard` opens the page on it.
+The charts show the current curves, each in its method's colour, over the true share of bytes saved; the list shows the
+current cells. The format is MLflow's own page state; `earnest dashboard` opens the pages on it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from earnest.tracking.entries import CURVE_TAG, FLUENT
+from earnest.tracking.curves import CURVE_TAG, FLUENT
+from earnest.tracking.runs import CURRENT, STATE_TAG
 
 VIEW_KEY = "earnest"
 CURVE_PREFIX = "curve/"
@@ -48,15 +49,25 @@ def view_tags(tasks: Collection[str], lower_is_better: Collection[str]) -> dict[
     ]
     hidden = [*AXES, *(f"score/{task}" for task in ordered)]
     state = _state([_section(key, title) for key, (title, _) in kept.items()], [*charts, *map(_hidden, hidden)])
+    return _tags_of(state)
+
+
+def list_tags() -> dict[str, str]:
+    """Experiment tags that hold the saved list of current cells."""
+    state = _state([], [], f"tags.`{STATE_TAG}` = '{CURRENT}'")
+    return _tags_of(state)
+
+
+def _tags_of(state: dict[str, Any]) -> dict[str, str]:
     return {
         f"mlflow.sharedViewState.{VIEW_KEY}": json.dumps(state, separators=(",", ":"), sort_keys=True),
         "mlflow.experimentKind": "custom_model_development",
     }
 
 
-def view_path(experiment_id: str) -> str:
-    """The page of the saved view, relative to the server's address."""
-    opened = f"viewStateShareKey={VIEW_KEY}&compareRunsMode=CHART&workflowType=machine_learning"
+def view_path(experiment_id: str, mode: str = "CHART") -> str:
+    """The page of the saved view, relative to the server's address: of the charts, or as a "TABLE"."""
+    opened = f"viewStateShareKey={VIEW_KEY}&compareRunsMode={mode}&workflowType=machine_learning"
     return f"/#/experiments/{experiment_id}/runs?{opened}"
 
 
@@ -90,9 +101,13 @@ def _hidden(metric: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _state(sections: Sequence[dict[str, Any]], charts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _state(
+    sections: Sequence[dict[str, Any]],
+    charts: Sequence[dict[str, Any]],
+    query: str = f"tags.`{CURVE_TAG}` = '1' AND tags.`{STATE_TAG}` = '{CURRENT}'",
+) -> dict[str, Any]:
     return {
-        "searchFilter": f"tags.`{CURVE_TAG}` = '1'", "orderByKey": "attributes.start_time", "orderByAsc": True,
+        "searchFilter": query, "orderByKey": "attributes.start_time", "orderByAsc": True,
         "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [], "modelVersionFilter": "All Runs",
         "selectedColumns": ["tags.`method`"], "runsHidden": [], "runsVisibilityMap": {}, "runsHiddenMode": "SHOW_ALL",
         "groupBy": None, "hideEmptyCharts": True, "isAccordionReordered": False, "viewMaximized": False,
