@@ -32,8 +32,6 @@ class Checkpoints:
 
     def of(self, entry: Entry, checkpoint: Checkpoint, run_id: str) -> Any:
         """The logged model of an entry's checkpoint, made where there is none."""
-        from mlflow.entities import LoggedModelOutput
-
         tags = _tags(entry, checkpoint)
         found = self._find(tags[KEY_TAG])
         if not found:
@@ -48,8 +46,16 @@ class Checkpoints:
                 self._client.delete_logged_model(twin.model_id)
         if str(model.status) != "READY":
             self._client.finalize_logged_model(model.model_id, "READY")
-        self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        self._tie(run_id, str(model.model_id))
         return model
+
+    def _tie(self, run_id: str, model_id: str) -> None:
+        """Name the model as the run's. MLflow refuses to be told so twice."""
+        from mlflow.entities import LoggedModelOutput
+
+        tied = self._client.get_run(run_id).outputs.model_outputs
+        if model_id not in [output.model_id for output in tied]:
+            self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
 
     def describe(self, model_id: str, note: str) -> None:
         """Keep a description with a logged model."""
@@ -70,8 +76,9 @@ class Checkpoints:
         version = self._version(name, tags[KEY_TAG])
         if version is None:
             self._client.create_model_version(
-                name, f"models:/{model_id}", run_id=run_id, tags=tags, description=entry.note, model_id=model_id
-            )
+                name, f"models:/{model_id}", run_id=run_id, tags=tags, description=entry.note, model_id=model_id,
+                await_creation_for=0,
+            )  # fmt: skip
             version = self._version(name, tags[KEY_TAG])
         for alias in checkpoint.aliases:
             self._set_alias(name, alias, version, entry)

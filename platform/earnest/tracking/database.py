@@ -58,9 +58,9 @@ def _is_half_made(path: Path) -> bool:
                 return _refuse_unless_old(path, opened, tables)
             return not (tables - {"alembic_version"}) or "experiments" in tables
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):  # locked for long, or a disk that fails: not the file's fault
-            raise UnusableDatabaseError(f"{path}: {error}; {_remedy(path)}") from error
-        raise UnusableDatabaseError(f"{path}: {error}; {_remedy(path)}") from error
+        if isinstance(error, sqlite3.OperationalError):  # locked for long, or unreadable: not the file's fault
+            raise UnusableDatabaseError(f"{path.name}: {error}") from error
+        raise UnusableDatabaseError(f"{path.name}: {error}; {_remedy(path)}") from error
 
 
 def _is_current(opened: sqlite3.Connection, tables: set[str]) -> bool:
@@ -75,7 +75,7 @@ def _refuse_unless_old(path: Path, opened: sqlite3.Connection, tables: set[str])
     """A database with runs is none that was broken off in the making; one of an older MLflow is brought up to date."""
     versions = opened.execute("select 1 from alembic_version").fetchall() if "alembic_version" in tables else []
     if not versions:
-        raise UnusableDatabaseError(f"{path}: MLflow's tables are not whole; {_remedy(path)}")
+        raise UnusableDatabaseError(f"{path.name}: MLflow's tables are not whole; {_remedy(path)}")
     return False
 
 
@@ -89,7 +89,7 @@ def _stays_half_made(path: Path) -> bool:
             return False
         if _shape(path) == before:
             return True
-    raise UnusableDatabaseError(f"{path}: somebody else has been making it for {PATIENCE_S:.0f} s; try again later")
+    raise UnusableDatabaseError(f"{path.name}: another process makes it since {PATIENCE_S:.0f} s; try again later")
 
 
 def _shape(path: Path) -> tuple[int, int]:

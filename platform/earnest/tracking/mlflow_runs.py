@@ -31,6 +31,7 @@ _PAUSES_S = (1.0, 2.0, 4.0)
 
 SCHEMES = ("sqlite", "postgresql", "mysql", "http", "https", "file")
 CURVES_SUFFIX = " curves"
+MAX_REASON = 200
 
 Files = Mapping[str, Sequence[Artifact | tuple[Path, str]]]
 
@@ -235,7 +236,8 @@ class Tracker:
         parts = urlsplit(self.uri)
         for secret in (f"{parts.username}:{parts.password}@" if parts.password else "", parts.password, parts.query):
             text = text.replace(secret, "") if secret else text
-        return text if len(text) <= 300 else f"{text[:300]}…"
+        whole = len(text) <= MAX_REASON or isinstance(error, UnusableDatabaseError)
+        return text if whole else f"{text[:MAX_REASON]}…"
 
 
 class _Interrupted(Exception):  # noqa: N818
