@@ -94,9 +94,8 @@ def test_a_finished_sweep_says_how_it_stands_and_where_its_runs_come_from(swept:
     experiment = client.get_experiment_by_name("small")
     assert "small: 4 of 4 cells whole" in experiment.tags["mlflow.note.content"]
     runs = client.search_runs([experiment.experiment_id])
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    head = subprocess.run(asked, capture_output=True, text=True, check=False)
     for run in runs:
         assert run.data.tags["mlflow.source.name"].startswith("earnest sweep ")
         assert run.data.tags.get("mlflow.source.git.commit", "") == head.stdout.strip()
@@ -154,14 +153,16 @@ def test_a_sweep_that_is_stopped_tells_what_is_ready(
 ) -> None:
     prepared = prepare(copied(swept, database, tmp_path))
     mine = steps_of(prepared.plan.cells[1]) | steps_of(prepared.plan.cells[0])
-    with (
-        pytest.raises(KeyboardInterrupt),
-        tracking_of(prepared, Console(file=io.StringIO())).following(lambda _: None) as observe,
-    ):
-        observe(events.Planned(len(prepared.plan.steps), frozenset()))
-        for digest in mine:
-            observe(finished(prepared.plan.steps[digest], prepared.plan))
-        raise KeyboardInterrupt
+
+    def stopped() -> None:
+        with tracking_of(prepared, Console(file=io.StringIO())).following(lambda _: None) as observe:
+            observe(events.Planned(len(prepared.plan.steps), frozenset()))
+            for digest in mine:
+                observe(finished(prepared.plan.steps[digest], prepared.plan))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert until(tmp_path / "store", 2)
 
 
