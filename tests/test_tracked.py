@@ -126,12 +126,13 @@ def test_a_cell_is_told_when_its_last_step_ends_and_no_sooner(
     told: list[events.Event] = []
     with tracking.following(told.append) as observe:
         observe(events.Planned(len(plan.steps), frozenset()))
+        observe(events.StepStarted(next(iter(plan.steps.values())), "first", "worker"))
         ended: set[str] = set()
         for step in plan.steps.values():
             ended.add(step.digest)
             observe(finished(step, plan))
             assert until(store, sum(steps_of(cell) <= ended for cell in plan.cells))
-    assert len(told) == 1 + len(plan.steps)
+    assert len(told) == 2 + len(plan.steps)
     assert sorted(cell_runs(store)) == [("current", "FINISHED")] * 4
     client = MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("small").experiment_id

@@ -80,7 +80,9 @@ class SweepTracking:
 
         def observe(event: events.Event) -> None:
             on_event(event)
-            if isinstance(event, events.Planned):
+            if isinstance(event, events.StepStarted):
+                follower.begin()
+            elif isinstance(event, events.Planned):
                 follower.end(event.cached)
             elif isinstance(event, events.StepReopened):
                 follower.reopen(event.step.digest)

@@ -1,4 +1,7 @@
-"""Tell MLflow of each cell when its last step has ended, in a thread of its own: a sweep never waits for a server."""
+"""Tell MLflow of each cell when its last step has ended, in a thread of its own: a sweep never waits for a server.
+
+Nothing is told before `begin`: MLflow's import would compete with the start of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Follower:
         self._tell, self._progress = tell, progress
         self._ended: set[str] = set()
         self._ready: list[str] = []
-        self._stop = False
+        self._begun = self._stop = False
         self._said_at = -PROGRESS_S
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
@@ -42,11 +45,19 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Tell what is ready still, then end."""
+        """Tell what is ready still, then end. Where nothing was begun and all is well, the sweep's end says it all."""
         with self._change:
-            self._stop = True
+            if kind is None and not self._begun:
+                self._ready.clear()
+            self._begun = self._stop = True
             self._change.notify()
         self._thread.join(None if kind is None else HURRY_S)
+
+    def begin(self) -> None:
+        """The first step is about to run."""
+        with self._change:
+            self._begun = True
+            self._change.notify()
 
     def end(self, digests: Collection[str]) -> None:
         """These steps are in the store, or never will be."""
@@ -64,6 +75,8 @@ class Follower:
             self._ended.discard(digest)
 
     def _run(self) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self._begun)
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._ready or self._stop, timeout=PROGRESS_S)
