@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from earnest.data import resolve_data
 from earnest.domains.run import losses_of
 from earnest.models.inspected import InspectedModel
 from earnest.models.source import resolve
-from earnest.plan import Inputs, Plan, data_key
+from earnest.plan import COMPRESS, EVALUATE, Inputs, Plan, data_key
 from earnest.planning import make_plan
 from earnest.preflight import check_sweep, find_data
 from earnest.published.figures import Published, read_published
