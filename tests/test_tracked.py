@@ -226,6 +226,13 @@ def test_what_is_required_must_be_enabled_and_a_registry_names_a_task(tmp_path: 
             read_sweep(path)
 
 
+def test_a_submitted_job_on_a_bucket_must_name_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    config = write_config(tmp_path)
+    with pytest.raises(UserError, match="name a server with --tracking-uri"):
+        prepare(config, store="memory://tracked-in-a-job")
+
+
 def test_the_registry_gets_the_best_of_each_size(swept: tuple[Path, list[int]], database: Path, tmp_path: Path) -> None:
     config = copied(swept, database, tmp_path)
     config.write_text(config.read_text() + '[tracking.registry]\nmodel = "small-compressed"\nby = "perplexity"\n')

@@ -112,6 +112,8 @@ def prepare(
     _refuse_a_store_that_vanishes(sweep.store)
     if sweep.tracking.uri is not None:
         check_uri(sweep.tracking.uri)
+    else:
+        _refuse_runs_that_vanish(sweep)
     models = inspect_models(sweep)
     inputs = find_inputs(sweep, models)
     check_sweep(sweep, inputs, models)
@@ -258,9 +260,21 @@ def _with_overrides(sweep: Sweep, store: str | None, tracking_uri: str | None) -
     return sweep.model_copy(update=changes)
 
 
+def _in_submitted_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _refuse_runs_that_vanish(sweep: Sweep) -> None:
+    """Beside a bucket the database of runs lies in the working folder, which a submitted job loses."""
+    if _in_submitted_job() and "://" in sweep.store and sweep.tracking.enabled:
+        raise UserError(
+            f"store {sweep.store!r}: a submitted job's runs would be thrown away with its working folder; "
+            "name a server with --tracking-uri or [tracking] uri, or say [tracking] enabled = false"
+        )
+
+
 def _refuse_a_store_that_vanishes(store: str) -> None:
-    in_submitted_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if in_submitted_job and "://" not in store and not Path(store).expanduser().is_absolute():
+    if _in_submitted_job() and "://" not in store and not Path(store).expanduser().is_absolute():
         raise UserError(
             f"store {store!r}: a submitted job's working folder is thrown away after it; "
             "give an absolute path or a bucket that every node reaches, with --store"
