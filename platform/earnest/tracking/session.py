@@ -106,8 +106,9 @@ class Session:
         )
         if run is None and current and entry.interim:
             return False  # the whole truth comes at the sweep's end
-        run_id = self._open(pending) if run is None else self._reopen(run, pending)
-        self._fill(run_id, pending, {key: value for key, value in wanted.items() if key not in known}, run)
+        filled = self._open(pending) if run is None else self._reopen(run, pending)
+        run_id = str(filled.info.run_id)
+        self._fill(filled, pending, {key: value for key, value in wanted.items() if key not in known})
         for other in current:
             if run is None and is_complete(other):
                 self.runs.supersede(other, run_id)
@@ -130,41 +131,44 @@ class Session:
         same_points = all(wanted.get(key) == value for key, value in known.items())
         return same_points and all(entry.params.get(key) == value for key, value in run.data.params.items())
 
-    def _open(self, pending: Pending) -> str:
+    def _open(self, pending: Pending) -> Any:
         entry = pending.entry
         began = pending.timestamp - round(1000 * entry.seconds)
         tags = {**entry.origin, **entry.tags, **identity_tags(entry)}
         self.runs.note_made(entry)
         run = self._client.create_run(self._id, start_time=began, tags=tags, run_name=entry.run_name)
-        run_id = str(run.info.run_id)
-        self._close(run_id, pending)
-        return run_id
+        self._close(str(run.info.run_id), pending)
+        return run
 
     def _close(self, run_id: str, pending: Pending) -> None:
         self._client.set_terminated(
             run_id, "FAILED" if pending.entry.failed else "FINISHED", end_time=pending.timestamp
         )
 
-    def _reopen(self, run: Any, pending: Pending) -> str:
+    def _reopen(self, run: Any, pending: Pending) -> Any:
         """A run to complete: its status follows the entry, and what failed before is no failure any more."""
         run_id = str(run.info.run_id)
         for key in run.data.tags:
             if key.startswith(FAILURE_PREFIX) and key not in pending.entry.tags:
                 self._client.delete_tag(run_id, key)
         self._close(run_id, pending)
-        return run_id
+        return run
 
-    def _fill(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float], run: Any | None) -> None:
-        """Say everything. The content tag comes last: only a run that holds all of an entry has it."""
+    def _fill(self, run: Any, pending: Pending, points: Mapping[tuple[str, int], float]) -> None:
+        """Say everything. The content tag comes last: only a run that holds all of an entry has it.
+
+        Metrics have the time at which the run began: what two senders say of it at once is then the same, kept once.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
-        entry = pending.entry
-        there = run.data.tags if run is not None else {}
+        entry, run_id, there = pending.entry, str(run.info.run_id), run.data.tags
         if entry.datasets:
             self._client.log_inputs(run_id, dataset_inputs(entry))
         sent = self._log_artifacts(run_id, entry, there)
-        logged = {(metric.key, metric.step): metric for metric in self._model_metrics(run_id, pending, points)}
-        plain = {at: Metric(at[0], value, pending.timestamp, at[1]) for at, value in points.items() if at not in logged}
+        logged = {(metric.key, metric.step): metric for metric in self._model_metrics(run, entry)}
+        plain = {
+            at: Metric(at[0], value, run.info.start_time, at[1]) for at, value in points.items() if at not in logged
+        }
         metrics = [*logged.values(), *plain.values()]
         params = [Param(key, value) for key, value in entry.params.items()]
         said = {**entry.tags, **identity_tags(entry), **sent, **_note_tags(entry, there), **_step_tags(entry)}
@@ -175,26 +179,22 @@ class Session:
             self._client.log_batch(run_id, metrics[first : first + BATCH])
         self._client.log_batch(run_id, metrics[:room], params, tags)
 
-    def _model_metrics(self, run_id: str, pending: Pending, points: Mapping[tuple[str, int], float]) -> list[Any]:
-        """The scores and sizes that the logged model of an entry's checkpoint does not hold yet, each with its data.
-
-        What the run holds already is said with the time that it has there: MLflow then keeps it once.
-        """
+    def _model_metrics(self, run: Any, entry: Entry) -> list[Any]:
+        """The scores and sizes that the logged model of an entry's checkpoint does not hold yet, each with its data."""
         from mlflow.entities import Metric
 
-        entry, checkpoint = pending.entry, pending.entry.checkpoint
-        if checkpoint is None:
+        if entry.checkpoint is None:
             return []
-        model = self._checkpoints.of(entry, checkpoint, run_id)
+        run_id = str(run.info.run_id)
+        model = self._checkpoints.of(entry, entry.checkpoint, run_id)
         self._checkpoints.describe(model.model_id, entry.note)
-        self._checkpoints.register(entry, checkpoint, model.model_id, run_id)
+        self._checkpoints.register(entry, entry.checkpoint, model.model_id, run_id)
 
         def made(point: Point) -> Any:
-            known = (point.key, point.step) not in points and self._client.get_metric_history(run_id, point.key)
             data = dataset_of(entry, point.key)
             return Metric(
-                point.key, point.value, known[0].timestamp if known else pending.timestamp, point.step,
-                model_id=model.model_id, dataset_name=data and data.name, dataset_digest=data and data.digest[:36],
+                point.key, point.value, run.info.start_time, point.step, model_id=model.model_id,
+                dataset_name=data and data.name, dataset_digest=data and data.digest[:36],
             )  # fmt: skip
 
         return [made(point) for point in sorted(model_points(entry, model), key=lambda point: point.key)]
