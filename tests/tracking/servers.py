@@ -43,7 +43,11 @@ def server(folder: Path, port: int, backend: str | None = None, workers: int = 1
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         log.close()
 
 
