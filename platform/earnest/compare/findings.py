@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from textwrap import fill
 
 from earnest.compare.claims import ClaimsFile, Ruled, Ruling, Tested
-from earnest.records import Estimate
-from earnest.report.survey import MINUS, figure_text, percent_change, spoken
+from earnest.report.intervals import signed_interval
+from earnest.report.survey import figure_text, percent_change, spoken
 from earnest.report.verdicts import worth
 from earnest.statistics.versus import Versus
 
@@ -74,20 +74,9 @@ def _row(tested: Tested, row: Versus) -> str:
     found = found if tested.ruling == "held" else f"**{found}**"
     return (
         f"| {task} | {count} | {one.a} {figure_text(row.a, row.headline)} "
-        f"| {one.b} {figure_text(row.b, row.headline)} | {_interval(row.difference, row.headline)} "
+        f"| {one.b} {figure_text(row.b, row.headline)} | {signed_interval(row.difference, row.headline)} "
         f"| {percent_change(row.relative)} | {p} | {EXPECTED[one.expect]} | {found} |"
     )
-
-
-def _interval(estimate: Estimate, headline: str) -> str:
-    low, high = estimate.low, estimate.high
-    ends = "" if low is None or high is None else f" [{_signed(low, headline)}, {_signed(high, headline)}]"
-    return _signed(estimate.value, headline) + ends
-
-
-def _signed(value: float, headline: str) -> str:
-    text = figure_text(abs(value), headline)
-    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
 def _gap(tested: Tested) -> str:

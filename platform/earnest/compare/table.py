@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from earnest.records import Verdict
+from earnest.report.intervals import signed, signed_ends
 from earnest.report.survey import figure_text, percent_change, spoken
-from earnest.report.verdicts import rounded_up, signed, worth
-from earnest.statistics.equivalence import FEWEST
+from earnest.report.verdicts import rounded_up, worth
+from earnest.statistics.limits import FEWEST
 from earnest.statistics.paired import MATCHING
 from earnest.statistics.versus import Versus, by_verdict
 
@@ -93,8 +94,7 @@ def _difference(row: Versus) -> Text:
 
 
 def _interval(row: Versus) -> Text:
-    low, high = row.difference.low, row.difference.high
-    return Text("" if low is None or high is None else f"[{signed(low, row.headline)}, {signed(high, row.headline)}]")
+    return Text(signed_ends(row.difference, row.headline))
 
 
 def _chance(row: Versus) -> Text:
@@ -138,7 +138,7 @@ def _legend(rows: Sequence[Versus], margin: float) -> str:
     told = (
         f"matches: within {margin:.0%} of B, shown. falls, rises: worse, better by more, shown. no worse: matches or "
         "rises, shown. A wrong claim of a kind anywhere in the table: at most 5% (Holm over its rows). p: no change at "
-        "all, Holm. 95%: BCa interval of A − B. better, worse: on so many samples."
+        "all, Holm. 95%: interval of A − B; none where too few units are known. better, worse: on so many samples."
     )
     return told + (" ~: no larger than seeds or batches alone make it." if any(row.noise for row in rows) else "")
 

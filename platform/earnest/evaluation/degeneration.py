@@ -14,7 +14,7 @@ from earnest.evaluation.normal_forms import normalise, readable
 from earnest.evaluation.samples import COUNTS, Sample
 from earnest.records import Estimate
 from earnest.statistics.intervals import bootstrap_mean, mean_estimate, wilson
-from earnest.statistics.reliability import error_estimate
+from earnest.statistics.reliability import calibrated_error, error_estimate
 
 REPETITION, VARIETY = (2, 3, 4), (1, 2)
 ECE_BINS = (10, 15)
@@ -122,7 +122,8 @@ def text_metrics(texts: Sequence[Generation]) -> dict[str, Estimate]:
 
 
 def calibration(samples: Sequence[Sample]) -> dict[str, Estimate]:
-    """Of answers that are right or wrong and come with a confidence: ECE over 10 and 15 bins, and the Brier score.
+    """Of answers that are right or wrong and come with a confidence: ECE over 10 and 15 bins, beside it what a
+    perfectly calibrated model with the same confidences would show, and the Brier score.
 
     The confidence of a generated answer is that of its exact wording, so a good answer that could be put in many ways
     looks unsure. `brier` is over all options (0..2) where there are options, else over right and wrong (0..1).
@@ -137,4 +138,5 @@ def calibration(samples: Sequence[Sample]) -> dict[str, Estimate]:
         for s, c, r in zip(known, sure, right, strict=True)
     ]
     found = {f"ece_{bins}": error_estimate(sure, right, bins) for bins in ECE_BINS}
+    found |= {f"ece_{bins}_if_calibrated": calibrated_error(sure, bins) for bins in ECE_BINS}
     return {**found, "brier": bootstrap_mean(scores), "confidence": bootstrap_mean(sure)}

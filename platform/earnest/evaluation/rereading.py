@@ -15,7 +15,7 @@ from earnest.evaluation.engine import Engine, Progress
 from earnest.evaluation.scoring import Subject, computed_in
 from earnest.evaluation.tokens import Request
 from earnest.records import Estimate, Scores
-from earnest.statistics.intervals import estimate, ratio, ratio_replicates
+from earnest.statistics.intervals import exponential_estimate
 
 HEADLINE = "output_perplexity"
 SCHEMA = pa.schema([("prompt", pa.list_(pa.int32())), ("text", pa.list_(pa.int32()))])
@@ -61,6 +61,5 @@ def reread(subject: Subject, texts: Path, progress: Progress | None = None) -> t
 
 
 def _perplexity(nats: Sequence[float], tokens: Sequence[int]) -> Estimate:
-    """exp(nats per token), with a bootstrap over texts."""
-    above, below = np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.float64)
-    return estimate(np.exp(ratio(above.sum(), below.sum())), np.exp(ratio_replicates(above, below)), len(above))
+    """exp(nats per token); texts are its units."""
+    return exponential_estimate(np.array(nats, dtype=np.float64), np.array(tokens, dtype=np.float64))

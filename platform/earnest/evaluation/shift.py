@@ -53,7 +53,7 @@ def token_shift(engine: Engine) -> tuple[TokenShift, list[TextShift]]:
     found = TokenShift(
         tokens=sum(counts),
         changed=ratio_estimate([sum(text.changed) for text in texts], counts),
-        shift=ratio_estimate([sum(map(abs, text.shifts)) for text in texts], counts),
+        shift=ratio_estimate([sum(map(abs, text.shifts)) for text in texts], counts, share=False),
         words=_most_changed(texts, engine.tokenizer),
     )
     return found, texts

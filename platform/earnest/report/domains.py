@@ -17,10 +17,10 @@ from matplotlib.ticker import PercentFormatter
 
 from earnest.losses import SHOWN, BlockShare, GroupChange, Loss, Reason
 from earnest.palette import ink
-from earnest.records import CellRecord, Estimate
+from earnest.records import CellRecord
 from earnest.report.ink import MUTED, PAPER, TEXT, title
+from earnest.report.intervals import signed_interval
 from earnest.report.survey import CONTROLS, Survey, figure_text, is_fluent, percent_change, spoken
-from earnest.report.verdicts import signed
 
 MAX_DOMAINS = 12  # of many domains the map and the first table show those that lost most
 DEEP = 0.72  # from here on a square is so dark that its text is light
@@ -99,12 +99,6 @@ def _section(domains: Domains, task: str) -> dict[str, Any]:
     }
 
 
-def _difference(difference: Estimate, headline: str) -> str:
-    """In points of the headline, as in "−12.4 [−15.3, −9.6]"."""
-    value, low, high = signed(difference.value, headline), difference.low, difference.high
-    return value if low is None or high is None else f"{value} [{signed(low, headline)}, {signed(high, headline)}]"
-
-
 def _uneven(loss: Loss) -> list[str]:
     """Whether the groups differ in what they lost, one sentence per grouping."""
     plural, verdicts = {"domain": "domains", "stratum": "strata"}, {True: "shown", False: "not decided"}
@@ -124,7 +118,7 @@ def _group_row(group: GroupChange, survey: Survey, task: str) -> dict[str, Any]:
         "dense": figure_text(group.dense, headline),
         "subject": figure_text(group.subject, headline),
         "relative": percent_change(group.relative),
-        "difference": _difference(group.difference, headline),
+        "difference": signed_interval(group.difference, headline),
         "p": _p_text(group.adjusted),
         "verdict": ("falls" if worse else "rises") if group.shown else "not decided",
     }

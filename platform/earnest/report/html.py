@@ -27,12 +27,12 @@ from earnest.report.figures import Drawn, draw_figures
 from earnest.report.fluent import FluentButWrong, fluent_but_wrong
 from earnest.report.gains import Gains, Row
 from earnest.report.ink import BAND, LINE, MUTED, PAPER, TEXT
+from earnest.report.intervals import half_text
 from earnest.report.published import published_section
 from earnest.report.survey import (
     Survey,
     computed_in,
     figure_text,
-    half_width,
     is_fluent,
     missing,
     percent_change,
@@ -214,13 +214,12 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
     if not is_fluent(scores):
         reason = f"{scores.metrics['fluent'].value:.1%} of the statements are well formed"
         return {"sort": None, "text": "not fluent", "reason": reason}
-    half = half_width(scores.main)
     retention = comparison.retention if comparison else None
     kept = f"{retention.value:.1%} of dense's right answers kept" if retention else ""
     return {
         "sort": scores.main.value,
         "text": score_text(scores),
-        "half": "" if half is None else figure_text(half, scores.headline),
+        "half": half_text(scores.main, scores.headline),
         "change": percent_change(comparison.relative) if comparison else "",
         "mark": mark(comparison) + hint(comparison) if comparison else "",
         "shown": _CLASSES.get(mark(comparison), "open") if comparison else "",
@@ -264,7 +263,7 @@ def _gain_row(row: Row, headline: str) -> dict[str, Any]:
         "strength": cell.steering_label.removeprefix(" + "),
         "without": _text(row.without, headline),
         "score": "not fluent" if row.score is None else figure_text(row.score.value, headline),
-        "half": _half_text(row.score, headline),
+        "half": half_text(row.score, headline),
         "target": _text(row.target, headline),
         "gap_closed": _share_text(row.gap_closed),
         "won_back": _share_text(row.won_back),
@@ -283,11 +282,6 @@ def _share_text(estimate: Estimate | None) -> str:
         return "–"
     spread = "" if estimate.low is None else f" [{100 * estimate.low:.1f}, {100 * (estimate.high or 0.0):.1f}]"
     return f"{100 * estimate.value:.1f}%{spread}"
-
-
-def _half_text(estimate: Estimate | None, headline: str) -> str:
-    half = None if estimate is None else half_width(estimate)
-    return "" if half is None else figure_text(half, headline)
 
 
 # --- how it was measured --------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from typing import Any
 
 from earnest.published.figures import Figures, Published
 from earnest.records import CellRecord, Estimate
-from earnest.report.survey import MINUS, figure_text, half_width, spoken
+from earnest.report.intervals import half_text
+from earnest.report.survey import MINUS, figure_text, spoken
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def published_section(cells: Sequence[CellRecord], published: Published) -> dict
 
 
 def _row(one: Beside) -> dict[str, Any]:
-    figures, half = one.figures, half_width(one.measured)
+    figures = one.figures
     headline = "judge_score" if figures.scale == "points" else figures.metric
     difference = figure_text(abs(one.difference), headline)
     sign = "" if float(difference) == 0 else "+" if one.difference > 0 else MINUS
@@ -79,7 +80,7 @@ def _row(one: Beside) -> dict[str, Any]:
         "published": figure_text(one.published, headline),
         "of": figures.n or "–",
         "measured": figure_text(one.measured.value, headline),
-        "half": "" if half is None else figure_text(half, headline),
+        "half": half_text(one.measured, headline),
         "n": one.measured.n,
         "difference": sign + difference,
         "apart": one.within is False,

@@ -66,5 +66,7 @@ def _part_lines(title: str, parts: Mapping[str, Part]) -> Iterator[str]:
 
 def _figure(name: str, estimate: Estimate) -> str:
     error = "" if estimate.stderr is None else f" ± {estimate.stderr:.4f}"
-    interval = "" if estimate.low is None else f"  [{estimate.low:.4f}, {estimate.high:.4f}]"
+    error = "" if error.endswith(" 0.0000") else error  # all are alike: the interval tells what may be, and no spread
+    wide = estimate.low is not None and estimate.high is not None and estimate.low < estimate.high
+    interval = f"  [{estimate.low:.4f}, {estimate.high:.4f}]" if wide else ""
     return f"{name:<{WIDTH}} {estimate.value:.4f}{error}{interval}"

@@ -343,11 +343,14 @@ def percent_change(relative: float | None) -> str:
     return text if float(text[:-1]) == 0 else ("+" if percent > 0 else MINUS) + text
 
 
-def figure_text(value: float, headline: str) -> str:
-    """A score as people write it: shares as percent with one decimal, others with three, a judge's with two."""
+def figure_text(value: float, headline: str, more: int = 0) -> str:
+    """A score as people write it: shares as percent with one decimal, others with three, a judge's with two.
+
+    `more` digits where these do not show what is to be told.
+    """
     if headline == "judge_score":
-        return f"{value:.2f}"
-    return f"{100 * value:.1f}" if is_share(headline) else f"{value:.3f}"
+        return f"{value:.{2 + more}f}"
+    return f"{100 * value:.{1 + more}f}" if is_share(headline) else f"{value:.{3 + more}f}"
 
 
 def is_share(headline: str) -> bool:
@@ -359,11 +362,6 @@ def score_text(scores: Scores) -> str:
     """The headline as people write it; of statements with the share of fluent ones before it: "97.1 → 74.5"."""
     text, fluent = figure_text(scores.main.value, scores.headline), scores.metrics.get("fluent")
     return text if fluent is None or scores.headline == "fluent" else f"{figure_text(fluent.value, 'fluent')} → {text}"
-
-
-def half_width(estimate: Estimate) -> float | None:
-    """Half of the 95 % interval; None where there is none."""
-    return None if estimate.low is None or estimate.high is None else (estimate.high - estimate.low) / 2
 
 
 def curves_of(cells: Sequence[CellRecord]) -> list[Curve]:

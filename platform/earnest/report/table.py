@@ -12,6 +12,7 @@ from rich.text import Text
 from earnest.palette import ink
 from earnest.records import CellRecord, Estimate
 from earnest.report.gains import Gains
+from earnest.report.intervals import half_text
 from earnest.report.survey import (
     FAILED,
     MINUS,
@@ -19,7 +20,6 @@ from earnest.report.survey import (
     Survey,
     computed_in,
     figure_text,
-    half_width,
     is_fluent,
     missing,
     percent_change,
@@ -131,9 +131,8 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
         return Text("not fluent", style="red")
     estimate = cell.scores[task].main
     text = Text(score_text(cell.scores[task]))
-    half = half_width(estimate)
-    if with_interval and half is not None:
-        text.append(f" ±{figure_text(half, survey.headline(task))}", style="dim")
+    if with_interval and (half := half_text(estimate, survey.headline(task))):
+        text.append(f" ±{half}", style="dim")
     comparison = cell.comparisons.get(task)
     if comparison is None or comparison.relative is None:
         return text

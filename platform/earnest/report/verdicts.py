@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import median
 
 from earnest.records import Comparison
-from earnest.report.survey import MINUS, Survey, figure_text, spoken
+from earnest.report.intervals import signed_interval
+from earnest.report.survey import Survey, figure_text, spoken
 from earnest.statistics.paired import MATCHING
 
 SHOWN, FALLS, OPEN, NOISE, STOPPED = "✓", "✗", "?", "~", "!"
@@ -72,9 +73,7 @@ def _difference(comparison: Comparison, headline: str) -> str:
     difference = comparison.difference
     if difference is None:
         return ""
-    words = f"difference {signed(difference.value, headline)}"
-    if difference.low is not None and difference.high is not None:
-        words += f" [{signed(difference.low, headline)}, {signed(difference.high, headline)}]"
+    words = f"difference {signed_interval(difference, headline)}"
     if comparison.p is None:
         return words
     return f"{words}, p {'< 0.001' if comparison.p < 0.001 else f'= {comparison.p:.3f}'}"
@@ -123,12 +122,6 @@ def undecided_line(survey: Survey) -> str:
     if others := left[TOLD:]:
         parts.append(f"{sum(count for _, count, *_ in others)} scores of {len(others)} other tasks")
     return f"Not decided: {'; '.join(parts)}." if parts else ""
-
-
-def signed(value: float, headline: str) -> str:
-    """A difference of scores with its sign."""
-    text = figure_text(abs(value), headline)
-    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
 
 
 def rounded_up(n: int) -> str:

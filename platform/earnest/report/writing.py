@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from earnest.records import CellRecord, Estimate, Part
-from earnest.report.survey import Survey, half_width
+from earnest.report.intervals import half_width
+from earnest.report.survey import Survey
 
 # Metric, heading, and how it is written: a share in percent, or a number.
 WRITING = (
@@ -20,6 +21,7 @@ WRITING = (
     ("output_perplexity", "perplexity for dense", ".3f"),
     ("confidence", "confidence", "%"),
     ("ece_10", "ECE", "%"),
+    ("ece_10_if_calibrated", "ECE if calibrated", "%"),
     ("brier", "Brier", ".3f"),
 )
 ORDER = (
@@ -97,7 +99,7 @@ def _figure(estimate: Estimate | None, form: str) -> dict[str, str]:
     if estimate is None:
         return {"text": "–", "half": ""}
     half = half_width(estimate)
-    return {"text": _text(estimate.value, form), "half": "" if half is None else _text(half, form)}
+    return {"text": _text(estimate.value, form), "half": "" if half is None else _visible(half, form)}
 
 
 def _moved(divergence: Part | None, nats: Part | None) -> dict[str, str]:
@@ -106,6 +108,12 @@ def _moved(divergence: Part | None, nats: Part | None) -> dict[str, str]:
         "text": "–" if divergence is None else f"{divergence.mean.value:.4f}",
         "half": "–" if nats is None else f"{nats.mean.value:.3f}",
     }
+
+
+def _visible(half: float, form: str) -> str:
+    """Not 0, however small."""
+    text = _text(half, form)
+    return text if float(text) else f"<{text[:-1]}1"
 
 
 def _text(value: float, form: str) -> str:

@@ -14,7 +14,8 @@ from statistics import NormalDist
 import numpy as np
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import CONFIDENCE, SEED, Floats, estimate, ratio, resamples
+from earnest.statistics.intervals import SEED, Floats, estimate, ratio, resamples
+from earnest.statistics.limits import CONFIDENCE
 
 FEWEST_UNITS = 5
 FEWEST_SAMPLES = 30

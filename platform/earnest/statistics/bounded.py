@@ -15,9 +15,9 @@ import math
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
-from earnest.statistics.intervals import Floats
-
+Floats = NDArray[np.float64]
 _NORMAL = NormalDist()
 _NEAR = 1e-4
 
@@ -42,7 +42,11 @@ def p_of_weights(sizes: Floats, counts: Floats) -> float:
     """How often Σ size × gamma(count) is at most 0. `sizes` ascend from below 0; counts need not be whole."""
     if sizes[-1] <= 0:
         return 1.0
-    tilt = _saddlepoint(sizes, counts)
+    return tail_at(sizes, counts, _saddlepoint(sizes, counts))
+
+
+def tail_at(sizes: Floats, counts: Floats, tilt: float) -> float:
+    """The same where the saddlepoint `tilt` is known."""
     denominators = 1 - tilt * sizes
     drop = float((counts * np.log(denominators)).sum())  # minus the cumulant generating function at the tilt
     curvature = float((counts * (sizes / denominators) ** 2).sum())

@@ -21,13 +21,13 @@ import numpy as np
 from earnest.records import Verdict
 from earnest.statistics.bounded import p_above_zero, p_of_weights
 from earnest.statistics.intervals import Floats
+from earnest.statistics.limits import FEWEST
 from earnest.statistics.multiplicity import holm
 from earnest.statistics.paired import MATCHING
 from earnest.statistics.pairs import Pairs
 from earnest.statistics.unseen import worst_unseen
 
 ERROR = 0.05
-FEWEST = 3  # effective units
 POWER = 0.8
 MOST_SAMPLES = 10_000_000  # more than this is no plan; the score lies on the margin
 _NORMAL = NormalDist()

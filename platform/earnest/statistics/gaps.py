@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import Floats, draw_counts, estimate, ratio
+from earnest.statistics.bca import bca_difference, units_of
+from earnest.statistics.intervals import ENDS, Floats, draw_counts, estimate, ratio
 from earnest.statistics.paired import Sums
+from earnest.statistics.pairs import Pairs
+from earnest.statistics.quotients import Rejected, of_scores, of_units, quotient_limits
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,17 @@ class Headline:
 
 
 def difference(start: Headline, reached: Headline) -> Estimate:
-    """How much higher `reached` is than `start`, with a paired bootstrap.
+    """How much higher `reached` is than `start`, on the same samples, as a comparison says it.
 
     Raises:
         ValueError: the two have different numbers of samples.
     """
-    n = _common_count(start, reached)
-    return estimate(reached.value - start.value, reached.replicates - start.replicates, n)
+    _common_count(start, reached)
+    return bca_difference(_pairs(start, reached))
 
 
 def share_closed(start: Headline, reached: Headline, goal: Headline) -> Estimate | None:
-    """(reached − start) ÷ (goal − start), with a paired bootstrap.
+    """(reached − start) ÷ (goal − start), with a paired bootstrap's standard error and the limits of `quotients`.
 
     None where no gap is shown: where the 95 % interval of goal − start holds 0, its quotient would be noise. The few
     draws in which the gap is exactly 0 count as 0.
@@ -63,7 +66,21 @@ def share_closed(start: Headline, reached: Headline, goal: Headline) -> Estimate
         return None
     before = start.replicates
     value = (reached.value - start.value) / (goal.value - start.value)
-    return estimate(value, ratio(reached.replicates - before, goal.replicates - before), n)
+    found = estimate(value, ratio(reached.replicates - before, goal.replicates - before), n)
+    return found.model_copy(
+        update=dict(zip(ENDS, quotient_limits(value, _rejected(start, reached, goal)), strict=True))
+    )
+
+
+def _rejected(start: Headline, reached: Headline, goal: Headline) -> Rejected:
+    won, gap = _pairs(start, reached), _pairs(start, goal)
+    if won.bounded and gap.bounded:
+        return of_scores(start.sums.numerators, reached.sums.numerators, goal.sums.numerators)
+    return of_units(units_of(won), units_of(gap), gap.effective)
+
+
+def _pairs(start: Headline, reached: Headline) -> Pairs:
+    return Pairs(start.sums, reached.sums, scale="log" if start.exponential else "linear")
 
 
 def _common_count(*headlines: Headline) -> int:

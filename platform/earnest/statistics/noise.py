@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from earnest.statistics.intervals import CONFIDENCE
+from earnest.statistics.limits import CONFIDENCE
 from earnest.statistics.pairs import Pairs
 
 

@@ -13,7 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import RESAMPLES, SEED, Floats, estimate, ratio, ratio_replicates, resamples, wilson
+from earnest.statistics.intervals import (
+    ENDS,
+    RESAMPLES,
+    SEED,
+    Floats,
+    estimate,
+    ratio,
+    ratio_replicates,
+    resamples,
+    wilson,
+)
+from earnest.statistics.quotients import of_scores, of_units, quotient_limits
 
 MATCHING = 0.05
 
@@ -76,9 +87,11 @@ def difference(dense: Sequence[float], subject: Sequence[float], seed: int = SEE
 
 
 def gap_closed(base: Sequence[float], proxy: Sequence[float], tuned: Sequence[float], seed: int = SEED) -> Estimate:
-    """(proxy − base) ÷ (tuned − base) of the mean scores, with a bootstrap that draws the same samples for all three.
+    """(proxy − base) ÷ (tuned − base) of the mean scores, with limits that hold all three on the same samples.
 
-    Where base and tuned score the same in a draw, no gap is there to close and the draw counts as 0.
+    The standard error is that of a bootstrap that draws the same samples for all three; where base and tuned score the
+    same in a draw, no gap is there to close and the draw counts as 0. A side on which no share is ruled out has no
+    limit: there the gap itself is in doubt.
 
     Raises:
         ValueError: the three have different numbers of samples, or base and tuned score the same.
@@ -88,8 +101,11 @@ def gap_closed(base: Sequence[float], proxy: Sequence[float], tuned: Sequence[fl
     start, reached, goal = (np.asarray(scores, dtype=np.float64) for scores in (base, proxy, tuned))
     if start.mean() == goal.mean():
         raise ValueError(f"gap closed: base and tuned both score {start.mean():.4g}, so there is no gap to close")
-    value = ratio((reached - start).sum(), (goal - start).sum())
-    return estimate(value, ratio_replicates(reached - start, goal - start, seed), len(start))
+    value = float(ratio((reached - start).sum(), (goal - start).sum()))
+    found = estimate(value, ratio_replicates(reached - start, goal - start, seed), len(start))
+    within = all(scores.min() >= 0 and scores.max() <= 1 for scores in (start, reached, goal))
+    rejected = of_scores(start, reached, goal) if within else of_units(reached - start, goal - start, len(start))
+    return found.model_copy(update=dict(zip(ENDS, quotient_limits(value, rejected), strict=True)))
 
 
 def matches(relative: float, higher_is_better: bool = True, tolerance: float = MATCHING) -> bool:

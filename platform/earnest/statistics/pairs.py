@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from earnest.statistics.intervals import Floats, cluster_sums, ratio
+from earnest.statistics.intervals import Floats, cluster_sums, linearised, ratio
+from earnest.statistics.limits import effective_units
 from earnest.statistics.paired import Sums
 
 Scale = Literal["linear", "log"]
@@ -65,9 +66,14 @@ class Pairs:
         return len(self.dense.numerators)
 
     @property
+    def both(self) -> tuple[Sums, Sums]:
+        """Dense, then the subject."""
+        return self.dense, self.subject
+
+    @property
     def bounded(self) -> bool:
         """Whether the headline is a mean of single scores that all lie within 0..1."""
-        sides = (self.dense, self.subject)
+        sides = self.both
         means = self.scale == "linear" and all(bool((sums.denominators == 1).all()) for sums in sides)
         return means and all(bool(((sums.numerators >= 0) & (sums.numerators <= 1)).all()) for sums in sides)
 
@@ -87,9 +93,7 @@ class Pairs:
     @property
     def effective(self) -> float:
         """How many units of equal weight these are worth: (Σ weight)² ÷ Σ weight² (Kish 1965)."""
-        weights = np.abs(self.weights)
-        squares = float((weights**2).sum())
-        return float(weights.sum()) ** 2 / squares if squares else 0.0
+        return effective_units(self.weights)
 
     @property
     def binary(self) -> bool:
@@ -132,7 +136,7 @@ class Pairs:
         Means give subject − factor × dense itself. Ratios of sums are linearised at their estimates (the delta
         method), and a log scale compares logs, so that the factor becomes a shift.
         """
-        of_dense, of_subject = _linearised(self.dense), _linearised(self.subject)
+        of_dense, of_subject = (linearised(s.numerators, s.denominators) for s in (self.dense, self.subject))
         return of_subject - of_dense - np.log(factor) if self.scale == "log" else of_subject - factor * of_dense
 
     def better_and_worse(self) -> tuple[int, int]:
@@ -148,9 +152,3 @@ class Pairs:
 
     def _scaled(self, values: Floats) -> Floats:
         return np.asarray(np.exp(values)) if self.scale == "log" else values
-
-
-def _linearised(sums: Sums) -> Floats:
-    """Values whose mean is the ratio of sums and whose spread is its spread, [n]."""
-    value = ratio(sums.numerators.sum(), sums.denominators.sum())
-    return value + ratio(sums.numerators - value * sums.denominators, np.full_like(value, sums.denominators.mean()))

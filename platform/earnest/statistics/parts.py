@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import SEED, Floats, estimate, ratio, resamples
+from earnest.statistics.intervals import ENDS, SEED, Floats, estimate, ratio, ratio_limits, resamples
 
 
 def ratio_estimates(numerators: Floats, denominators: Floats, seed: int = SEED) -> list[Estimate]:
-    """For each column of `numerators` and `denominators` [clusters, parts] what `ratio_estimate` says of it.
+    """For each column of `numerators` and `denominators` [clusters, parts] what `ratio_estimate` says of it, no share.
 
     The clusters are drawn once for all parts; draws without anything of a part say nothing of it. `n` counts the
     clusters that hold something of the part.
@@ -23,7 +23,9 @@ def ratio_estimates(numerators: Floats, denominators: Floats, seed: int = SEED) 
     below = np.concatenate([times @ denominators for times in drawn])
     values, replicates = ratio(numerators.sum(0), denominators.sum(0)), ratio(above, below)
     holding = (denominators != 0).sum(0)
-    return [estimate(values[i], replicates[below[:, i] != 0, i], int(n)) for i, n in enumerate(holding)]
+    found = [estimate(values[i], replicates[below[:, i] != 0, i], int(n)) for i, n in enumerate(holding)]
+    ends = [ratio_limits(numerators[:, i], denominators[:, i], share=False) for i in range(len(found))]
+    return [one.model_copy(update=dict(zip(ENDS, each, strict=True))) for one, each in zip(found, ends, strict=True)]
 
 
 def times_drawn(draws: NDArray[np.int64]) -> Floats:

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import CONFIDENCE, Floats, resamples
-from earnest.statistics.parts import times_drawn
+from earnest.statistics.intervals import RESAMPLES, SEED, Floats, draw_counts
+from earnest.statistics.limits import CONFIDENCE
 
 BINS = 10
+EXACT = 1000  # answers up to which each is drawn
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def equal_mass(confidences: Sequence[float], correct: Sequence[bool], bins: int 
 
 
 def error_estimate(confidences: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> Estimate:
-    """The ECE over bins of equal width, with the bootstrap's standard error and the normal 95 % interval within 0..1.
+    """The ECE over bins of equal width, with the bootstrap's standard error and a 95 % interval within 0..1.
 
-    Resamples are less calibrated than the sample itself, so their quantiles would lie too high.
+    Chance alone makes a gap in every bin, so that few answers show an ECE far above the true one: it may lie lower by
+    what a perfectly calibrated model would show (`calibrated_error`), or by the normal half-width where that is more.
     """
     values = _checked(confidences, correct)
     value, n = equal_width(values, correct, bins).expected_error, len(values)
@@ -66,10 +68,33 @@ def error_estimate(confidences: Sequence[float], correct: Sequence[bool], bins: 
         return Estimate(value=value, n=n)
     excess = np.zeros((n, bins))  # a bin's count times its gap is the sum of (right − confidence) in it
     excess[np.arange(n), _bin_of(values, bins)] = np.asarray(correct, float) - values
-    replicates = [np.abs(times_drawn(draw) @ excess).sum(-1) / n for draw in resamples(n)]
-    stderr = float(np.concatenate(replicates).std())
+    stderr = float(np.concatenate([np.abs(counts @ excess).sum(-1) / n for counts in draw_counts(n)]).std())
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * stderr
-    return Estimate(value=value, stderr=stderr, low=max(0.0, value - half), high=min(1.0, value + half), n=n)
+    chance = float(np.quantile(_calibrated_errors(values, bins), 0.5 + CONFIDENCE / 2))
+    low, high = max(0.0, value - max(half, chance)), min(1.0, value + max(half, 1 / (2 * n)))
+    return Estimate(value=value, stderr=stderr, low=low, high=high, n=n)
+
+
+def calibrated_error(confidences: Sequence[float], bins: int = BINS) -> Estimate:
+    """The ECE that a perfectly calibrated model with these confidences would show: its mean, and where 95 % of it lie.
+
+    Every answer is right with the probability that was stated, in RESAMPLES seeded draws.
+    """
+    values = _checked(confidences, [True] * len(confidences))
+    drawn = _calibrated_errors(values, bins)
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value=float(drawn.mean()), stderr=None, low=float(low), high=float(high), n=len(values))
+
+
+def _calibrated_errors(values: Floats, bins: int) -> Floats:
+    """The ECE in each of RESAMPLES draws of right and wrong [RESAMPLES]; above EXACT answers their sums are normal."""
+    generator, member, n = np.random.default_rng(SEED), _bin_of(values, bins), len(values)
+    if n > EXACT:
+        deviations = np.sqrt(np.bincount(member, weights=values * (1 - values), minlength=bins))
+        return np.asarray(np.abs(generator.normal(size=(RESAMPLES, bins)) * deviations).sum(-1) / n)
+    of_bin = np.zeros((n, bins))
+    of_bin[np.arange(n), member] = 1
+    return np.asarray(np.abs(((generator.random((RESAMPLES, n)) < values) - values) @ of_bin).sum(-1) / n)
 
 
 def brier(probabilities: Sequence[Sequence[float]], labels: Sequence[int]) -> float:

@@ -21,7 +21,7 @@ from earnest.evaluation.samples import Measured, Sample
 from earnest.evaluation.tasks.instruction import NANO_STOPS, forms_of, longest
 from earnest.records import Estimate
 from earnest.specs import AlpacaFarm
-from earnest.statistics.intervals import mean_estimate
+from earnest.statistics.intervals import bootstrap_mean, mean_estimate
 from earnest.statistics.length_control import length_controlled
 
 MAX_TOKENS = 2048
@@ -67,8 +67,9 @@ def items(spec: AlpacaFarm, data: str) -> list[Duel]:
 
 
 def win_rate(samples: Sequence[Sample]) -> Estimate:
-    """The mean preference, with the standard error of a mean, as published."""
-    return mean_estimate([sample.score or 0.0 for sample in samples])
+    """The mean preference, with the standard error of a mean, as published, and the limits of a mean within 0..1."""
+    scores = [sample.score or 0.0 for sample in samples]
+    return bootstrap_mean(scores).model_copy(update={"stderr": mean_estimate(scores).stderr})
 
 
 def _win(judged: Judged) -> float:

@@ -26,7 +26,7 @@ from earnest.evaluation.token_kinds import Kinds, Told, groupings, parts, told_b
 from earnest.evaluation.tokens import Request, prefix_token
 from earnest.records import Estimate, Part
 from earnest.specs import Perplexity, UserError
-from earnest.statistics.intervals import estimate, ratio, ratio_estimate, ratio_replicates
+from earnest.statistics.intervals import exponential_estimate, ratio_estimate
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ def measure(
     metrics = _metrics(samples, texts)
     if kept is not None and len(tally.positions):
         known = scored(samples)
-        metrics["kl_to_dense"] = ratio_estimate(column(known, "kl"), column(known, "kl_positions"))
+        metrics["kl_to_dense"] = ratio_estimate(column(known, "kl"), column(known, "kl_positions"), share=False)
     made = tally.reference() if kept is None else None
     return Measured(samples, metrics, token_perplexity, made, _breakdowns(tally, kinds, kept is not None))
 
@@ -215,10 +215,8 @@ def _samples(tally: _Tally, kind: str, compared: bool) -> list[Sample]:
 
 
 def token_perplexity(samples: Sequence[Sample]) -> Estimate:
-    """exp(nats per token) over all windows, with a bootstrap over windows."""
-    nats, tokens = np.array(column(samples, "nats")), np.array(column(samples, "tokens"))
-    value = ratio(nats.sum(), tokens.sum())
-    return estimate(np.exp(value), np.exp(ratio_replicates(nats, tokens)), len(samples))
+    """exp(nats per token) over all windows, which are its units."""
+    return exponential_estimate(np.array(column(samples, "nats")), np.array(column(samples, "tokens")))
 
 
 def _metrics(samples: Sequence[Sample], texts: Sequence[str]) -> dict[str, Estimate]:
@@ -234,14 +232,8 @@ def _metrics(samples: Sequence[Sample], texts: Sequence[str]) -> dict[str, Estim
 
 def _per(token: Estimate, tokens: float) -> Estimate:
     """Perplexity of a unit of so many `tokens` on average: the same nats over another count of the same text."""
-    if token.stderr is None or token.low is None or token.high is None:
-        return Estimate(value=token.value**tokens, n=token.n)
     value = token.value**tokens
     # d(p^k) = k p^(k-1) dp
-    return Estimate(
-        value=value,
-        stderr=tokens * value / token.value * token.stderr,
-        low=token.low**tokens,
-        high=token.high**tokens,
-        n=token.n,
-    )
+    stderr = None if token.stderr is None else tokens * value / token.value * token.stderr
+    low, high = (None if end is None else end**tokens for end in (token.low, token.high))
+    return Estimate(value=value, stderr=stderr, low=low, high=high, n=token.n)
