@@ -60,7 +60,7 @@ Recomputed from the per-item outcomes that the paper's repository published, pai
 ([arXiv 2401.08565](https://arxiv.org/abs/2401.08565)); {} comparisons judged as one family (Holm, 5 %). p, bold where
 a difference is shown, is of no change at all. *Matches*: within 5 % of the other, relative, shown; *falls*, *rises*:
 worse, better by more than that, shown; *no worse*: matches or rises, shown, and n is what would tell them apart.
-Percent; intervals are BCa, 95 %. Base is Llama 2, the expert has 7B. There are no per-item outcomes of DS-1000,
+Percent; intervals are of 95 %. Base is Llama 2, the expert has 7B. There are no per-item outcomes of DS-1000,
 TriviaQA, AlpacaFarm's bases and ToxiGen's expert.
 """
 

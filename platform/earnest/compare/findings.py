@@ -18,7 +18,7 @@ Each claim stands as tests in `{claims}`, and `python jobs/findings.py {claims}`
 {sweeps}. {tests} comparisons are paired by sample and judged as one family: *falls*, *rises* (worse, better by more
 than 5 %, relative), *matches* (within 5 %) and *no worse* (matches or rises) are said only where shown; a wrong one
 of a kind anywhere on the page happens at most 5 % of the time (Holm). p is of no change at all (McNemar's exact test
-for right and wrong, sign flips elsewhere; Holm). Intervals are BCa, 95 %. A claim is **held** where all of its tests
+for right and wrong, sign flips elsewhere; Holm). Intervals are of 95 %. A claim is **held** where all of its tests
 are shown, **not held** where one is refuted, and otherwise **not decided**: then n says about how many samples would
 decide."""
 WIDTH = 118
@@ -86,6 +86,6 @@ def _gap(tested: Tested) -> str:
         return f"\n{way}no gap is shown, so none is closed."
     share, low, high = (f"{100 * value:.1f}" for value in (closed.value, closed.low, closed.high))
     return (
-        f"\n{way}{share} % [{low}, {high}] (n = {closed.n:,}, paired bootstrap); at least {100 * one.least:.0f} %: "
+        f"\n{way}{share} % [{low}, {high}] (n = {closed.n:,}, limits of a quotient); at least {100 * one.least:.0f} %: "
         f"{tested.ruling}."
     )

@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2  # what may be missed on each side
 FEW = 15  # successes or failures below which Wilson's interval covers too little
 FEWEST = 3  # effective units
+SCARCE = 10.0  # clusters up to which the unseen one lies FARTHER
 FARTHER = 3.0  # times as far from the mean as the farthest share of a cluster
 DEVIATIONS, TOGETHER, RARE = 3.0, 0.1, 0.05  # of a cluster where all are alike: see `share_limits`
 SKEWED = 20.0  # units up to which skewness sends the unseen unit far out
@@ -76,7 +77,7 @@ def share_limits(values: Floats, weights: Floats, least: float, most: float) -> 
     The widest of Student's t, Hall's t and the bounded test with one cluster more. That one lies FARTHER times as far
     from the mean as any seen, at least DEVIATIONS standard deviations of a cluster that loses RARE answers where
     losses go together by TOGETHER, and no farther than `least` or `most`; there it lies where fewer than FEWEST
-    effective clusters were seen.
+    effective clusters were seen. Above SCARCE clusters both come nearer, as one over their number.
 
     Args:
         values: linearised, one per cluster; their mean is the ratio or the difference.
@@ -91,9 +92,10 @@ def share_limits(values: Floats, weights: Floats, least: float, most: float) -> 
         found = _with_unseen(values, lowest, highest)
     else:
         spread = np.sqrt(RARE * (TOGETHER + (1 - TOGETHER) / np.maximum(weights, 1.0)))
-        rare = DEVIATIONS * float((relative * spread).max())
-        below = max(FARTHER * (mean - float(values.min())), rare)
-        above = max(FARTHER * (float(values.max()) - mean), rare)
+        few = min(1.0, SCARCE / effective)
+        rare, farther = few * DEVIATIONS * float((relative * spread).max()), 1 + few * (FARTHER - 1)
+        below = max(farther * (mean - float(values.min())), rare)
+        above = max(farther * (float(values.max()) - mean), rare)
         unseen = _with_unseen(values, max(lowest, mean - below), min(highest, mean + above))
         found = _widest(unseen, *_students(values, effective))
     return max(least, found[0]), min(most, found[1])

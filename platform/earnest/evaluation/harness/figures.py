@@ -56,7 +56,7 @@ def figure(values: Sequence[Any], aggregate: Callable[[list[Any]], Any]) -> Figu
 
 
 def mean_of(numbers: Sequence[float]) -> Estimate:
-    """The mean of samples' values; a share, with Wilson's interval, where each is 0 or 1."""
+    """The mean of samples' values; a share where each is 0 or 1."""
     if set(numbers) <= {0.0, 1.0}:
         return wilson(int(sum(numbers)), len(numbers))
     return bootstrap_mean(numbers)
