@@ -34,6 +34,19 @@ def test_rank_correlation_is_scipys_and_so_is_its_p_value_where_both_are_good(rn
     assert found.estimate.low < found.estimate.value < found.estimate.high  # type: ignore[operator]
 
 
+def test_five_units_in_perfect_order_show_no_certainty() -> None:
+    found = spearman(np.arange(5.0), np.arange(5.0))
+    assert found is not None
+    assert found.estimate.value == found.estimate.high == pytest.approx(1.0)
+    assert found.estimate.low is not None
+    assert found.estimate.low < 0.5
+
+
+def test_an_outcome_that_never_changes_has_no_interval(rng: np.random.Generator) -> None:
+    found = effects({"cause": rng.normal(size=40)}, np.zeros(40))["cause"].estimate
+    assert (found.value, found.low, found.high) == (0.0, None, None)
+
+
 def test_of_few_or_constant_units_nothing_is_said() -> None:
     assert spearman(np.arange(4.0), np.arange(4.0)) is None
     assert spearman(np.ones(9), np.arange(9.0)) is None

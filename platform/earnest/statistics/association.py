@@ -35,8 +35,10 @@ class Association:
 def spearman(x: Floats, y: Floats, seed: int = SEED) -> Association | None:
     """Spearman's rank correlation with a bootstrap over units and a permutation test.
 
-    The test is exact up to 7 units and counts 9,999 random orders beyond. Bootstrap samples in which either is constant
-    count as 0. None where there are fewer than 5 units or either is constant.
+    The interval is never narrower than Fisher's with the error of Bonett & Wright 2000, at a value that is one over n
+    nearer to 0: five units in perfect order show no certainty. The test is exact up to 7 units and counts 9,999 random
+    orders beyond. Bootstrap samples in which either is constant count as 0. None where there are fewer than 5 units or
+    either is constant.
 
     Raises:
         ValueError: the two have different lengths.
@@ -47,7 +49,16 @@ def spearman(x: Floats, y: Floats, seed: int = SEED) -> Association | None:
         return None
     value = float(_rank_correlation(x[None], y[None])[0])
     drawn = np.concatenate([_rank_correlation(x[draw], y[draw]) for draw in resamples(len(x), seed)])
-    return Association(estimate(value, drawn, len(x)), _permutation_p(x, y, abs(value), seed))
+    found, (low, high) = estimate(value, drawn, len(x)), _fisher_limits(value, len(x))
+    widest = {"low": min(found.low or 0.0, low), "high": max(found.high or 0.0, high)}
+    return Association(found.model_copy(update=widest), _permutation_p(x, y, abs(value), seed))
+
+
+def _fisher_limits(value: float, n: int) -> tuple[float, float]:
+    near = value * (1 - 1 / n)
+    half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.sqrt((1 + near**2 / 2) / (n - 3))
+    low, high = math.tanh(math.atanh(near) - half), math.tanh(math.atanh(near) + half)
+    return min(low, value), max(high, value)
 
 
 def _permutation_p(x: Floats, y: Floats, observed: float, seed: int) -> float:
@@ -130,5 +141,5 @@ def _adds(columns: list[Floats], values: Floats) -> bool:
 def _effect(slope: float, error: float, n: int) -> Association:
     half = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * error
     p = math.erfc(abs(slope) / max(error, _ROUNDING) / math.sqrt(2))
-    value = Estimate(value=float(slope), stderr=float(error), low=float(slope - half), high=float(slope + half), n=n)
-    return Association(value, p)
+    ends = {"low": float(slope - half), "high": float(slope + half)} if error > _ROUNDING else {}
+    return Association(Estimate(value=float(slope), stderr=float(error), n=n, **ends), p)
