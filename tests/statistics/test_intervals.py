@@ -123,7 +123,7 @@ def test_clusters_widen_the_interval_where_their_statements_agree() -> None:
 
 def test_a_ratio_of_nothing_is_zero() -> None:
     estimate = ratio_estimate([0.0, 0.0], [0.0, 0.0])
-    assert (estimate.value, estimate.low, estimate.high) == (0.0, None, None)
+    assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 1.0)
 
 
 def test_a_clustered_mean_draws_whole_clusters() -> None:

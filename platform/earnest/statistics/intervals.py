@@ -147,7 +147,7 @@ def ratio_estimate(
 
     A pair holds the sums of one cluster, such as one biography's true and well-formed statements: what lies in one
     cluster hangs together, so clusters are drawn and not their parts. `n` counts clusters. Where nothing was counted
-    at all the value is 0, without an interval. Intervals are those of `ratio_limits`.
+    at all the value is 0, and a share may be anything. Intervals are those of `ratio_limits`.
 
     Args:
         numerators, denominators: per cluster.
@@ -166,10 +166,12 @@ def ratio_limits(
     numerators: Floats, denominators: Floats, share: bool | None = None
 ) -> tuple[float | None, float | None]:
     """The 95 % limits of a ratio of sums: `limits.share_limits` for a share, else `limits.unit_limits`."""
-    if len(numerators) < 2 or not denominators.sum():
+    if len(numerators) < 2:
         return None, None
     if share is None:
         share = bool(((numerators >= 0) & (numerators <= denominators)).all())
+    if not denominators.sum():
+        return (0.0, 1.0) if share else (None, None)
     units = linearised(numerators, denominators)
     if share:
         return share_limits(units, denominators, 0.0, 1.0)
