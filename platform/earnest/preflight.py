@@ -5,6 +5,7 @@ Reads configs, headers and column names; loads no weights.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from earnest.compression.calibration import check_rows
 from earnest.compression.checks import check_fits
-from earnest.data import NANO, DataSource, MappedPath, mapped, read_rows, resolve_data
+from earnest.data import NANO, DataSource, MappedPath, iterate_rows, mapped, resolve_data
 from earnest.decoding.ensemble import check_vocabularies
 from earnest.evaluation.harness.benchmarks import find_benchmark
 from earnest.evaluation.tasks import needed_columns, rehearse
@@ -99,7 +100,7 @@ def check_task(task: AnyTask, path: str) -> None:
     if path != NANO and Path(path).exists():
         path = mapped(path, task.columns)
         for split, columns in needed_columns(task, path):
-            read_rows(path, split, columns)
+            deque(iterate_rows(path, split, columns, whole=False), maxlen=0)
         rehearse(task, path)
         read_frequencies(task, path)
         if isinstance(path, MappedPath):

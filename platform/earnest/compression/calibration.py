@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from earnest.data import NANO, columns, read_rows, text_of
+from earnest.data import NANO, columns, iterate_rows, iterate_texts
+from earnest.models.text_stream import StreamEncoder
 from earnest.specs import Calibration, UserError
 
 IDS_COLUMN = "input_ids"
 NANO_CORPUS_SEED = 7_000_000  # far from the seeds of training and evaluation texts
 NANO_TOKENS_PER_WINDOW_TOKEN = 4  # so much more of the endless corpus is written than the windows hold
-_ROWS_AT_ONCE = 4096
+IN_MEMORY = 2**24  # bytes of a stream of tokens
+TOKEN_BYTES = array("i").itemsize
 SHORTEST = 2  # tokens of a window, as `Calibration` has it
 
 
@@ -41,88 +48,130 @@ def calibration_ids(spec: Calibration, path: str, tokenizer: Any) -> Tensor:
     if path == NANO:
         return _windows(_nano_stream(spec, tokenizer), spec, path)
     if IDS_COLUMN in columns(path, spec.split):
-        return _from_ids(read_rows(path, spec.split, [IDS_COLUMN]), spec, path)
+        return _from_ids(spec, path)
     return _windows(_text_stream(_texts(spec, path), tokenizer), spec, path)
 
 
 def check_rows(spec: Calibration, path: str) -> None:
     """See that every row can be calibrated on, without a model. Raises UserError as `calibration_ids` does."""
     if IDS_COLUMN in columns(path, spec.split):
-        _check_ids(read_rows(path, spec.split, [IDS_COLUMN]), path)
+        deque(_id_rows(spec, path), maxlen=0)
     else:
-        _texts(spec, path)
+        deque(chain.from_iterable(_texts(spec, path)), maxlen=0)
 
 
-def _texts(spec: Calibration, path: str) -> list[str]:
-    rows = read_rows(path, spec.split, [spec.column])
-    return [text_of(row, spec.column, f"calibration {path}: row {i}") for i, row in enumerate(rows)]
+def _texts(spec: Calibration, path: str) -> Iterator[Iterable[str]]:
+    """The text of each row, in pieces."""
+    return iterate_texts(path, spec.split, spec.column, f"calibration {path}")
 
 
-def _from_ids(rows: Sequence[dict[str, Any]], spec: Calibration, path: str) -> Tensor:
-    _check_ids(rows, path)
-    ids = [row[IDS_COLUMN] for row in rows if row[IDS_COLUMN]]
-    exact = [row for row in ids if len(row) == spec.length]
-    if len(exact) >= spec.samples:
-        return torch.tensor(exact[: spec.samples], dtype=torch.int64)
-    if ids and len(exact) == len(ids):
-        raise UserError(
-            f"calibration {path}: holds {len(exact)} rows of {spec.length} tokens, not {spec.samples}; "
-            f"lower samples to {len(exact)}"
-        )
-    return _windows(_concatenated(ids), spec, path)
+def _from_ids(spec: Calibration, path: str) -> Tensor:
+    exact: list[array[int]] = []
+    lengths: Counter[int] = Counter()
+
+    def noted() -> Iterator[array[int]]:
+        for ids in _id_rows(spec, path):
+            lengths[len(ids)] += 1
+            if len(ids) == spec.length and len(exact) < spec.samples:
+                exact.append(ids)
+            yield ids
+
+    with _Stream(noted()) as stream:
+        if len(exact) == spec.samples:
+            return torch.tensor([ids.tolist() for ids in exact], dtype=torch.int64)
+        if set(lengths) == {spec.length}:
+            raise UserError(
+                f"calibration {path}: holds {len(exact)} rows of {spec.length} tokens, not {spec.samples}; "
+                f"lower samples to {len(exact)}"
+            )
+        return _drawn(stream, spec, path)
 
 
-def _check_ids(rows: Sequence[dict[str, Any]], path: str) -> None:
-    for number, row in enumerate(rows):
+def _id_rows(spec: Calibration, path: str) -> Iterator[array[int]]:
+    """The rows of token ids that are there. Raises UserError where one holds something else."""
+    for number, row in enumerate(iterate_rows(path, spec.split, [IDS_COLUMN])):
         ids = row[IDS_COLUMN]
         if ids is not None and not (isinstance(ids, list) and all(isinstance(i, int) and i >= 0 for i in ids)):
             raise UserError(
                 f"calibration {path}: row {number}: {IDS_COLUMN} holds {str(ids)[:40]!r}, not a list of token ids\n"
                 f"write lists of whole numbers from 0 on, or drop the column {IDS_COLUMN} to calibrate on text"
             )
+        if ids:
+            yield array("i", ids)
 
 
-def _windows(stream: Tensor, spec: Calibration, path: str) -> Tensor:
-    """Random windows of a stream of tokens [tokens] -> [samples, length]."""
-    if len(stream) < spec.length:
+class _Stream:
+    """A stream of tokens, of which more than some is kept on disk; to be closed."""
+
+    def __init__(self, parts: Iterable[array[int]]) -> None:
+        self._file = SpooledTemporaryFile(max_size=IN_MEMORY, prefix="earnest-")  # noqa: SIM115 -- closed with this
+        self.tokens = 0
+        for part in parts:
+            self._file.write(part.tobytes())
+            self.tokens += len(part)
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def window(self, start: int, length: int) -> Tensor:
+        """Some consecutive tokens, int64 [length]."""
+        self._file.seek(start * TOKEN_BYTES)
+        return torch.from_numpy(np.frombuffer(self._file.read(length * TOKEN_BYTES), np.intc).astype(np.int64))
+
+
+def _windows(parts: Iterable[array[int]], spec: Calibration, path: str) -> Tensor:
+    """Random windows of a stream of tokens that comes in parts -> [samples, length]."""
+    with _Stream(parts) as stream:
+        return _drawn(stream, spec, path)
+
+
+def _drawn(stream: _Stream, spec: Calibration, path: str) -> Tensor:
+    if stream.tokens < spec.length:
         raise UserError(
-            f"calibration {path}: its {len(stream)} tokens are too few for one window of {spec.length}; "
-            f"{f'lower length to at most {len(stream)} or ' if len(stream) >= SHORTEST else ''}give more text"
+            f"calibration {path}: its {stream.tokens} tokens are too few for one window of {spec.length}; "
+            f"{f'lower length to at most {stream.tokens} or ' if stream.tokens >= SHORTEST else ''}give more text"
         )
     generator = torch.Generator().manual_seed(spec.seed)
-    starts = torch.randint(len(stream) - spec.length + 1, (spec.samples,), generator=generator)
-    return stream.unfold(0, spec.length, 1)[starts].to(torch.int64)
+    starts = torch.randint(stream.tokens - spec.length + 1, (spec.samples,), generator=generator)
+    return torch.stack([stream.window(start, spec.length) for start in starts.tolist()])
 
 
-def _text_stream(texts: Sequence[str], tokenizer: Any) -> Tensor:
-    written = [text for text in texts if text.strip()]
-    joined = [text if index == 0 else "\n\n" + text for index, text in enumerate(written)]
-    start = [] if tokenizer.bos_token_id is None else [[tokenizer.bos_token_id]]
-    return _concatenated([*start, *_encoded(joined, tokenizer)])
+def _text_stream(texts: Iterable[Iterable[str]], tokenizer: Any) -> Iterator[array[int]]:
+    """The ids of texts that are joined by blank lines, after the token that begins texts."""
+    if tokenizer.bos_token_id is not None:
+        yield array("i", [tokenizer.bos_token_id])
+    yield from StreamEncoder(tokenizer).encode_all(_joined(texts))
 
 
-def _nano_stream(spec: Calibration, tokenizer: Any) -> Tensor:
+def _joined(texts: Iterable[Iterable[str]]) -> Iterator[Iterable[str]]:
+    """Each text that says something, those after the first behind a blank line."""
+    first = True
+    for pieces in texts:
+        text = iter(pieces)
+        begin = list[str]()
+        for piece in text:
+            begin.append(piece)
+            if piece.strip():
+                yield chain(begin if first else ["\n\n", *begin], text)
+                first = False
+                break
+
+
+def _nano_stream(spec: Calibration, tokenizer: Any) -> Iterator[array[int]]:
     """The almanac's corpus, long enough for the windows, each document as <s> text </s>."""
     from earnest.almanac.corpus import corpus_text
     from earnest.almanac.world import World
 
     world, wanted = World.shipped(), NANO_TOKENS_PER_WINDOW_TOKEN * spec.samples * spec.length
-    documents, stream = 1024, torch.empty(0)
+    documents = 1024
+    stream: list[array[int]] = []
     before, after = ([] if token is None else [token] for token in (tokenizer.bos_token_id, tokenizer.eos_token_id))
-    while len(stream) < wanted:
+    while sum(map(len, stream)) < wanted:
         texts = corpus_text(world, documents, NANO_CORPUS_SEED + spec.seed)
-        stream = _concatenated([*before, *ids, *after] for ids in _encoded(texts, tokenizer))
+        ids = StreamEncoder(tokenizer).encode_all((text,) for text in texts)
+        stream = [array("i", [*before, *document, *after]) for document in ids]
         documents *= 2
-    return stream
-
-
-def _encoded(texts: Sequence[str], tokenizer: Any) -> Iterable[list[int]]:
-    for first in range(0, len(texts), _ROWS_AT_ONCE):
-        batch = list(texts[first : first + _ROWS_AT_ONCE])
-        yield from tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _concatenated(rows: Iterable[Sequence[int]]) -> Tensor:
-    """One stream of tokens, int32 [tokens]."""
-    parts = [torch.tensor(row, dtype=torch.int32) for row in rows]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int32)
+    yield from stream

@@ -20,9 +20,9 @@ from earnest.compression.counting import ZEROS_BESIDE, count_tensors, size_of
 from earnest.compression.encoding import encode, form_of
 from earnest.compression.probe import UnfaithfulCheckpointError, attention_of, check_logits, logits_digest
 from earnest.compression.quantiser import Quantised
-from earnest.compression.tensor_files import Entry, Spool, write_tensors
+from earnest.compression.tensor_files import AT_ONCE, Entry, Spool, write_tensors
 from earnest.compression.walk import CompressedTensor, CompressedWeights, Progress, compress, silent
-from earnest.models.loading import LoadedModel, name_of_dtype
+from earnest.models.loading import LoadedModel, name_of_dtype, return_freed_memory
 from earnest.plan import method_fields
 from earnest.records import Manifest
 from earnest.specs import Method, UserError
@@ -83,7 +83,8 @@ def compress_to_folder(
 def _prove(loaded: LoadedModel, folder: Path, expected: str) -> None:
     """Read the folder back in the place of the compressed model, and compare their logits."""
     attention, device, dtype = attention_of(loaded), str(loaded.device), name_of_dtype(loaded.dtype)
-    loaded.model.to("meta")  # gives its memory up: two whole models are never held
+    loaded.model.to("meta")  # two whole models are never held
+    return_freed_memory()
     again = load(folder, device=device, dtype=dtype)
     check_logits(again, expected, attention, str(folder))
     loaded.model = again.model
@@ -184,7 +185,8 @@ def _untied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _kept_dtype(tensor: Tensor, stored: torch.dtype) -> torch.dtype:
     """The stored dtype; the tensor's own where that would lose a bit, as of norms kept in float32."""
-    return stored if torch.equal(tensor.to(stored).to(tensor.dtype), tensor) else tensor.dtype
+    exact = all(torch.equal(part.to(stored).to(part.dtype), part) for part in torch.split(tensor.reshape(-1), AT_ONCE))
+    return stored if exact else tensor.dtype
 
 
 def _entries(loaded: LoadedModel, weights: CompressedWeights, spool: Spool) -> dict[str, Entry]:

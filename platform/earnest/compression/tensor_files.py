@@ -25,12 +25,13 @@ DTYPES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+AT_ONCE = 2**20  # elements that are turned into another dtype at once
 ORDER = {dtype: place for place, dtype in enumerate(DTYPES)}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor to write: what it is, and how to get it."""
+    """A tensor to write: what it is in the file, and how to get its values, in whatever dtype they are in memory."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -39,7 +40,7 @@ class Entry:
     @classmethod
     def of(cls, tensor: Tensor, dtype: torch.dtype | None = None) -> Entry:
         """A tensor that is in memory anyway, on any device, to be written in `dtype`, by default its own."""
-        return cls(dtype or tensor.dtype, tuple(tensor.shape), lambda: tensor.to(dtype or tensor.dtype))
+        return cls(dtype or tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
     @property
     def size(self) -> int:
@@ -53,8 +54,8 @@ def write_tensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[st
     with path.open("wb") as file:
         file.write(_header(entries, order, metadata))
         for name in order:
-            tensor = entries[name].get().cpu().contiguous()
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            for part in torch.split(entries[name].get().reshape(-1), AT_ONCE):
+                file.write(part.to("cpu", entries[name].dtype).contiguous().view(torch.uint8).numpy().data)
 
 
 def _header(entries: Mapping[str, Entry], order: Sequence[str], metadata: Mapping[str, str]) -> bytes:

@@ -6,7 +6,7 @@ the almanac invents (`nano`) is not read from here: it is made.
 """
 
 from earnest.data.columns import MappedPath, mapped
-from earnest.data.reading import columns, file_of, iterate_rows, read_rows, text_of
+from earnest.data.reading import columns, file_of, iterate_rows, iterate_texts, read_rows, text_of
 from earnest.data.source import NANO, DataSource, content_digest, resolve_data
 from earnest.data.splits import splits
 
@@ -18,6 +18,7 @@ __all__ = [
     "content_digest",
     "file_of",
     "iterate_rows",
+    "iterate_texts",
     "mapped",
     "read_rows",
     "resolve_data",

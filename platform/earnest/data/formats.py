@@ -23,10 +23,24 @@ MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 SEPARATORS = ",;\t|"
 PIECE = 1024  # rows of a table at once
 LONGEST_CELL = 2**27
+BLOCK = 2**20  # bytes of a text at once
+CUT_SHORT = (EOFError, zlib.error, OSError)
 
 
-def rows_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+class TextPieces:
+    """The text of a file, in pieces and from its beginning each time that it is asked for."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        return _characters(self._file)
+
+
+def rows_of(file: Path, columns: Sequence[str] | None = None, *, whole: bool = True) -> Iterator[Row]:
     """The rows of a file in order; of a Parquet file only the named columns, where some are named.
+
+    A file of text is one row, which holds all of it if `whole`, else `TextPieces`.
 
     Raises:
         UserError: it is damaged or no such file; the message names the file and, where there is one, the line.
@@ -41,7 +55,7 @@ def rows_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
         return _json(file)
     if kind in {".csv", ".tsv"}:
         return _separated(file, "\t" if kind == ".tsv" else None)
-    return _text(file)
+    return _text(file) if whole else _text_in_pieces(file)
 
 
 def columns_of(file: Path) -> list[str] | None:
@@ -49,7 +63,7 @@ def columns_of(file: Path) -> list[str] | None:
     if kind_of(file) == ".parquet":
         _check_pointer(file)
         return _parquet_columns(file)
-    first = next(rows_of(file), None)
+    first = next(rows_of(file, whole=False), None)
     return None if first is None else sorted(first)
 
 
@@ -82,10 +96,39 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
                     encoding = "utf-16"
                 yield number, line.decode("utf-8") if isinstance(line, bytes) else line
     except UnicodeDecodeError as error:
-        remedy = "save the file as UTF-8"
-        raise UserError(f"data {file}:{number}: not {encoding.upper()} ({error.reason}); {remedy}") from error
-    except (EOFError, zlib.error, OSError) as error:
-        raise UserError(f"data {file}: cannot be read to its end ({error}); write or fetch it again") from error
+        raise _no_text(f"{file}:{number}", encoding, error) from error
+    except CUT_SHORT as error:
+        raise _cut_short(file, error) from error
+
+
+def _characters(file: Path) -> Iterator[str]:
+    """A text without its byte-order mark, every line's end as a newline, some of it at a time."""
+    before, encoding = 0, "utf-8"  # lines before the block at hand
+    try:
+        with _open(file) as handle:
+            block = handle.read(BLOCK)
+            mark, encoding = next(((mark, name) for mark, name in MARKS if block.startswith(mark)), (b"", encoding))
+            decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(), translate=True)
+            block = block[len(mark) :]
+            while block:
+                yield decoder.decode(block)
+                before += block.count(b"\n")
+                block = handle.read(BLOCK)
+            yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        line = 1 + before + error.object[: error.start].count(b"\n")
+        raise _no_text(f"{file}:{line}", encoding, error) from error
+    except CUT_SHORT as error:
+        raise _cut_short(file, error) from error
+
+
+def _no_text(where: str, encoding: str, error: UnicodeDecodeError) -> UserError:
+    name = encoding[: len("utf-16")].upper()
+    return UserError(f"data {where}: not {name} ({error.reason}); save the file as UTF-8")
+
+
+def _cut_short(file: Path, error: Exception) -> UserError:
+    return UserError(f"data {file}: cannot be read to its end ({error}); write or fetch it again")
 
 
 def _unmarked(handle: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | str]:
@@ -104,9 +147,15 @@ def _unmarked(handle: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | str]:
 
 def _text(file: Path) -> Iterator[Row]:
     """One row for the whole text, if it says anything."""
-    text = "".join(line for _, line in _lines(file)).replace("\r\n", "\n").replace("\r", "\n")
+    text = "".join(_characters(file))
     if text.strip():
         yield {"text": text}
+
+
+def _text_in_pieces(file: Path) -> Iterator[Row]:
+    """The same, of which no more is in memory than is asked for."""
+    if any(piece.strip() for piece in _characters(file)):
+        yield {"text": TextPieces(file)}
 
 
 # JSON
@@ -224,13 +273,20 @@ def _parquet(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(PIECE, columns=None if columns is None else list(columns)):
+        with pq.ParquetFile(file, buffer_size=BLOCK, pre_buffer=False) as table:
+            for batch in table.iter_batches(_rows_at_once(table), columns=None if columns is None else list(columns)):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise _broken(file, error) from error
     except UnicodeDecodeError as error:
         raise UserError(f"data {file}: holds text that is not UTF-8 ({error.reason}); write it as UTF-8") from error
+
+
+def _rows_at_once(table: Any) -> int:
+    """So many rows that they take some blocks of memory, by their mean size."""
+    groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups) / max(1, table.metadata.num_rows)
+    return max(1, min(PIECE, int(4 * BLOCK / max(1.0, size))))
 
 
 def _parquet_columns(file: Path) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from earnest.data.columns import column_of, names_there, sources_of, value_of
-from earnest.data.formats import columns_of, rows_of
+from earnest.data.formats import TextPieces, columns_of, rows_of
 from earnest.data.source import from_hub
 from earnest.data.splits import split_files
 from earnest.specs import UserError
@@ -54,19 +54,44 @@ def read_rows(path: str, split: str, columns: Sequence[str]) -> list[Row]:
     return rows
 
 
-def iterate_rows(path: str, split: str, columns: Sequence[str]) -> Iterator[Row]:
-    """The same, a row at a time and no more of the file than is asked for; none where there is none."""
+def iterate_rows(path: str, split: str, columns: Sequence[str], *, whole: bool = True) -> Iterator[Row]:
+    """The same, a row at a time and no more of the file than is asked for; none where there is none.
+
+    A file of text is one row, which holds all of it if `whole`, else `TextPieces`.
+    """
     names_there(path, _columns(path, split))
     sources = {name: sources_of(path, name) for name in columns}
     number = 0
-    for file, rows in _parts(path, split, sources):
+    for file, rows in _parts(path, split, sources, whole):
         for row in rows:
             where = f"{file}: row {number}" if number else str(file)
             yield _renamed(row, sources, where)
             number += 1
 
 
-def _parts(path: str, split: str, sources: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Iterator[Row]]]:
+def iterate_texts(path: str, split: str, column: str, data: str = "data") -> Iterator[Iterable[str]]:
+    """The text that each row holds in a column, in pieces; of a file of text no more is in memory than is asked for.
+
+    Args:
+        path: as for `read_rows`.
+        split: as for `read_rows`.
+        column: holds text.
+        data: what errors call the data.
+
+    Raises:
+        UserError: as `read_rows` does, or a row holds something else than text.
+    """
+    number = -1
+    for number, row in enumerate(iterate_rows(path, split, [column], whole=False)):
+        text = row[column]
+        yield text if isinstance(text, TextPieces) else (text_of(row, column, f"{data}: row {number}"),)
+    if number < 0:
+        raise _empty(path, split)
+
+
+def _parts(
+    path: str, split: str, sources: Mapping[str, Sequence[str]], whole: bool
+) -> Iterator[tuple[str, Iterator[Row]]]:
     """The files of a split with their rows."""
     files = split_files(path, split)
     if files is None:
@@ -74,7 +99,7 @@ def _parts(path: str, split: str, sources: Mapping[str, Sequence[str]]) -> Itera
     for file in files or ():
         there = columns_of(file) if file.suffix == ".parquet" else None
         wanted = None if there is None or not sources else _wanted(str(file), there, chain(*sources.values()))
-        yield str(file), rows_of(file, wanted)
+        yield str(file), rows_of(file, wanted, whole=whole)
 
 
 def _wanted(file: str, there: Sequence[str], sources: Iterable[str]) -> list[str]:

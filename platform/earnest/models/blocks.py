@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from earnest.models.hidden_states import HiddenStates, memory_for
 from earnest.specs import UserError, method_names
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -149,7 +150,7 @@ class Stream:
     batch's number of sequences to what the model passes to each block beside the hidden states.
     """
 
-    hidden: list[Tensor]
+    hidden: HiddenStates
     arguments: dict[int, list[Arguments]] = field(default_factory=dict)
 
     @property
@@ -182,7 +183,7 @@ def open_stream(model: nn.Module, blocks: Sequence[Block], ids: Tensor) -> Strea
     """
     size = max(1, BATCH_TOKENS // ids.shape[1])
     device = next(model.parameters()).device
-    stream = Stream(hidden=[])
+    stream = Stream(HiddenStates(memory_for(model)))
     for batch in torch.split(ids.to(device), size):
         stream.hidden.append(_first_inputs(model, blocks[0], batch))
         if len(batch) not in stream.arguments:

@@ -212,11 +212,14 @@ def tensor_headers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def open_tensors(path: Path) -> Iterator[dict[str, Any]]:
-    """The open file that holds each tensor of a folder's weights, by the tensor's name."""
+    """The open file that holds each tensor of a folder's weights, by the tensor's name.
+
+    Tensors are read into memory of their own: pages of a mapped file would count until its last tensor is gone.
+    """
     from safetensors import safe_open
 
     with ExitStack() as stack:
-        files = [stack.enter_context(safe_open(file, framework="pt")) for file in weight_files(path)]
+        files = [stack.enter_context(safe_open(file, framework="pt", backend="pread")) for file in weight_files(path)]
         yield {key: file for file in files for key in file.keys()}  # noqa: SIM118 -- such a file is no mapping
 
 

@@ -6,6 +6,7 @@ house asks `LoadedModel` and does not touch transformers' loading again.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from earnest.models.blocks import text_config
-from earnest.models.inspection import check_config, check_weights
+from earnest.models.inspection import check_config, check_weights, open_tensors, quantised_as
 from earnest.models.precision import auto_on, stored_dtype
 from earnest.models.proofs import check_reads, check_tied
 from earnest.models.source import Source
@@ -107,7 +108,7 @@ def pretrained(kind: Any, source: Source, dtype: torch.dtype) -> tuple[Any, Mapp
     """
     _say_nothing()
     try:
-        model, report = kind.from_pretrained(
+        model, report = _widened(kind, source, dtype) or kind.from_pretrained(
             source.path,
             dtype=dtype,
             use_safetensors=True,
@@ -121,6 +122,32 @@ def pretrained(kind: Any, source: Source, dtype: torch.dtype) -> tuple[Any, Mapp
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         raise UserError(f"model {source.name}: {source.path} cannot be loaded ({reason})") from error
     return model, report
+
+
+def _widened(kind: Any, source: Source, dtype: torch.dtype) -> tuple[Any, Mapping[str, Any]] | None:
+    """The same of files in another dtype, read tensor by tensor: mapped, they would stay in memory beside the model.
+
+    None where the files' dtype is the model's own, which is mapped and not copied, or they are read in a way of others.
+    """
+    config = read_config(source)
+    made = kind._model_mapping.get(type(config), None)
+    if DTYPES[stored_dtype(source.path)] == dtype or quantised_as(config) or not isinstance(made, type):
+        return None
+    with open_tensors(source.path) as holds:
+        state = {name: file.get_slice(name) for name, file in holds.items()}
+        model, report = made.from_pretrained(  # type: ignore[attr-defined]
+            None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+        )
+    _read_generation_config(model, source.path)
+    return model, report
+
+
+def _read_generation_config(model: Any, folder: Path) -> None:
+    """Give a model the folder's generation config, if there is one: it names the tokens that end a text."""
+    from transformers import GenerationConfig
+
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def build(
@@ -147,7 +174,7 @@ def build(
     Raises:
         UserError: a key is missing or unexpected, or tokenizer and model do not fit.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import AutoConfig
     from transformers.initialization import no_init_weights
 
     check_device(device)
@@ -165,8 +192,7 @@ def build(
     check_keys(name, report)
     _fill(model, state, name)
     model.tie_weights()
-    if (folder / "generation_config.json").is_file():  # it names the tokens that end a text
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    _read_generation_config(model, folder)
     tokenizer = load_tokenizer(folder, name)
     check_vocabulary(name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
@@ -194,6 +220,13 @@ def _copy_buffers(exact: Any, model: Any) -> None:
         if name not in stored:
             module, _, key = name.rpartition(".")
             setattr(model.get_submodule(module), key, buffer)
+
+
+def return_freed_memory() -> None:
+    """Give the system what this process has freed; glibc keeps what other threads than the asking one had allocated."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def skeleton(source: Source) -> Any:

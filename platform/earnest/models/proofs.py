@@ -14,6 +14,7 @@ from earnest.models.inspection import open_tensors, tensor_headers
 from earnest.specs import UserError
 
 LENGTH = 8
+AT_ONCE = 2**20
 CANNOT_RUN = (
     RuntimeError,
     TypeError,
@@ -92,11 +93,18 @@ def check_finite(name: str, model: Any, but: Collection[str] = ()) -> None:
         UserError: one is infinite or none; the message names the tensor.
     """
     for key, parameter in model.named_parameters():
-        if key not in but and parameter.is_floating_point() and not parameter.sum(dtype=torch.float64).isfinite():
+        if key not in but and parameter.is_floating_point() and not _finite(parameter):
             wrong = int((~parameter.isfinite()).sum())
             raise UserError(
                 f"model {name}: {key} holds {wrong} values that are infinite or not a number; fetch or train it again"
             )
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all are numbers, by sums of some at a time: a sum in another dtype makes a copy."""
+    return all(
+        bool(some.sum(dtype=torch.float64).isfinite()) for some in torch.split(values.detach().reshape(-1), AT_ONCE)
+    )
 
 
 def check_tied(name: str, path: Path, config: Any) -> None:

@@ -8,8 +8,10 @@ almanac's documents stand alone, as they did in training; a user's rows are join
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earnest.almanac.corpus import corpus_text
-from earnest.data import file_of, read_rows, text_of
+from earnest.data import file_of, iterate_texts
 from earnest.evaluation.engine import Engine, Predicted, Progress
 from earnest.evaluation.nano import CORPUS_SEED, DOCUMENTS, NANO, shipped_world
 from earnest.evaluation.samples import Measured, Sample, column, scored, unscored
 from earnest.evaluation.token_kinds import Kinds, Told, groupings, parts, told_by
 from earnest.evaluation.tokens import Request, prefix_token
+from earnest.models.text_stream import StreamEncoder
 from earnest.records import Estimate, Part
 from earnest.specs import Perplexity, UserError
 from earnest.statistics.intervals import exponential_estimate, ratio_estimate
@@ -39,7 +42,7 @@ def measure(
     Raises:
         UserError: the text has no token to score, or `reference` was made from other text or another vocabulary.
     """
-    texts = documents(spec, data)
+    texts = [_Counted(text) for text in documents(spec, data)]
     length = min(spec.length, engine.max_length)
     windows = [window for text in texts for window in rolling(engine, text, length)]
     if not windows:
@@ -49,7 +52,7 @@ def measure(
     for predicted in engine.predictions(windows, progress):
         tally.take(predicted, kept)
     samples = _samples(tally, "document" if data == NANO else "window", kept is not None)
-    kinds = groupings(engine.tokenizer, windows, _told(engine, texts) if data == NANO else ())
+    kinds = groupings(engine.tokenizer, windows, _told(engine, list(map("".join, texts))) if data == NANO else ())
     metrics = _metrics(samples, texts)
     if kept is not None and len(tally.positions):
         known = scored(samples)
@@ -77,23 +80,54 @@ def reads(spec: Perplexity, data: str) -> list[tuple[str, list[str]]]:
     return [(spec.split, [spec.column])]
 
 
-def items(spec: Perplexity, data: str) -> list[str]:
-    """The texts; a user's rows are one, so that what is known of a row is known of none."""
+def items(spec: Perplexity, data: str) -> list[Iterable[str]]:
+    """The texts, of which every row was read; a user's rows are one, so that what is known of a row is known of none.
+
+    Raises:
+        UserError: a row cannot be read.
+    """
+    deque(chain.from_iterable(documents(spec, data)), maxlen=0)
     return documents(spec, data)
 
 
-def documents(spec: Perplexity, data: str) -> list[str]:
-    """The texts to score, each on its own."""
+def documents(spec: Perplexity, data: str) -> list[Iterable[str]]:
+    """The texts to score, each on its own; a user's comes in pieces and can be read once."""
     if data == NANO:
-        return corpus_text(shipped_world(), spec.limit or DOCUMENTS, CORPUS_SEED + spec.seed)
-    rows, file = read_rows(data, spec.split, [spec.column])[: spec.limit], file_of(data, spec.split)
-    return ["\n\n".join(text_of(row, spec.column, f"data {file}: row {i}") for i, row in enumerate(rows))]
+        return [*corpus_text(shipped_world(), spec.limit or DOCUMENTS, CORPUS_SEED + spec.seed)]
+    rows = iterate_texts(data, spec.split, spec.column, f"data {file_of(data, spec.split)}")
+    return [_joined(islice(rows, spec.limit))]
 
 
-def rolling(engine: Engine, text: str, length: int) -> list[Request]:
+def _joined(texts: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The pieces of one text, made of many that are joined by blank lines."""
+    for number, pieces in enumerate(texts):
+        if number:
+            yield "\n\n"
+        yield from pieces
+
+
+class _Counted:
+    """A text that comes in pieces, and how many words and bytes were read of it."""
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self._pieces = [pieces] if isinstance(pieces, str) else pieces
+        self.words = self.bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.words = self.bytes = 0
+        inside = False  # a word that the piece before ended in
+        for piece in filter(None, self._pieces):
+            self.words += len(piece.split()) - (inside and not piece[0].isspace())
+            self.bytes += len(piece.encode())
+            inside = not piece[-1].isspace()
+            yield piece
+
+
+def rolling(engine: Engine, text: Iterable[str], length: int) -> list[Request]:
     """Windows of at most `length` predicted tokens that together predict each token of `text` once."""
-    tokens = engine.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    whole = (prefix_token(engine.tokenizer), *tokens)
+    one: dict[int, int] = {}  # one object for each token, however often it stands in the text
+    tokens = chain.from_iterable(StreamEncoder(engine.tokenizer).encode(text))
+    whole = (prefix_token(engine.tokenizer), *(one.setdefault(token, token) for token in tokens))
     windows = []
     for begin in range(1, len(whole), length):
         end = min(begin + length, len(whole))
@@ -219,10 +253,10 @@ def token_perplexity(samples: Sequence[Sample]) -> Estimate:
     return exponential_estimate(np.array(column(samples, "nats")), np.array(column(samples, "tokens")))
 
 
-def _metrics(samples: Sequence[Sample], texts: Sequence[str]) -> dict[str, Estimate]:
+def _metrics(samples: Sequence[Sample], texts: Sequence[_Counted]) -> dict[str, Estimate]:
     token = token_perplexity(scored(samples))
     tokens = sum(column(samples, "tokens"))
-    words, size = sum(len(text.split()) for text in texts), sum(len(text.encode()) for text in texts)
+    words, size = sum(text.words for text in texts), sum(text.bytes for text in texts)
     return {
         "token_perplexity": token,
         "word_perplexity": _per(token, tokens / max(words, 1)),
