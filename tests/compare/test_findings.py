@@ -214,7 +214,7 @@ def test_the_job_writes_the_page_of_a_finished_sweep_and_refuses_another(
 
 
 def test_the_written_page_rules_on_every_claim_by_all_of_its_tests() -> None:
-    text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "results" / "findings.md").read_text(encoding="utf-8")
     for claim in read_claims(ROOT / "jobs" / "claims" / "nano.toml").claims:
         row = re.search(rf"^\| {re.escape(claim.title)} \| \*\*(.+)\*\* \| (\d+), (\d+), (\d+) \|$", text, re.MULTILINE)
         assert row is not None

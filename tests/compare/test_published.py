@@ -19,7 +19,7 @@ from earnest.statistics.passes import pass_at_k
 from earnest.statistics.permutation import bootstrap_p
 
 OUTCOMES = "data/proxy_tuning_outcomes.parquet"
-PAGE = Path(__file__).parents[2] / "docs" / "proxy_outcomes.md"
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "published-outcomes.md"
 DIGITS = 1e-14  # relative: the last digit of a float that was printed whole, summed in any order
 
 
