@@ -66,7 +66,7 @@ class Checkpoints:
 
     # --- the registry -------------------------------------------------------------------------------------------------
 
-    def register(self, entry: Entry, checkpoint: Checkpoint, model_id: str, run_id: str) -> None:
+    def register(self, entry: Entry, checkpoint: Checkpoint, model: Any, run_id: str) -> None:
         """Make the checkpoint a version of the registered model that it asks for, under its aliases."""
         if checkpoint.registered is None:
             return
@@ -75,8 +75,11 @@ class Checkpoints:
         tags = _tags(entry, checkpoint)
         version = self._version(name, tags[KEY_TAG])
         if version is None:
+            # Without a server, MLflow looks for "models:/…" at the URI of the process, and not at the client's.
+            served = str(self._client.tracking_uri).startswith("http")
+            source = f"models:/{model.model_id}" if served else model.artifact_location
             self._client.create_model_version(
-                name, f"models:/{model_id}", run_id=run_id, tags=tags, description=entry.note, model_id=model_id,
+                name, source, run_id=run_id, tags=tags, description=entry.note, model_id=model.model_id,
                 await_creation_for=0,
             )  # fmt: skip
             version = self._version(name, tags[KEY_TAG])

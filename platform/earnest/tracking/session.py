@@ -188,7 +188,7 @@ class Session:
         run_id = str(run.info.run_id)
         model = self._checkpoints.of(entry, entry.checkpoint, run_id)
         self._checkpoints.describe(model.model_id, entry.note)
-        self._checkpoints.register(entry, entry.checkpoint, model.model_id, run_id)
+        self._checkpoints.register(entry, entry.checkpoint, model, run_id)
 
         def made(point: Point) -> Any:
             data = dataset_of(entry, point.key)
