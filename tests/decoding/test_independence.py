@@ -106,9 +106,29 @@ def test_the_probe_reads_each_text_alone_once(make_model: MakeModel, monkeypatch
     """A window that is not narrowed is tried below and at its length: two texts each."""
     alone: list[int] = []
     plain = independence._alone
-    monkeypatch.setattr(independence, "_alone", lambda model, text: alone.append(len(text)) or plain(model, text))
+    monkeypatch.setattr(independence, "_alone", lambda forward, text: alone.append(len(text)) or plain(forward, text))
     assert CausalForward(make_model("Mistral", sliding_window=16).model).way == "masked"
     assert len(alone) == len(set(alone)) == 4
+
+
+def test_of_a_large_vocabulary_the_probe_compares_a_sample(make_model: MakeModel) -> None:
+    """The whole head is asked once, on some tokens, whether logits are what it makes of hidden states."""
+    loaded, positions = make_model("Gemma3Text", vocab_size=30_000), list[int]()
+    loaded.model.lm_head.register_forward_pre_hook(lambda _, given: positions.append(given[0].shape[:-1].numel()))
+    forward = CausalForward(loaded.model)
+    assert forward.way == "masked"
+    assert sum(positions) <= 20
+
+
+def test_a_sample_of_the_vocabulary_differs_as_all_of_it_does(make_model: MakeModel) -> None:
+    forward = CausalForward(make_model("Llama", vocab_size=30_000).model)
+    hidden, _ = forward.extend(texts([40]), None, keep=False)
+    other = hidden + 1e-3 * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    whole, some = (
+        independence._distance(read(other[0]), read(hidden[0])) for read in (forward.logits, forward.sampled_logits)
+    )
+    assert forward.sampled_logits(hidden[0]).shape[-1] < 9_000
+    assert abs(some / whole - 1) < 0.1
 
 
 def test_longer_windows_are_narrowed_for_the_probe_and_left_as_they_were(make_model: MakeModel) -> None:
