@@ -38,9 +38,12 @@ def agree(one: LeanDecoder | CapturedDecoder, other: LeanDecoder | CapturedDecod
         torch.testing.assert_close(found, wanted, rtol=tolerance, atol=10 * tolerance)
 
 
+@pytest.mark.parametrize("family", ["Llama", "Mistral"])  # the latter with a window
 @pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}])
-def test_steps_of_fixed_shape_give_what_plain_steps_give(make_model: MakeModel, changes: dict[str, int]) -> None:
-    model = make_model(**changes).model
+def test_steps_of_fixed_shape_give_what_plain_steps_give(
+    make_model: MakeModel, family: str, changes: dict[str, int]
+) -> None:
+    model = make_model(family, **changes).model
     agree(CapturedDecoder(LeanDecoder(model, 8, 100)), LeanDecoder(model, 8, 100), 1e-4)
 
 

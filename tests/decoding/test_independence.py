@@ -88,7 +88,7 @@ def test_a_draft_across_a_switch_is_what_the_model_writes(make_model: MakeModel)
     assert drafted.tokens[0] == naive(loaded, text, 6)
 
 
-@pytest.mark.parametrize("family", ["Mistral", "Gemma2", "Gemma3Text"])
+@pytest.mark.parametrize("family", ["GptOss", "Gemma2", "Gemma3Text"])
 def test_windows_are_proved_once_and_then_each_token_is_read_once(make_model: MakeModel, family: str) -> None:
     """The text crosses the window of 8 while it is read and while it is written."""
     loaded, read = make_model(family), list[int]()

@@ -6,10 +6,11 @@ import pytest
 import torch
 import transformers
 
+from earnest.decoding import lean_pass
 from earnest.decoding.blocks import fits, fused
 from earnest.decoding.compiled import CompiledDecoder
+from earnest.decoding.layout import Layout
 from earnest.decoding.lean import LeanDecoder
-from earnest.decoding.lean_pass import Layout
 from earnest.decoding.local import Decoder, decoder_for
 from earnest.models.loading import LoadedModel, load
 from earnest.models.source import resolve
@@ -30,13 +31,17 @@ SHAPES: dict[str, tuple[str, dict[str, object]]] = {
     "Qwen2": ("Qwen2", {}),
     "Qwen3, tied": ("Qwen3", {"tie_word_embeddings": True}),
     "Qwen3, yarn": ("Qwen3", {"rope_parameters": {**ROPE, "rope_type": "yarn"}}),
-}
-UNKNOWN: dict[str, tuple[str, dict[str, object]]] = {
-    "a window": ("Mistral", {"sliding_window": 8}),
-    "some layers with a window": (
+    "Mistral with a window": ("Mistral", {"sliding_window": 8}),
+    "Qwen2, some layers with a window": (
         "Qwen2",
         {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     ),
+    "Qwen3, a window without shared keys": (
+        "Qwen3",
+        {"use_sliding_window": True, "sliding_window": 23, "max_window_layers": 2, "num_key_value_heads": 6},
+    ),
+}
+UNKNOWN: dict[str, tuple[str, dict[str, object]]] = {
     "positions that depend on the length": ("Llama", {"rope_parameters": {**ROPE, "rope_type": "dynamic"}}),
     "another activation": ("Llama", {"hidden_act": "gelu"}),
     "another family": ("Olmo2", {}),
@@ -138,6 +143,25 @@ def test_a_model_of_another_shape_is_left_to_transformers(shape: str) -> None:
     model = random_model(*UNKNOWN[shape])
     assert not fits(model)
     assert decoder_for(model, 2, 32).kind == "transformers"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("window", [1, 7, 30, 59, 60, 200])
+def test_windows_of_any_length_hide_what_lies_before_them(window: int, kind: str) -> None:
+    model = random_model("Mistral", {"sliding_window": window})
+    assert largest_error(KINDS[kind](LeanDecoder(model, 4, 100)), model) < FLOAT32_ROUNDING
+
+
+@pytest.mark.parametrize("hidden", [60, 1024])  # the compiled steps are for narrow models
+@pytest.mark.parametrize("wrong", [39, 41])
+def test_a_window_that_is_seen_otherwise_is_found_out_though_no_probe_is_so_long(
+    monkeypatch: pytest.MonkeyPatch, hidden: int, wrong: int
+) -> None:
+    model = random_model("Mistral", {"sliding_window": 40, "hidden_size": hidden})
+    assert decoder_for(model, 2, 64).kind == "lean"
+    assert model.config.sliding_window == 40
+    monkeypatch.setattr(lean_pass, "layer_windows", lambda model: [model.config.sliding_window + wrong - 40] * 3)
+    assert decoder_for(model, 2, 64).kind == "transformers"
 
 
 def test_a_model_that_only_looks_alike_is_found_out_by_its_logits() -> None:

@@ -1,13 +1,18 @@
 """Rows behind a shared trunk get the logits that the model gives them whole, and nothing is copied for them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from decoding.test_lean import FLOAT32_ROUNDING, SHAPES, UNKNOWN, random_model, texts, whole
-from earnest.decoding import packed
+from earnest.decoding import lean_pass, packed
+from earnest.decoding.distribution import ModelDistribution
 from earnest.decoding.forward import CausalForward
+from earnest.decoding.generation import Prompt, continue_prompts
 from earnest.decoding.lean_pass import TOLERANCE
 from earnest.decoding.packed import LEAST_TRUNK, Branch, PackedForward, forward_for
+from evaluation.tiny_models import MakeModel
 
 LENGTHS = (5, 1, 12)
 """What three rows read behind their trunk."""
@@ -51,9 +56,59 @@ def test_so_they_do_behind_any_length_of_it(shared: int, first: int) -> None:
     assert largest_error(PackedForward(model, 256), model, shared, first) < FLOAT32_ROUNDING
 
 
+@pytest.mark.parametrize("keys", [2, 6])
+@pytest.mark.parametrize("window", [1, 3, 10, 60, 101, 105, 111, 200])
+def test_so_they_do_where_windows_hide_some_of_it(window: int, keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("Mistral", {"sliding_window": window, "num_key_value_heads": keys})
+    assert largest_error(PackedForward(model, 256), model, shared=100, first=4) < FLOAT32_ROUNDING
+    assert largest_error(PackedForward(model, 256), model, shared=7, first=1) < FLOAT32_ROUNDING
+    monkeypatch.setattr(packed, "CPU_READING", 6)
+    assert largest_error(PackedForward(model, 256), model, shared=100, first=2) < FLOAT32_ROUNDING
+
+
+@pytest.mark.parametrize("window", [1, 30, 60])
+def test_whole_texts_are_read_within_windows(window: int) -> None:
+    """Texts that leave the window by a token, and by far, beside one that does not."""
+    model = random_model("Mistral", {"sliding_window": window})
+    read = [text[:length] for text, length in zip(texts(3, 80), (window + 1, 80, 5), strict=True)]
+    for some in (read, read[:1]):
+        hidden, _ = PackedForward(model, 256).extend(some, None, keep=False)
+        for row, text in zip(hidden, some, strict=True):
+            found, wanted = PackedForward(model, 256).logits(row[: len(text)]), whole(model, text)
+            assert float((found - wanted).abs().max()) < FLOAT32_ROUNDING * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("shape", ["Mistral with a window", "Qwen2, some layers with a window"])
+def test_what_is_written_beyond_a_window_is_what_transformers_writes(make_model: MakeModel, shape: str) -> None:
+    """Prompts of every length around the window, alone, in company, and behind a shared beginning."""
+    model = random_model(*SHAPES[shape])
+    model.generation_config.eos_token_id = None
+    distribution = ModelDistribution(replace(make_model(), model=model))
+    distribution.ends = frozenset()
+    assert isinstance(distribution.forward, PackedForward)
+    (begin,) = texts(1, 40)
+    for prompts in ([begin[:5]], [begin[:n] for n in range(1, 20)], [begin[:30] + tail for tail in texts(4, 3)]):
+        made = continue_prompts(distribution, [Prompt(tuple(text), (), 12) for text in prompts], 20_000)
+        for text, one in zip(prompts, made, strict=True):
+            ids = torch.tensor([text])
+            wanted = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+            assert list(one.ids) == wanted[0, len(text) :].tolist()
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_a_window_that_is_seen_otherwise_is_read_by_transformers(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    model = random_model("Mistral", {"sliding_window": 100})
+    assert isinstance(forward_for(model, 256), PackedForward)
+    monkeypatch.setattr(lean_pass, "layer_windows", lambda model: [model.config.sliding_window + wrong] * 3)
+    assert isinstance(forward_for(model, 256), CausalForward)
+
+
+@pytest.mark.parametrize(("family", "changes"), [("Llama", {}), ("Mistral", {"sliding_window": 40})])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_rounds_no_further_than_the_model_does(dtype: torch.dtype) -> None:
-    model = random_model("Llama", {}).to(dtype)
+def test_half_precision_rounds_no_further_than_the_model_does(
+    dtype: torch.dtype, family: str, changes: dict[str, object]
+) -> None:
+    model = random_model(family, changes).to(dtype)
     assert largest_error(PackedForward(model, 256), model, 100, first=1) < TOLERANCE[dtype]
 
 

@@ -18,7 +18,7 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 def fits(model: Any) -> bool:
-    """Whether a model has the shape that this pass knows: family, full attention, rotary positions that stay put.
+    """Whether a model has the shape that this pass knows: family, attention to all or a window, fixed rotary positions.
 
     One that is listened to by hooks has not, because this pass would not call them.
     """
@@ -30,9 +30,9 @@ def fits(model: Any) -> bool:
     linears = [module for name, module in body.layers.named_modules() if name.endswith("_proj")]
     dtypes = {parameter.dtype for parameter in model.parameters()}
     plain = all(type(linear) is nn.Linear for linear in linears) and len(dtypes) == 1
-    return (
-        plain and not _has_hooks(model) and set(layer_kinds(model).values()) == {None} and keeps_keys_and_values(model)
-    )
+    windows = layer_kinds(model).values()
+    sighted = bool(windows) and all(window is None or window > 0 for window in windows)
+    return plain and sighted and not _has_hooks(model) and keeps_keys_and_values(model)
 
 
 def _has_hooks(model: nn.Module) -> bool:

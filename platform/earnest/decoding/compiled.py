@@ -78,9 +78,9 @@ class Rooms:
 class Layer:
     """One layer as the kernels see it: products, and arrays that share the tensors' memory."""
 
-    def __init__(self, block: Block, after: Tensor, store: Tensor) -> None:
+    def __init__(self, block: Block, after: Tensor, store: Tensor, window: int | None) -> None:
         """`after` is the weight of the norm behind the layer, `store` [rows, 2 * kv_heads, slots, width] its past."""
-        self.block = block
+        self.block, self.window = block, window or store.shape[2]
         self.between, self.after, self.store = block.between.weight.numpy(), after.numpy(), store.numpy()
         none = torch.empty(0)
         norms = (none, none) if block.query is None or block.key is None else (block.query.weight, block.key.weight)
@@ -103,7 +103,9 @@ class CompiledDecoder:
         befores = [block.before.weight for block in forward.blocks]
         self._first = befores[0].numpy()
         afters = [*befores[1:], forward.norm.weight]
-        self._layers = [Layer(*parts) for parts in zip(forward.blocks, afters, decoder.store, strict=True)]
+        windows = [forward.window if near else None for near in forward.windowed]
+        parts = zip(forward.blocks, afters, decoder.store, windows, strict=True)
+        self._layers = [Layer(*part) for part in parts]
         self._eps, self._scale = np.float32(forward.norm.eps.item()), np.float32(forward.scale)
         self._turn = forward.cos[:, 0].numpy(), forward.sin[:, 0].numpy()
         self._scores = np.empty(len(forward.steps), np.float32)
@@ -155,7 +157,7 @@ class CompiledDecoder:
             block.qkv(room.normed.tensor, room.qkv.tensor)
             kernels.attend(
                 room.qkv.array, owners, slots, *self._turn, layer.query, layer.key, eps, scale,
-                layer.store, self._scores, bits, room.seen.array,
+                layer.window, layer.store, self._scores, bits, room.seen.array,
             )  # fmt: skip
             block.out(room.seen.tensor, room.more.tensor)
             kernels.add(x, more, layer.between, eps, normed)

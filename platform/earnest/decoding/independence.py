@@ -99,7 +99,7 @@ def _agrees(model: Any, way: Way, forward: Callable[[], Trial], lengths: Sequenc
         if not all(alike(model, forward(), length) for length in lengths):
             return False
         if any(window not in lengths for window in filter(None, layer_kinds(model).values())):
-            with _narrowed(model, LEAST):
+            with narrowed(model, LEAST):
                 return alike(model, forward(), LEAST)
     except CANNOT_RUN:  # not made for such masks or caches
         return False
@@ -107,7 +107,7 @@ def _agrees(model: Any, way: Way, forward: Callable[[], Trial], lengths: Sequenc
 
 
 @contextmanager
-def _narrowed(model: Any, window: int) -> Iterator[None]:
+def narrowed(model: Any, window: int) -> Iterator[None]:
     """The model with sliding windows of another length."""
     holders: list[Any] = [holder for module in model.modules() for holder in (module, getattr(module, "config", None))]
     holders.append(model.config.get_text_config(decoder=True))

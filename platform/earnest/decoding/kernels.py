@@ -115,13 +115,13 @@ def _turn(x: Floats, cos: Floats, sin: Floats) -> None:
 
 
 @compiled
-def _shares(query: Floats, keys: Floats, scale: Number, scores: Floats, bits: Bits) -> None:
-    """Put exp(score - highest score) of a query [width] with each of keys [seen, width] into scores [seen]."""
+def _shares(query: Floats, keys: Floats, begin: int, scale: Number, scores: Floats, bits: Bits) -> None:
+    """Put exp(score - highest score) of a query [width] with each of keys [begin:, width] into scores [seen]."""
     most = -_INFINITY
     for j in range(len(scores)):
         s = _ZERO
         for i in range(len(query)):
-            s += query[i] * keys[j, i]
+            s += query[i] * keys[begin + j, i]
         scores[j] = s * scale
     for j in range(len(scores)):
         most = scores[j] if scores[j] > most else most
@@ -131,8 +131,8 @@ def _shares(query: Floats, keys: Floats, scale: Number, scores: Floats, bits: Bi
 
 
 @compiled
-def _mean(values: Floats, shares: Floats, y: Floats) -> None:
-    """Put the mean of values [seen, width], weighed by shares [seen], into y [width]."""
+def _mean(values: Floats, begin: int, shares: Floats, y: Floats) -> None:
+    """Put the mean of values [begin:, width], weighed by shares [seen], into y [width]."""
     seen, width = len(shares), len(y)
     total = _ZERO
     for j in range(seen):
@@ -141,12 +141,13 @@ def _mean(values: Floats, shares: Floats, y: Floats) -> None:
         y[i] = _ZERO
     fours = seen // 4 * 4  # four values for each time that y is read and written
     for j in range(0, fours, 4):
+        k = begin + j
         a, b, c, d = shares[j], shares[j + 1], shares[j + 2], shares[j + 3]
         for i in range(width):
-            y[i] += a * values[j, i] + b * values[j + 1, i] + c * values[j + 2, i] + d * values[j + 3, i]
+            y[i] += a * values[k, i] + b * values[k + 1, i] + c * values[k + 2, i] + d * values[k + 3, i]
     for j in range(fours, seen):
         for i in range(width):
-            y[i] += shares[j] * values[j, i]
+            y[i] += shares[j] * values[begin + j, i]
     for i in range(width):
         y[i] /= total
 
@@ -154,7 +155,7 @@ def _mean(values: Floats, shares: Floats, y: Floats) -> None:
 @compiled
 def attend(
     qkv: Floats, owners: Ids, slots: Ids, cos: Floats, sin: Floats, query: Floats, key: Floats, eps: Number,
-    scale: Number, store: Floats, scores: Floats, bits: Bits, y: Floats,
+    scale: Number, window: int, store: Floats, scores: Floats, bits: Bits, y: Floats,
 ) -> None:  # fmt: skip
     """Keep each token's key and value in its row's slot, and put what it sees of its row up to there into y.
 
@@ -166,6 +167,7 @@ def attend(
         query, key: [width], weights of the queries' and keys' norms, or [0] where there are none.
         eps: of these norms.
         scale: of scores.
+        window: how many slots a token sees at most, its own included.
         store: [rows, 2 * kv_heads, slots, width], written.
         scores, bits: scratch [at least the slots seen].
         y: [tokens, heads * width], written.
@@ -181,7 +183,8 @@ def attend(
                 _norm(parts[h], query if h < heads else key, eps, parts[h])
             _turn(parts[h], cos[slot], sin[slot])
         row[:, slot] = parts[heads:]
+        begin = max(0, slot + 1 - window)
+        seen = scores[: slot + 1 - begin]
         for h in range(heads):
-            seen = scores[: slot + 1]
-            _shares(parts[h], row[h // groups], scale, seen, bits)
-            _mean(row[kv_heads + h // groups], seen, out[h])
+            _shares(parts[h], row[h // groups], begin, scale, seen, bits)
+            _mean(row[kv_heads + h // groups], begin, seen, out[h])

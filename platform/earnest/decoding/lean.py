@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earnest.decoding.lean_pass import Layout, LeanPass, Place
+from earnest.decoding.layout import Layout, Place, Sight
+from earnest.decoding.lean_pass import LeanPass
 
 
 class LeanDecoder:
@@ -64,18 +65,21 @@ class LeanDecoder:
         """A step of one row: `ids` [tokens] from position `start` on. All of it but a mask is views."""
         width, own = len(ids), self.store[:, row : row + 1]
         end = start + width
-        keys, values = self.forward.seen(own[:, :, :, :end])
+        positions, first = self.forward.steps[None, start:end], self.forward.first(start)
+        keys, values = self.forward.seen(own[:, :, :, :end], first)
         causal = width > 1 and start == 0 and not self.forward.packs(width)
-        mask = None if width == 1 or causal else self.forward.mask(self.forward.steps[None, start:end], end)
+        sight = Sight(None if width == 1 or causal else self.forward.mask(positions, end), causal)
         return Place(
             ids, (self.forward.cos[start:end], self.forward.sin[start:end]), 1, width,
-            written=own[:, :, :, start:end].unbind(0), keys=keys, values=values, mask=mask, causal=causal,
+            written=own[:, :, :, start:end].unbind(0), keys=keys, values=values,
+            sight=sight, near=self.forward.near(sight, positions, end, first),
         )  # fmt: skip
 
     def many(self, rows: Sequence[int], starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> Place:
         """A step of several rows of any lengths."""
         span = max(start + len(row) for start, row in zip(starts, tokens, strict=True))
-        return self._place(Layout.of(tokens, rows, starts, self.device), span, block_of(rows))
+        first = self.forward.first(min(starts))
+        return self._place(Layout.of(tokens, rows, starts, self.device), first, span, block_of(rows))
 
     def fixed(self, ids: Tensor, rows: Tensor, positions: Tensor, span: int, block: slice | None) -> Place:
         """A step that no value in a tensor changes the shape of, as CUDA graphs need it.
@@ -84,23 +88,25 @@ class LeanDecoder:
         anywhere in it; tokens that mean nothing go to position `slots`. All positions to be seen lie before `span`.
         """
         owners = rows.repeat_interleave(positions.shape[1])
-        return self._place(Layout(ids, rows, owners, positions.flatten(), positions, None), span, block)
+        return self._place(Layout(ids, rows, owners, positions.flatten(), positions, None), 0, span, block)
 
-    def _place(self, at: Layout, span: int, block: slice | None) -> Place:
-        keys, values, chosen = self._seen(at.rows, span, block)
+    def _place(self, at: Layout, first: int, span: int, block: slice | None) -> Place:
+        keys, values, chosen = self._seen(at.rows, first, span, block)
+        sight = Sight(self.forward.mask(at.positions, span))
         return Place(
             at.ids, self._turn(at.slots), len(at.positions), at.positions.shape[1], padding=at.padding,
             written=self._written, owners=at.owners, slots=at.slots,
-            keys=keys, values=values, chosen=chosen, mask=self.forward.mask(at.positions, span),
+            keys=keys, values=values, chosen=chosen,
+            sight=sight, near=self.forward.near(sight, at.positions, span, first),
         )  # fmt: skip
 
     def _seen(
-        self, rows: Tensor, span: int, block: slice | None
+        self, rows: Tensor, first: int, span: int, block: slice | None
     ) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
         """Keys and values of each layer that hold those of `rows`, and which of them are theirs, None where all are."""
         if block is None:
-            return *self.forward.seen(self.store[:, :, :, :span]), rows
-        return *self.forward.seen(self.store[:, block, :, :span]), None
+            return *self.forward.seen(self.store[:, :, :, :span], first), rows
+        return *self.forward.seen(self.store[:, block, :, :span], first), None
 
     def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward.cos.index_select(0, positions), self.forward.sin.index_select(0, positions)

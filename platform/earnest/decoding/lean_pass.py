@@ -3,15 +3,13 @@
 Query, key and value in one product, gate and up in another, rotary tables looked up, and nothing decided per layer: a
 third of transformers' time per cached step on a CPU. Which models are of that shape is `blocks.fits`; who keeps keys
 and values, and where, is for `lean` (rows of a running batch) and `packed` (a tree of segments) to say, in a `Place`.
-Rows of different lengths are packed without padding; only attention sees them padded.
+Rows of different lengths are packed without padding; only attention sees them padded. Layers may see a window: they
+then see fewer of the same keys, by a mask of their own (`Sight`).
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -19,100 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from earnest.decoding.blocks import Block, Norm, fused
+from earnest.decoding.kv_cache import layer_windows
+from earnest.decoding.layout import Place, Sight
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
 """Of the largest logit: how far two ways of rounding the same arithmetic may lie apart."""
+NARROW = 5
+"""How far layers see while their windows are proved on a short text."""
 MOST_PACKED = 64
 """So many queries at most are folded into one key's head; more than that read repeated keys."""
 
 
-@dataclass(frozen=True)
-class Padding:
-    """Rows of different lengths side by side: where tokens stand in rows * width, and which token stands where.
-
-    Behind its end a row repeats its last token, so that no row sees anything of another.
-    """
-
-    real: Tensor  # [tokens]
-    shown: Tensor  # [rows * width]
-
-    def spread(self, tokens: Tensor) -> Tensor:
-        """[tokens, ...] as [rows * width, ...]."""
-        return tokens.index_select(0, self.shown)
-
-    def joined(self, places: Tensor) -> Tensor:
-        """[rows * width, ...] as [tokens, ...]."""
-        return places.index_select(0, self.real)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where new tokens of several rows lie, row after row without padding."""
-
-    ids: Tensor  # [tokens]
-    rows: Tensor  # [rows]
-    owners: Tensor  # [tokens], the row of each
-    slots: Tensor  # [tokens], the position of each in its row
-    positions: Tensor  # [rows, width], from the first new token on, also behind a row's end
-    padding: Padding | None  # None where all rows are equally long
-
-    @classmethod
-    def of(
-        cls, tokens: Sequence[Sequence[int]], rows: Sequence[int], starts: Sequence[int], device: torch.device
-    ) -> Layout:
-        """Of `tokens` of each row, of which there may be none, from position `starts` on."""
-        lengths, width = [*map(len, tokens)], max(map(len, tokens))
-        uneven = min(lengths) < width
-        parts: tuple[list[int], ...] = [], [*rows], [], [], [], [], []
-        ids, _, owners, slots, real, shown, positions = parts
-        for number, (new, owner, start, length) in enumerate(zip(tokens, rows, starts, lengths, strict=True)):
-            begin, end = len(ids), len(ids) + length
-            ids += new
-            owners += [owner] * length
-            slots += range(start, start + length)
-            if uneven:
-                real += range(number * width, number * width + length)
-                last = max(0, end - 1)  # a row without tokens shows another's to nobody
-                shown += [*range(begin, end), *[last] * (width - length)]
-                positions += range(start, start + width)
-        numbers = array("q", [*chain.from_iterable(parts)])  # a list to torch.tensor would take six times as long
-        every = torch.split(torch.frombuffer(numbers, dtype=torch.int64).to(device), [*map(len, parts)])
-        padding = Padding(every[4], every[5]) if uneven else None
-        grid = every[6] if uneven else every[3]
-        return cls(every[0], every[1], every[2], every[3], grid.view(len(rows), width), padding)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the tokens of one step go and what they see; one entry per layer in the lists of views.
-
-    `ids` are the tokens, row after row without padding; `turn` is how their positions rotate queries and keys. `rows` x
-    `width` is their padded shape, and `padding` how they stand in it, None where all are equally long.
-
-    `written` is what new keys and values are put into, at the `slots` of the rows that own the tokens where it holds
-    many; None keeps nothing. `keys` and `values` are what is seen, by the rows `chosen` where that holds more than
-    theirs; where they are None, the tokens of a row see each other alone. `trunk` are keys and values that all tokens
-    of all rows see beside that; it lies before everything.
-    """
-
-    ids: Tensor  # [tokens]
-    turn: tuple[Tensor, Tensor]  # [tokens, 1, width]
-    rows: int
-    width: int
-    padding: Padding | None = None
-    written: Sequence[Tensor] | None = None
-    owners: Tensor | None = None  # [tokens]
-    slots: Tensor | None = None  # [tokens]
-    keys: Sequence[Tensor] | None = None
-    values: Sequence[Tensor] | None = None
-    chosen: Tensor | None = None  # [rows]
-    mask: Tensor | None = None  # [rows, 1, width or groups * width, span], added to scores
-    causal: bool = False
-    trunk: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # [1, kv_heads, tokens, width] each
-
-
 class LeanPass:
-    """A Llama-shaped model's weights and what is done with them, for texts of at most `longest` tokens."""
+    """A Llama-shaped model's weights and what is done with them, for texts of at most `longest` tokens.
+
+    `window` is how far the layers see, themselves included, for which `windowed` says so; None where no text is longer.
+    """
 
     def __init__(self, model: Any, longest: int) -> None:
         config, body, head = model.config, model.model, model.get_output_embeddings()
@@ -127,18 +47,23 @@ class LeanPass:
         self.device, self.dtype = self.embeddings.device, self.embeddings.dtype
         self.steps = torch.arange(longest, device=self.device)
         self.cos, self.sin = self._rotary(body.rotary_emb)
-        seen = torch.zeros(3 * longest, dtype=self.dtype, device=self.device)
-        seen[2 * longest :] = -torch.inf
-        self._masks = seen.as_strided((2 * longest, longest), (1, 1))  # row i hides all but the first 2 * longest - i
+        windows = [None if window is None or window >= longest else window for window in layer_windows(model)]
+        self.windowed = tuple(window is not None for window in windows)
+        self.window = min(filter(None, windows), default=None)
+        self._masks, self._near_masks = (self._bands(longest, window) for window in (None, self.window))
 
     def store(self, rows: int, slots: int) -> Tensor:
         """Room for keys and values, empty: [layers, rows, 2 * kv_heads, slots, width]."""
         shape = (len(self.blocks), rows, 2 * self.kv_heads, slots, self.width)
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
-    def seen(self, store: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """A store, or a stretch of it, as keys and values of each layer."""
-        return store[:, :, : self.kv_heads].unbind(0), store[:, :, self.kv_heads :].unbind(0)
+    def seen(self, store: Tensor, first: int = 0) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """A store, or a stretch of it, as keys and values of each layer, those with a window from slot `first` on."""
+        keys, values = store[:, :, : self.kv_heads].unbind(0), store[:, :, self.kv_heads :].unbind(0)
+        return (self._from(first, keys), self._from(first, values)) if first else (keys, values)
+
+    def _from(self, first: int, parts: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [part[:, :, first:] if near else part for part, near in zip(parts, self.windowed, strict=True)]
 
     def hidden(self, place: Place) -> Tensor:
         """The last hidden states [tokens, hidden] of a step."""
@@ -162,10 +87,41 @@ class LeanPass:
 
         Where heads are packed, it is there once for each that shares a key: [rows, 1, groups * width, span].
         """
+        return self._mask(self._masks[:, :span], positions)
+
+    def first(self, position: int) -> int:
+        """The first slot that layers with a window see from a position."""
+        return 0 if self.window is None else max(0, position - self.window + 1)
+
+    def near(self, sight: Sight, positions: Tensor, span: int, first: int) -> Sight:
+        """What layers with a window see of the slots from `first` to `span`, where others have this sight of all."""
+        if self.window is None or span <= self.window:
+            return sight
+        if positions.shape[1] == 1 and sight.mask is None:
+            return sight  # all rows see as far, and that begins with `first`
+        return Sight(self._mask(self._near_masks[:, first:span], positions))
+
+    def near_trunk(self, positions: Tensor, span: int, first: int) -> Tensor:
+        """What hides slots `first` to `span` of a trunk from tokens at positions [tokens] of layers with a window."""
+        near = self._near_masks[:, first:span].index_select(0, len(self._near_masks) - 1 - positions)
+        return near.repeat(self._groups, 1)[None, None]
+
+    def _mask(self, bands: Tensor, positions: Tensor) -> Tensor:
         rows, width = positions.shape
         places = positions.repeat(1, self._groups) if self.packs(width) else positions
-        chosen = (len(self._masks) - 1 - places).view(-1)  # a short row's padding may lie beyond the longest text
-        return self._masks[:, :span].index_select(0, chosen).view(rows, 1, -1, span)
+        chosen = (len(bands) - 1 - places).view(-1)  # a short row's padding may lie beyond the longest text
+        return bands.index_select(0, chosen).view(rows, 1, -1, bands.shape[1])
+
+    def _bands(self, longest: int, window: int | None) -> Tensor:
+        """Masks [2 * longest, longest]: row i shows slots before 2 * longest - i, as many as a window has.
+
+        What lies before the window is hidden by the lowest number: where that is all, attention is a number, too.
+        """
+        seen = torch.zeros(3 * longest, dtype=self.dtype, device=self.device)
+        seen[2 * longest :] = -torch.inf
+        if window is not None:
+            seen[: 2 * longest - window] = torch.finfo(self.dtype).min
+        return seen.as_strided((2 * longest, longest), (1, 1))
 
     def _attend(self, block: Block, number: int, x: Tensor, place: Place) -> Tensor:
         z = block.qkv(x).view(len(x), -1, self.width)  # [tokens, heads + 2 * kv_heads, width]
@@ -185,13 +141,14 @@ class LeanPass:
             keys, values = place.keys[number], place.values[number]
         if place.chosen is not None:
             keys, values = keys.index_select(0, place.chosen), values.index_select(0, place.chosen)
-        own = self._folded(query, place)  # [rows, heads or kv_heads, width or groups * width, width of a head]
+        sight = place.near if self.windowed[number] else place.sight
+        own = self._folded(query, place, sight)  # [rows, heads or kv_heads, width or groups * width, width of a head]
         if self._groups > 1 and own.shape[1] == self.heads:
             keys, values = (part.repeat_interleave(self._groups, 1) for part in (keys, values))
-        if place.trunk is not None:
+        if place.trunk is not None and place.trunk[0][number].shape[2]:  # none of it may be within the window
             return self._beside_trunk(query, own, keys, values, place, number)
         y = F.scaled_dot_product_attention(
-            own, keys, values, attn_mask=place.mask, is_causal=place.causal, scale=self.scale
+            own, keys, values, attn_mask=sight.mask, is_causal=sight.causal, scale=self.scale
         )
         return self._by_token(y, place).flatten(1)
 
@@ -210,10 +167,11 @@ class LeanPass:
         Softmax over both is each one's softmax, weighed by its share of the sum of exponentials.
         """
         assert place.trunk is not None
-        mine, mass = (self._by_token(part, place) for part in _attention(own, keys, values, place, self.scale))
+        sight = place.near if self.windowed[number] else place.sight
+        mine, mass = (self._by_token(part, place) for part in _attention(own, keys, values, sight, self.scale))
         grouped = query.view(-1, self.kv_heads, self._groups, self.width).permute(1, 2, 0, 3)
         folded = grouped.reshape(1, self.kv_heads, -1, self.width)  # [1, kv_heads, groups * tokens, width]
-        trunk = Place(place.ids, place.turn, 1, len(query))
+        trunk = Sight(sight.trunk)
         shared, weight = (
             part.reshape(self.heads, len(query), -1).transpose(0, 1)
             for part in _attention(folded, place.trunk[0][number], place.trunk[1][number], trunk, self.scale)
@@ -221,10 +179,10 @@ class LeanPass:
         share = torch.sigmoid(mass - weight)  # [tokens, heads, 1]
         return torch.lerp(shared.float(), mine.float(), share).to(query.dtype).flatten(1)
 
-    def _folded(self, query: Tensor, place: Place) -> Tensor:
+    def _folded(self, query: Tensor, place: Place, sight: Sight) -> Tensor:
         """Queries [tokens, heads, width] row by row; heads that share keys in the place of one where that pays."""
         rows = self._by_row(query, place)
-        if place.causal or not self.packs(place.width):
+        if sight.causal or not self.packs(place.width):
             return rows
         return rows.reshape(place.rows, self.kv_heads, -1, self.width)
 
@@ -246,9 +204,9 @@ class LeanPass:
         return cos.contiguous(), sin * sign
 
 
-def _attention(query: Tensor, keys: Tensor, values: Tensor, place: Place, scale: float) -> tuple[Tensor, Tensor]:
+def _attention(query: Tensor, keys: Tensor, values: Tensor, sight: Sight, scale: float) -> tuple[Tensor, Tensor]:
     """Attention [rows, heads, queries, width] and its log-sum-exp [rows, heads, queries, 1]."""
     y, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, keys, values, 0.0, place.causal, attn_mask=place.mask, scale=scale
+        query, keys, values, 0.0, sight.causal, attn_mask=sight.mask, scale=scale
     )
     return y, mass[..., None]

@@ -17,8 +17,10 @@ from earnest.decoding.compiled import CompiledDecoder, compiles
 from earnest.decoding.drafting import Drafter, Readable
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder
 from earnest.decoding.forward import CausalForward
+from earnest.decoding.independence import narrowed
+from earnest.decoding.kv_cache import layer_windows
 from earnest.decoding.lean import LeanDecoder
-from earnest.decoding.lean_pass import TOLERANCE
+from earnest.decoding.lean_pass import NARROW, TOLERANCE
 from earnest.decoding.members import Drafted, Wanted
 from earnest.models.loading import LoadedModel
 
@@ -177,8 +179,13 @@ class LocalMember:
 
 def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
     """The fastest decoder whose logits are the model's own, by a probe."""
-    true = (decoder for decoder in _candidates(model, rows, slots) if _works(decoder, model, rows, slots))
-    return next(true, None) or _by_transformers(CausalForward(model), rows, slots)
+    if fits(model):
+        lean = LeanDecoder(model, rows, slots)
+        for kind in _kinds(lean):
+            decoder = kind(lean)
+            if _works(decoder, model, rows, slots) and _windows_work(kind, model, min(rows, 3)):
+                return decoder
+    return _by_transformers(CausalForward(model), rows, slots)
 
 
 def _by_transformers(forward: CausalForward, rows: int, slots: int) -> Decoder:
@@ -198,15 +205,21 @@ def _works(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
         return False
 
 
-def _candidates(model: Any, rows: int, slots: int) -> Iterator[Decoder]:
-    """What may run the model, the fastest first; each is made when those before it have failed."""
-    if fits(model):
-        lean = LeanDecoder(model, rows, slots)
-        if lean.device.type == "cuda":
-            yield CapturedDecoder(lean)
-        if compiles(lean):
-            yield CompiledDecoder(lean)
-        yield lean
+def _windows_work(kind: Callable[[LeanDecoder], Decoder], model: Any, rows: int) -> bool:
+    """Whether the probe is passed beyond the layers' windows, too, if these are so short that its texts leave them."""
+    if not any(layer_windows(model)):
+        return True
+    with narrowed(model, NARROW):
+        return _works(kind(LeanDecoder(model, rows, _PROBE)), model, rows, _PROBE)
+
+
+def _kinds(lean: LeanDecoder) -> Iterator[Callable[[LeanDecoder], Decoder]]:
+    """What may run the model, the fastest first, each over a lean decoder."""
+    if lean.device.type == "cuda":
+        yield CapturedDecoder
+    if compiles(lean):
+        yield CompiledDecoder
+    yield lambda plain: plain
 
 
 @torch.inference_mode()

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.forward import CausalForward, Forward
-from earnest.decoding.lean_pass import TOLERANCE, Layout, LeanPass, Place
+from earnest.decoding.independence import narrowed
+from earnest.decoding.kv_cache import layer_windows
+from earnest.decoding.layout import ALL, Layout, Place, Sight
+from earnest.decoding.lean_pass import NARROW, TOLERANCE, LeanPass
 from earnest.decoding.reading import Way
 from earnest.decoding.rope import NO_SWITCHES
 
@@ -134,26 +137,40 @@ class PackedForward:
         (rows, width), padding = at.positions.shape, at.padding
         ends = tuple(start + len(row) for start, row in zip(before.lengths, tokens, strict=True))
         turn = self._pass.cos[at.slots + before.shared], self._pass.sin[at.slots + before.shared]
-        trunk = None if before.trunk is None else self._pass.seen(before.trunk)
-        place = Place(at.ids, turn, rows, width, padding, trunk=trunk, causal=width > 1)
-        span = max(ends)
+        span, first = max(ends), self._pass.first(min(before.lengths))
+        own = at.positions[:1] if min(before.lengths) == max(before.lengths) else at.positions  # [rows or 1, width]
+        sight = self._sight(own, before, span)
+        near = self._pass.near(sight, own, span, first)
+        place = Place(at.ids, turn, rows, width, padding, sight=sight, near=near)
+        if before.trunk is not None:
+            place = self._behind_trunk(place, before, at.slots + before.shared)
         store = self._store(before, rows, span, width) if keep or before.slots else None
         if store is None:
             return place, before
         after = Branch(before.trunk, store, ends)
         if before.slots:
-            keys, values = self._pass.seen(store[:, :, :, :span])
-            mask = self._mask(at.positions, before.lengths, span)
-            place = replace(place, causal=False, mask=mask, keys=keys, values=values)
+            keys, values = self._pass.seen(store[:, :, :, :span], first)
+            place = replace(place, keys=keys, values=values)
         if padding is None and not before.slots:
             return replace(place, written=store[:, :, :, :width].unbind(0)), after
         return replace(place, written=store.transpose(2, 3).unbind(0), owners=at.owners, slots=at.slots), after
 
-    def _mask(self, own: Tensor, starts: tuple[int, ...], span: int) -> Tensor | None:
-        """What hides from new tokens at `own` [rows, width] what lies behind them; one for all rows where it can be."""
-        if min(starts) < max(starts):
-            return self._pass.mask(own, span)
-        return None if own.shape[1] == 1 else self._pass.mask(own[:1], span)
+    def _sight(self, own: Tensor, before: Branch, span: int) -> Sight:
+        """What new tokens at `own` [rows, width], or [1, width] for all, see of what their rows have read."""
+        if not before.slots:
+            return Sight(causal=own.shape[1] > 1)
+        return ALL if own.numel() == 1 else Sight(self._pass.mask(own, span))
+
+    def _behind_trunk(self, place: Place, before: Branch, positions: Tensor) -> Place:
+        """A place whose tokens, at these positions [tokens] of their texts, see the trunk, too."""
+        assert before.trunk is not None
+        first = min(before.shared, self._pass.first(before.shared + min(before.lengths)))
+        trunk = self._pass.seen(before.trunk, first)
+        window, longest = self._pass.window, before.shared + place.width + max(before.lengths)
+        if window is None or longest <= window:
+            return replace(place, trunk=trunk)
+        hidden = self._pass.near_trunk(positions, before.shared, first)
+        return replace(place, trunk=trunk, near=replace(place.near, trunk=hidden))
 
     def _store(self, before: Branch, rows: int, span: int, width: int) -> Tensor:
         """Room for the past and `span` tokens of each row; where texts grow by single tokens, they do not copy it."""
@@ -169,10 +186,18 @@ def forward_for(model: Any, longest: int) -> Forward:
     """The fastest forward pass whose logits are the model's own, by a probe, for texts of `longest` tokens at most."""
     if fits(model):
         packed = PackedForward(model, longest)
-        if _agrees(packed, model, min(longest, _PROBE)):
+        if _agrees(packed, model, min(longest, _PROBE)) and _windows_agree(model):
             packed.tokens_forwarded = 0
             return packed
     return CausalForward(model)
+
+
+def _windows_agree(model: Any) -> bool:
+    """Whether that holds beyond the layers' windows, too, if these are so short that the probe's texts leave them."""
+    if not any(layer_windows(model)):
+        return True
+    with narrowed(model, NARROW):
+        return _agrees(PackedForward(model, _PROBE), model, _PROBE)
 
 
 @torch.inference_mode()
