@@ -63,8 +63,10 @@ def test_each_model_is_read_in_the_fastest_way_that_is_exact(make_model: MakeMod
     assert CausalForward(make_model(family).model).way == WAYS[family]
 
 
-@pytest.mark.parametrize("family", ["Phi3", "GPTNeo"])
-def test_rows_of_a_batch_get_what_they_get_alone_beyond_a_switch_too(make_model: MakeModel, family: str) -> None:
+@pytest.mark.parametrize("family", ["Phi3", "GPTNeo", "Mistral", "Gemma3Text"])
+def test_rows_of_a_batch_get_what_they_get_alone_beyond_a_switch_or_a_window_too(
+    make_model: MakeModel, family: str
+) -> None:
     """Pieces cross the switch at 32 in company, a proposal beyond it is refused, and a beginning is taken over."""
     loaded = make_model(family)
     member = LocalMember("m", loaded, rows=3, slots=64)
@@ -79,8 +81,9 @@ def test_rows_of_a_batch_get_what_they_get_alone_beyond_a_switch_too(make_model:
     torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-4, atol=1e-3)
 
 
-def test_a_draft_across_a_switch_is_what_the_model_writes(make_model: MakeModel) -> None:
-    loaded = make_model("Phi3")
+@pytest.mark.parametrize("family", ["Phi3", "Mistral", "Gemma3Text"])
+def test_a_draft_across_a_switch_or_a_window_is_what_the_model_writes(make_model: MakeModel, family: str) -> None:
+    loaded = make_model(family)
     member = LocalMember("m", loaded, rows=2, slots=64)
     (text,) = texts([30])
     member.read([1], [0], [text[:-1]], last=True)

@@ -147,9 +147,15 @@ def test_a_model_of_another_shape_is_left_to_transformers(shape: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("window", [1, 7, 30, 59, 60, 200])
-def test_windows_of_any_length_hide_what_lies_before_them(window: int, kind: str) -> None:
+def test_windows_of_any_length_hide_what_lies_before_them(
+    window: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean_pass, "PIECE", 16)
     model = random_model("Mistral", {"sliding_window": window})
     assert largest_error(KINDS[kind](LeanDecoder(model, 4, 100)), model) < FLOAT32_ROUNDING
+    (text,) = texts(1, 90)
+    found, wanted = LeanDecoder(model, 2, 100).read([1], [0], [text]), whole(model, text)
+    assert float((found - wanted).abs().max()) < FLOAT32_ROUNDING * float(wanted.abs().max())
 
 
 @pytest.mark.parametrize("hidden", [60, 1024])  # the compiled steps are for narrow models

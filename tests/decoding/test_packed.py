@@ -63,12 +63,15 @@ def test_so_they_do_where_windows_hide_some_of_it(window: int, keys: int, monkey
     assert largest_error(PackedForward(model, 256), model, shared=100, first=4) < FLOAT32_ROUNDING
     assert largest_error(PackedForward(model, 256), model, shared=7, first=1) < FLOAT32_ROUNDING
     monkeypatch.setattr(packed, "CPU_READING", 6)
+    monkeypatch.setattr(lean_pass, "PIECE", 2)
     assert largest_error(PackedForward(model, 256), model, shared=100, first=2) < FLOAT32_ROUNDING
 
 
+@pytest.mark.parametrize("piece", [4, 256])
 @pytest.mark.parametrize("window", [1, 30, 60])
-def test_whole_texts_are_read_within_windows(window: int) -> None:
+def test_whole_texts_are_read_within_windows(window: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts that leave the window by a token, and by far, beside one that does not."""
+    monkeypatch.setattr(lean_pass, "PIECE", piece)
     model = random_model("Mistral", {"sliding_window": window})
     read = [text[:length] for text, length in zip(texts(3, 80), (window + 1, 80, 5), strict=True)]
     for some in (read, read[:1]):

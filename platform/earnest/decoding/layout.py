@@ -69,10 +69,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a layer's queries see of the keys that it is given, and of the trunk's; all of it where nothing is said."""
+    """What a layer's queries see of the keys that it is given, and of the trunk's; all of it where nothing is said.
+
+    `causal` queries stand where their keys do, and see no later ones; where `pieces` are asked, none before the window.
+    """
 
     mask: Tensor | None = None  # [rows or 1, 1, width or groups * width, slots], added to scores
     causal: bool = False
+    pieces: bool = False
     trunk: Tensor | None = None  # [1, 1, groups * tokens, slots of the trunk], added to scores
 
 

@@ -9,7 +9,7 @@ then see fewer of the same keys, by a mask of their own (`Sight`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,8 +24,13 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
 """Of the largest logit: how far two ways of rounding the same arithmetic may lie apart."""
 NARROW = 5
 """How far layers see while their windows are proved on a short text."""
+PIECE = 256
+"""So many queries of a text that leaves the window see theirs at once: a mask for all would hide nearly all."""
 MOST_PACKED = 64
 """So many queries at most are folded into one key's head; more than that read repeated keys."""
+
+Parts = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values [rows, heads, tokens, width]."""
 
 
 class LeanPass:
@@ -99,6 +104,8 @@ class LeanPass:
             return sight
         if positions.shape[1] == 1 and sight.mask is None:
             return sight  # all rows see as far, and that begins with `first`
+        if sight.causal and span > self.window + PIECE:
+            return Sight(causal=True, pieces=True)
         return Sight(self._mask(self._near_masks[:, first:span], positions))
 
     def near_trunk(self, positions: Tensor, span: int, first: int) -> Tensor:
@@ -147,10 +154,23 @@ class LeanPass:
             keys, values = (part.repeat_interleave(self._groups, 1) for part in (keys, values))
         if place.trunk is not None and place.trunk[0][number].shape[2]:  # none of it may be within the window
             return self._beside_trunk(query, own, keys, values, place, number)
-        y = F.scaled_dot_product_attention(
-            own, keys, values, attn_mask=sight.mask, is_causal=sight.causal, scale=self.scale
-        )
-        return self._by_token(y, place).flatten(1)
+        parts = [
+            F.scaled_dot_product_attention(*part, attn_mask=seen.mask, is_causal=seen.causal, scale=self.scale)
+            for part, seen in self._pieces((own, keys, values), sight)
+        ]
+        return self._by_token(_joined(parts), place).flatten(1)
+
+    def _pieces(self, parts: Parts, sight: Sight) -> Iterator[tuple[Parts, Sight]]:
+        """Queries, keys and values some at a time, and what is seen of these."""
+        if not sight.pieces or self.window is None:
+            yield parts, sight
+            return
+        query, keys, values = parts
+        for begin in range(0, query.shape[2], PIECE):
+            end, first = min(begin + PIECE, query.shape[2]), self.first(begin)
+            rows = len(self._near_masks) - 1 - self.steps[begin:end]
+            mask = self._near_masks[:, first:end].index_select(0, rows)[None, None]
+            yield (query[:, :, begin:end], keys[:, :, first:end], values[:, :, first:end]), Sight(mask)
 
     def _keep(self, new: Tensor, written: Tensor, place: Place) -> None:
         """Put new keys and values [tokens, 2 * kv_heads, width] where they go."""
@@ -168,7 +188,8 @@ class LeanPass:
         """
         assert place.trunk is not None
         sight = place.near if self.windowed[number] else place.sight
-        mine, mass = (self._by_token(part, place) for part in _attention(own, keys, values, sight, self.scale))
+        pieces = [_attention(*part, seen, self.scale) for part, seen in self._pieces((own, keys, values), sight)]
+        mine, mass = (self._by_token(_joined(parts), place) for parts in zip(*pieces, strict=True))
         grouped = query.view(-1, self.kv_heads, self._groups, self.width).permute(1, 2, 0, 3)
         folded = grouped.reshape(1, self.kv_heads, -1, self.width)  # [1, kv_heads, groups * tokens, width]
         trunk = Sight(sight.trunk)
@@ -202,6 +223,11 @@ class LeanPass:
         sign = torch.ones(self.width, dtype=sin.dtype, device=sin.device)
         sign[: self.width // 2] = -1
         return cos.contiguous(), sin * sign
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Pieces [rows, heads, queries, ...] of one attention."""
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], 2)
 
 
 def _attention(query: Tensor, keys: Tensor, values: Tensor, sight: Sight, scale: float) -> tuple[Tensor, Tensor]:
