@@ -97,9 +97,10 @@ def test_answers_likelihoods_and_metrics_equal_those_of_lm_evals_own_model(
     check_equal(ours, by_lm_eval(hugging_face(model), benchmark, benchmarks), benchmark)
     main = ours.scores.main
     assert main.n == ours.scores.asked == ours.scores.scored == 16
-    assert main.low is not None
-    assert main.high is not None
-    assert main.low <= main.value <= main.high
+    if main.stderr:  # a correlation of answers that never differ has no interval
+        assert main.low is not None
+        assert main.high is not None
+        assert main.low <= main.value <= main.high
     assert np.mean(ours.samples["score"].to_pylist()) == pytest.approx(main.value, rel=1e-9)
 
 

@@ -129,5 +129,6 @@ def _equal(path: Path, one: str, other: str) -> bool:
         parts = [holds[key].get_slice(key) for key in (one, other)]
         if parts[0].get_shape() != parts[1].get_shape():
             return False
-        rows = int(parts[0].get_shape()[0])
-        return all(torch.equal(parts[0][at : at + 4096], parts[1][at : at + 4096]) for at in range(0, rows, 4096))
+        count = int(parts[0].get_shape()[0])
+        stretches = [slice(at, min(at + 4096, count)) for at in range(0, count, 4096)]
+        return all(torch.equal(parts[0][rows], parts[1][rows]) for rows in stretches)
