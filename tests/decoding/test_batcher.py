@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chisquare
+from transformers import MistralConfig, MistralForCausalLM
 
+from decoding.test_exactness import naive_loop
 from earnest.almanac.questions import biographies, zero_shot
 from earnest.almanac.world import World
 from earnest.decoding.account import account
@@ -75,6 +77,14 @@ def steered(alpha: float | str = 1.0) -> Mixture:
     return Mixture("large", (replace(PAIR, alpha=alpha),))
 
 
+def within(loaded: LoadedModel, window: int) -> LoadedModel:
+    """A Llama-shaped model whose layers see a window."""
+    config = MistralConfig(**loaded.model.config.to_dict() | {"sliding_window": window, "model_type": "mistral"})
+    model = MistralForCausalLM(config).eval().requires_grad_(False).float()
+    model.load_state_dict(loaded.model.state_dict())
+    return replace(loaded, model=model)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 1.6, 2.0, ADAPTIVE])
 @pytest.mark.parametrize("draft", [True, False])
@@ -96,6 +106,23 @@ def test_long_texts_are_those_of_the_plain_loop_in_fewer_rounds(family, lives) -
     assert [one.text for one in found] == [one.text for one in expected]
     assert batch.gauges().rounds < 0.5 * max(len(one.ids) for one in expected)
     assert 0.4 < batch.gauges().accepted / batch.gauges().drafted < 1
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_texts_beyond_the_members_windows_are_those_of_a_naive_loop(family, lives, draft: bool) -> None:
+    """Windows differ; prompts are read in pieces, begin like others, and are longer and shorter than windows."""
+    windowed = {
+        name: within(family[name], window) for name, window in (("large", 20), ("small-tuned", 33), ("small", 7))
+    }
+    batch = batch_of(windowed, rows=6, prefill=16)
+    prompts = [*lives[:4], lives[0][:8], lives[1][:21]]
+    pair = Pair(windowed["small-tuned"], windowed["small"], 1.0)
+    expected = naive_loop(windowed["large"], [pair], prompts, 24)
+    for _ in range(2):  # then behind what the first ones left
+        found = served(batch, [Request(ids, steered(), 24, draft=draft) for ids in prompts])
+        assert [one.ids for one in found] == expected
+    without = Pair(family["small-tuned"], family["small"], 1.0)
+    assert expected != naive_loop(family["large"], [without], prompts, 24)
 
 
 @pytest.mark.slow
