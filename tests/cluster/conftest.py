@@ -24,6 +24,14 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ray ends with the last test of this folder: a folder that is no package keeps its fixtures to the session's end."""
+    if nextitem is None or item.path.parent != nextitem.path.parent:
+        import ray
+
+        ray.shutdown()
+
+
 @pytest.fixture(scope="package")
 def ensure_ray(short_folder: Path) -> Iterator[Callable[[], None]]:
     """Connects to a Ray that believes in two CPUs and four GPUs, started once for all tests of this folder."""

@@ -29,14 +29,14 @@ Limits = tuple[float, float]
 
 def exact_limits(successes: int, n: int) -> Limits:
     """The exact interval of a share (Clopper & Pearson 1934): it covers at least 95 % whatever the share."""
-    from scipy.stats import beta
+    from scipy.special import betainccinv, betaincinv
 
-    low = 0.0 if successes == 0 else float(beta.ppf(TAIL, successes, n - successes + 1))
-    return low, 1.0 if successes == n else float(beta.isf(TAIL, successes + 1, n - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, TAIL))
+    return low, 1.0 if successes == n else float(betainccinv(successes + 1, n - successes, TAIL))
 
 
 def bounded_limits(values: Floats, least: float = 0.0, most: float = 1.0) -> Limits:
-    """The mean's limits from Gaffke's test turned round (see `bounded`), for values [n] within `least`..`most`.
+    """The mean's limits from Gaffke's test inverted (see `bounded`), for values [n] within `least`..`most`.
 
     For right and wrong it is the exact interval of a share.
     """
@@ -144,12 +144,12 @@ def _lower(values: Floats, least: float) -> float:
 
 def _students(values: Floats, effective: float) -> tuple[Limits, Limits]:
     """Student's t, and with Hall's correction for skewness (1992, "On the removal of skewness by transformation")."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     n, mean, skew = len(values), float(values.mean()), _skewness(values)
     if skew is None:
         return (mean, mean), (mean, mean)
-    error, far = float(values.std()) / math.sqrt(n - 1), float(t.isf(TAIL, effective - 1))
+    error, far = float(values.std()) / math.sqrt(n - 1), -float(stdtrit(effective - 1, TAIL))
     k = skew / math.sqrt(n)
 
     def turned(quantile: float) -> float:
