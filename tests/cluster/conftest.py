@@ -25,7 +25,7 @@ def short_folder() -> Iterator[Path]:
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Ray ends with the last test of this folder: a folder that is no package keeps its fixtures to the session's end."""
+    """Ray ends with the last test of this folder: such a folder keeps its fixtures to the very end."""
     if nextitem is None or item.path.parent != nextitem.path.parent:
         import ray
 
