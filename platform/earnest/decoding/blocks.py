@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from earnest.decoding.kv_cache import keeps_keys_and_values, layer_kinds
+from earnest.models.loading import return_freed_memory
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -112,7 +113,7 @@ class Block:
         """The weights of a transformers layer, which from now on shares them."""
         attention, mlp = layer.self_attn, layer.mlp
         query, key = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
-        return cls(
+        made = cls(
             Norm(layer.input_layernorm.weight, eps),
             fused(attention.q_proj, attention.k_proj, attention.v_proj),
             None if query is None else Norm(query.weight, eps),
@@ -122,3 +123,5 @@ class Block:
             fused(mlp.gate_proj, mlp.up_proj),
             fused(mlp.down_proj),
         )
+        return_freed_memory()  # what was joined, before the next layer takes as much
+        return made

@@ -22,9 +22,10 @@ from earnest.decoding.sampling import TOLD
 from earnest.evaluation.prefixes import Segment, Tokens, forest
 from earnest.evaluation.scoring import Pasts, Readers, Subject
 from earnest.evaluation.tokens import Request
-from earnest.models.loading import LoadedModel
+from earnest.models.loading import LoadedModel, return_freed_memory
 
-HEAD_ELEMENTS = 2**25
+HEAD_ELEMENTS, CPU_HEAD_ELEMENTS, LEAST_POSITIONS = 2**25, 3 * 2**21, 96
+"""Of the logits that are there at once; but so many positions at least, for which the head's weights are read once."""
 CPU_SCORING = 2_048
 LARGE_FAMILY = 256
 
@@ -129,6 +130,7 @@ class Engine:
             sums.index_add_(0, request, predicted.target_log_probs().cpu().double())
             best = predicted.log_probs.argmax(-1)[predicted.place]
             misses.index_add_(0, request, (best != predicted.target).cpu().long())
+            del predicted
         return [
             self._log_likelihood(request, value, missed)
             for request, value, missed in zip(requests, sums.tolist(), misses.tolist(), strict=True)
@@ -145,15 +147,18 @@ class Engine:
         Requests whose continuation is empty or alone too long for the model are left out. `progress` hears how many
         predictions are done and how many there are.
         """
+        return_freed_memory()  # by what made the requests: logits are larger than what was freed
         rows, asked = self._rows(requests)
         roots = self._roots(list(rows))
         needs = _needs(roots, asked)
         done, whole = 0, sum(len(need.targets) for wanted in needs.values() for need in wanted)
         for predicted in self._visit(roots, needs, None, [0] * len(roots)):
-            yield predicted
             done += len(predicted.request)
+            yield predicted
+            del predicted  # before the next are made, which are as large
             if progress is not None:
                 progress(done, whole)
+        return_freed_memory()
 
     def _roots(self, rows: Sequence[Tokens]) -> list[Segment]:
         """What is read, sharing beginnings where a past can be kept, of texts that lie beyond no switch of a rope."""
@@ -243,14 +248,21 @@ class Engine:
         places, index = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
         request = np.repeat([part[1] for part in parts], [len(part[0]) for part in parts])
         offset, target = np.concatenate([part[2] for part in parts]), np.concatenate([part[3] for part in parts])
-        at_once = max(1, HEAD_ELEMENTS // (self.loaded.vocabulary * len(hidden)))
-        for begin in range(0, len(places), at_once):
-            some = torch.from_numpy(places[begin : begin + at_once])
-            log_probs = self.readers.log_probs(hidden, some)
-            inside = (index >= begin) & (index < begin + at_once)
+        begin = 0
+        for some in np.array_split(places, -(-len(places) // self._positions_at_once())):
+            log_probs = self.readers.log_probs(hidden, torch.from_numpy(some))
+            inside = (index >= begin) & (index < begin + len(some))
             columns = (request[inside], offset[inside], target[inside], index[inside] - begin)
             requests, offsets, targets, at = (_on(log_probs.device, column) for column in columns)
+            begin += len(some)
             yield Predicted(requests, offsets, targets, at, log_probs)
+            del log_probs
+
+    def _positions_at_once(self) -> int:
+        values = self.loaded.vocabulary * len(self.readers.forwards)  # of each position
+        if self.readers.device.type == "cpu":
+            return max(LEAST_POSITIONS, CPU_HEAD_ELEMENTS // values)
+        return max(1, HEAD_ELEMENTS // values)
 
 
 def _on(device: torch.device, values: NDArray[np.int64]) -> Tensor:

@@ -20,6 +20,9 @@ from earnest.models.loading import LoadedModel, name_of_dtype
 
 Subject = LoadedModel | Ensemble
 
+NORMALISED = 2**21
+"""So many logits are normalised at once."""
+
 
 @dataclass(frozen=True)
 class Pasts:
@@ -109,12 +112,20 @@ class Readers:
         afters = tuple(past for _, past in read if past is not None)
         return [hidden.flatten(0, 1) for hidden, _ in read], Pasts(afters) if keep else None
 
+    @torch.inference_mode()
     def log_probs(self, hidden: Sequence[Tensor], places: Tensor) -> Tensor:
         """Log-probabilities [places, vocabulary] in float32 of the next token after the `places` of hidden states."""
         logits = [f.logits(h[places.to(h.device)]) for f, h in zip(self.forwards, hidden, strict=True)]
         if self._ensemble is None:
-            return logits[0].log_softmax(-1)
-        return self._ensemble.combine({role: logits[place] for role, place in self._place_of.items()}).log_softmax(-1)
+            return normalised(logits[0])
+        return normalised(self._ensemble.combine({role: logits[place] for role, place in self._place_of.items()}))
+
+
+def normalised(logits: Tensor) -> Tensor:
+    """Log-probabilities [positions, vocabulary] in the place of logits, some positions at a time: no copy is made."""
+    for some in torch.split(logits, max(1, NORMALISED // logits.shape[-1])):
+        some.copy_(some.log_softmax(-1))
+    return logits
 
 
 def computed_in(subject: Subject) -> str:

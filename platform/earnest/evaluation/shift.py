@@ -82,6 +82,7 @@ def _scored(engine: Engine, requests: Sequence[Request]) -> tuple[list[Tensor], 
         places = zip(predicted.request.tolist(), predicted.offset.tolist(), found, best, strict=True)
         for request, offset, value, token in places:
             values[request][offset], likeliest[request][offset] = value, token
+        del predicted
     return values, likeliest
 
 

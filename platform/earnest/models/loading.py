@@ -90,13 +90,15 @@ def load(source: Source, *, device: str = "cpu", dtype: str = "auto") -> LoadedM
     check_device(device)
     kind = auto_class(source.name, checked_config(source))
     stored = stored_dtype(source.path)
-    model, report = pretrained(kind, source, DTYPES[dtype_on(device, dtype, stored)])
+    computed = DTYPES[dtype_on(device, dtype, stored)]
+    tokenizer = load_tokenizer(source.path, source.name)  # before the weights: beside them it would take more at once
+    model, report = pretrained(kind, source, computed)
     check_keys(source.name, report)
-    tokenizer = load_tokenizer(source.path, source.name)
     check_vocabulary(source.name, model.get_input_embeddings().weight.shape[0], tokenizer)
     model.to(device).eval().requires_grad_(False)
     loaded = LoadedModel(model, tokenizer, source.name, source.digest, source.path, stored=DTYPES[stored])
     check_reads(source.name, model, loaded.max_length)
+    return_freed_memory()  # of the files' tensors in their own dtype
     return loaded
 
 
@@ -339,10 +341,15 @@ def load_tokenizer(folder: Path, name: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # for a damaged file, tokenizers raises Exception itself
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise UserError(f"model {name}: {folder} holds no tokenizer that can be loaded ({reason})") from error
+    if getattr(tokenizer, "is_fast", False):
+        for copy in ("_vocab", "_merges"):  # of what the tokenizer proper has: 170 MB of 262144 tokens
+            vars(tokenizer).pop(copy, None)
+        return_freed_memory()
+    return tokenizer
 
 
 def check_vocabulary(name: str, rows: int, tokenizer: Any) -> None:

@@ -191,8 +191,10 @@ def joints_of(tokenizer: Any) -> Joints | None:
         and not model.get("dropout")
     ):
         return None
+    wordless = _has_no_words(normalizers, pre_tokenizers, model)
+    del settings, model  # as large as what follows
     vocabulary = tokenizer.get_vocab()
-    if not _has_no_words(normalizers, pre_tokenizers, model) or not {_SPACE, "\n"} <= set(vocabulary):
+    if not wordless or not (_SPACE in vocabulary and "\n" in vocabulary):
         return Joints()
     return Joints(
         frozenset(token[i - 1] for token in vocabulary for i in range(1, len(token)) if token[i] == _SPACE),

@@ -33,6 +33,9 @@ from earnest.statistics.intervals import exponential_estimate, ratio_estimate
 
 Floats = NDArray[np.float64]
 
+COMPARED = 16
+"""So many positions' distributions are kept, or compared with the kept ones, at once."""
+
 
 def measure(
     engine: Engine, spec: Perplexity, data: str, progress: Progress | None = None, reference: Path | None = None
@@ -51,6 +54,7 @@ def measure(
     kept = None if reference is None else read_reference(reference, tally)
     for predicted in engine.predictions(windows, progress):
         tally.take(predicted, kept)
+        del predicted  # before the engine makes the next
     samples = _samples(tally, "document" if data == NANO else "window", kept is not None)
     kinds = groupings(engine.tokenizer, windows, _told(engine, list(map("".join, texts))) if data == NANO else ())
     metrics = _metrics(samples, texts)
@@ -168,12 +172,15 @@ class _Tally:
         self.nats[places] = -predicted.target_log_probs().cpu().double()
         slots = self._slots[places]
         wanted = slots >= 0
-        found = predicted.log_probs[predicted.place[wanted.to(predicted.place.device)]]  # [wanted, vocabulary]
-        if kept is None:
-            self._keep(slots[wanted], found.cpu())
-        else:
-            dense = kept.log_probs[slots[wanted]].to(found.device)
-            self.kl[slots[wanted]] = divergence(dense, found).cpu().double()
+        rows = predicted.place[wanted.to(predicted.place.device)]
+        parts = -(-len(rows) // COMPARED) or 1  # of like size: never one row apart, whose sum would round otherwise
+        for some, slot in zip(rows.tensor_split(parts), slots[wanted].tensor_split(parts), strict=True):
+            found = predicted.log_probs[some]  # [some, vocabulary]
+            if kept is None:
+                self._keep(slot, found.cpu())
+            else:
+                dense = kept.log_probs[slot].to(found.device)
+                self.kl[slot] = divergence(dense, found).cpu().double()
 
     def _keep(self, slots: Tensor, log_probs: Tensor) -> None:
         if self._log_probs is None:
