@@ -36,6 +36,7 @@ from earnest.specs.dtypes import AUTOS, Auto
 from earnest.store import Store
 from earnest.tracked import SweepTracking
 from earnest.tracking.mlflow_runs import check_uri, shown
+from earnest.tracking.origin import in_submitted_job
 
 DECIDING_LIBRARIES = ("torch", "transformers", "tokenizers")
 
@@ -260,13 +261,9 @@ def _with_overrides(sweep: Sweep, store: str | None, tracking_uri: str | None) -
     return sweep.model_copy(update=changes)
 
 
-def _in_submitted_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 def _refuse_runs_that_vanish(sweep: Sweep) -> None:
     """Beside a bucket the database of runs lies in the working folder, which a submitted job loses."""
-    if _in_submitted_job() and "://" in sweep.store and sweep.tracking.enabled:
+    if in_submitted_job() and "://" in sweep.store and sweep.tracking.enabled:
         raise UserError(
             f"store {sweep.store!r}: a submitted job's runs would be thrown away with its working folder; "
             "name a server with --tracking-uri or [tracking] uri, or say [tracking] enabled = false"
@@ -274,7 +271,7 @@ def _refuse_runs_that_vanish(sweep: Sweep) -> None:
 
 
 def _refuse_a_store_that_vanishes(store: str) -> None:
-    if _in_submitted_job() and "://" not in store and not Path(store).expanduser().is_absolute():
+    if in_submitted_job() and "://" not in store and not Path(store).expanduser().is_absolute():
         raise UserError(
             f"store {store!r}: a submitted job's working folder is thrown away after it; "
             "give an absolute path or a bucket that every node reaches, with --store"

@@ -17,10 +17,10 @@ from earnest.records import CellRecord
 from earnest.samples import SAMPLES_FILE
 from earnest.specs import Sweep
 from earnest.store import CorruptOutputError, Store
+from earnest.store.identity import store_identity
 from earnest.tracking.aliases import best_aliases
 from earnest.tracking.entries import Artifact, Checkpoint
 from earnest.tracking.following import Follower
-from earnest.tracking.identity import store_identity
 from earnest.tracking.mlflow_runs import Tracker
 from earnest.tracking.origin import origin_tags
 
@@ -119,9 +119,11 @@ class SweepTracking:
 
     def _progress(self, ended: int, open_cells: int) -> None:
         cells, steps = len(self.plan.cells), len(self.plan.steps)
+        self._say(f"{ended} of {steps} steps, {cells - open_cells} of {cells} cells ended")
+
+    def _say(self, how_far: str) -> None:
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        text = f"{self.sweep.name}: {ended} of {steps} steps, {cells - open_cells} of {cells} cells ended, as of {at}"
-        self.tracker.show_progress(self.sweep.name, text)
+        self.tracker.show_progress(self.sweep.name, f"{self.sweep.name}: {how_far}, as of {at}")
 
     # --- at its end ---------------------------------------------------------------------------------------------------
 
@@ -140,13 +142,8 @@ class SweepTracking:
         self.tracker.record(cells, files, self._checkpoints(cells, named=True), whole=True)
         ended = sum(not (cell.failures or cell.waiting) for cell in cells)
         if self.tracker.failure is None:
-            self._say_ended(ended, len(cells))
+            self._say(f"{ended} of {len(cells)} cells whole")
         return self.tracker.failure is None
-
-    def _say_ended(self, ended: int, cells: int) -> None:
-        at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        text = f"{self.sweep.name}: {ended} of {cells} cells whole, as of {at}"
-        self.tracker.show_progress(self.sweep.name, text)
 
     def _files(self, cells: Sequence[CellRecord]) -> dict[str, list[Any]]:
         """Cell key -> the files that belong to its run, wherever the store lies."""

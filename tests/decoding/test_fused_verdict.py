@@ -110,6 +110,6 @@ def test_a_batch_writes_the_same_with_and_without(
         return list(found.values())
 
     fused = written()
-    monkeypatch.setattr(fused_verdict, "_kernels", lambda: None)
+    monkeypatch.setattr(fused_verdict, "_kernels", lambda _: None)
     assert fused == written()
     assert all(fused)

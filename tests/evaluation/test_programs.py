@@ -154,7 +154,7 @@ def test_the_published_solutions_of_human_eval_pass_and_none_of_them_by_chance(t
     if not data.is_file():
         pytest.skip("HumanEval's rows are not beside the checkout")
     rows = pq.read_table(data).to_pylist()
-    problems = human_eval.problems(HumanEval(execute=True, data=str(data)), str(data))
+    problems = human_eval.items(HumanEval(execute=True, data=str(data)), str(data))
     right = [problem.program(row["canonical_solution"]) for problem, row in zip(problems, rows, strict=True)]
     empty = [problem.program("    return None") for problem in problems[:40]]
     outcomes = run_all(right + empty, Limits(seconds=20))
@@ -174,13 +174,13 @@ def test_code_runs_only_if_asked_for() -> None:
 def test_rows_that_cannot_be_asked_are_refused(tokenizer, tmp_path: Path) -> None:
     twice = write(tmp_path / "twice.parquet", [ROWS[0], ROWS[0]])
     with pytest.raises(UserError, match="same task_id"):
-        human_eval.problems(HumanEval(execute=True, data=twice), twice)
+        human_eval.items(HumanEval(execute=True, data=twice), twice)
     empty = write(tmp_path / "empty.parquet", [{**ROWS[0], "test": None}])
     with pytest.raises(UserError, match="row 0: column 'test' holds nothing"):
-        human_eval.problems(HumanEval(execute=True, data=empty), empty)
+        human_eval.items(HumanEval(execute=True, data=empty), empty)
     other = write(tmp_path / "other.parquet", [{"prompt": "x", "code_context": "no harness"}])
     with pytest.raises(UserError, match="test_execution"):
-        ds_1000.problems(DS1000(execute=True, data=other, python="python3"), other)
+        ds_1000.items(DS1000(execute=True, data=other, python="python3"), other)
 
 
 def test_completions_are_cleaned_as_published() -> None:

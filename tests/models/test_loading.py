@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from earnest.models.loading import build, load, load_tokenizer, skeleton
+from earnest.models.inspected import InspectedModel
+from earnest.models.loading import build, load, load_tokenizer
 from earnest.models.source import Source, digest_of_model, resolve
 from earnest.specs import UserError
 
@@ -83,7 +84,7 @@ def test_the_digest_follows_the_weights_and_not_the_path(make_tiny: Make, tmp_pa
 
 
 def test_a_skeleton_has_shapes_and_no_memory(make_tiny: Make) -> None:
-    model = skeleton(Source("tiny", make_tiny(), "d"))
+    model = InspectedModel(Source("tiny", make_tiny(), "d")).skeleton
     assert all(parameter.is_meta for parameter in model.parameters())
     assert model.get_input_embeddings().weight.shape == (1536, 32)
 

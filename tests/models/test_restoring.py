@@ -10,7 +10,8 @@ from torch import Tensor
 
 from earnest.decoding.lean import LeanDecoder
 from earnest.models.blocks import decoder_blocks
-from earnest.models.loading import LoadedModel, load, skeleton
+from earnest.models.inspected import InspectedModel
+from earnest.models.loading import LoadedModel, load
 from earnest.models.restoring import check_restorable, restored
 from earnest.models.source import Source, resolve
 from earnest.specs import UserError
@@ -95,13 +96,13 @@ def test_in_half_precision_a_block_is_what_loading_makes_of_it(dense: Source) ->
 
 
 def test_files_that_name_their_tensors_otherwise_are_refused_before_work_begins(dense: Source, tmp_path: Path) -> None:
-    check_restorable(skeleton(dense), dense)
+    check_restorable(InspectedModel(dense).skeleton, dense)
     for file in dense.path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     save_file({name.removeprefix("model."): value for name, value in weights.items()}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"restore model\.layers\.0\.\S+: .* holds nothing, not"):
-        check_restorable(skeleton(dense), resolve(str(tmp_path)))
+        check_restorable(InspectedModel(dense).skeleton, resolve(str(tmp_path)))
 
 
 def test_another_models_files_are_refused(make_tiny: Callable[..., Path], pruned: LoadedModel) -> None:

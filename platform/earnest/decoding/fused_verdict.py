@@ -7,8 +7,6 @@ Others, other devices and a CPU without numba go through `mixing` and `sampling`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -19,7 +17,7 @@ from torch import Tensor
 from earnest.decoding.fusion import MOST, STEPS
 from earnest.decoding.members import stretches
 from earnest.decoding.mixing import Mixer
-from earnest.decoding.noise import key_of
+from earnest.decoding.noise import choice_kernels, key_of
 from earnest.decoding.sampling import NO_TOKEN
 from earnest.decoding.texts import Text
 from earnest.specs import ADAPTIVE
@@ -47,7 +45,7 @@ class FusedVerdict:
             proposals: of each text.
         """
         able = all(text.fusible for text in texts) and all(self._readable(logits) for logits, _ in parts)
-        kernels = _kernels() if able else None
+        kernels = _kernels(parts[0][0]) if able else None
         if kernels is None:
             return None
         counts, proposed = [], list[int]()
@@ -97,9 +95,9 @@ def _keys(texts: Sequence[Text], counts: Sequence[int]) -> NDArray[np.uint64]:
     return np.array(keys, np.int64).view(np.uint64)
 
 
-@cache
-def _kernels() -> ModuleType | None:
-    if find_spec("numba") is None:
+def _kernels(logits: Tensor) -> ModuleType | None:
+    """Those of this module, where `noise.choice_kernels` has any."""
+    if choice_kernels(logits) is None:
         return None
     from earnest.decoding import verdict_kernels  # half a second, which who decodes nothing need not pay
 

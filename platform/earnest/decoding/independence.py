@@ -21,13 +21,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from earnest.decoding.kv_cache import keeps_keys_and_values, layer_kinds
+from earnest.decoding.kv_cache import keeps_keys_and_values, layer_kinds, layer_windows
 from earnest.decoding.reading import WAYS, Way
 from earnest.decoding.rope import forget_lengths, rope_switches
 from earnest.models.proofs import CANNOT_RUN
 
 LEAST = 9
 """The shortest length around which texts are tried."""
+NARROW = 5
+"""How far layers see while their windows are proved on a short text."""
 MOST_OPERATIONS = 2e10
 """A fraction of a second on a CPU: longer texts are not tried."""
 FARTHEST = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
@@ -99,15 +101,26 @@ def _agrees(model: Any, way: Way, forward: Callable[[], Trial], lengths: Sequenc
         if not all(alike(model, forward(), length) for length in lengths):
             return False
         if any(window not in lengths for window in filter(None, layer_kinds(model).values())):
-            with narrowed(model, LEAST):
+            with _narrowed(model, LEAST):
                 return alike(model, forward(), LEAST)
     except CANNOT_RUN:  # not made for such masks or caches
         return False
     return True
 
 
+def holds_beyond_windows(model: Any, holds: Callable[[], bool]) -> bool:
+    """Whether a proof on a short text holds beyond the layers' windows, too: with these so short that it leaves them.
+
+    `holds` makes what it proves anew, of the model as it then is.
+    """
+    if not any(layer_windows(model)):
+        return True
+    with _narrowed(model, NARROW):
+        return holds()
+
+
 @contextmanager
-def narrowed(model: Any, window: int) -> Iterator[None]:
+def _narrowed(model: Any, window: int) -> Iterator[None]:
     """The model with sliding windows of another length."""
     holders: list[Any] = [holder for module in model.modules() for holder in (module, getattr(module, "config", None))]
     holders.append(model.config.get_text_config(decoder=True))

@@ -22,8 +22,6 @@ from earnest.decoding.layout import Place, Sight
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.02}
 """Of the largest logit: how far two ways of rounding the same arithmetic may lie apart."""
-NARROW = 5
-"""How far layers see while their windows are proved on a short text."""
 PIECE = 256
 """So many queries of a text that leaves the window see theirs at once: a mask for all would hide nearly all."""
 MOST_PACKED = 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -17,10 +18,9 @@ from earnest.decoding.compiled import CompiledDecoder, compiles
 from earnest.decoding.drafting import Drafter, Readable
 from earnest.decoding.fallback import RereadDecoder, StoredDecoder
 from earnest.decoding.forward import CausalForward
-from earnest.decoding.independence import narrowed
-from earnest.decoding.kv_cache import layer_windows
+from earnest.decoding.independence import holds_beyond_windows
 from earnest.decoding.lean import LeanDecoder
-from earnest.decoding.lean_pass import NARROW, TOLERANCE
+from earnest.decoding.lean_pass import TOLERANCE
 from earnest.decoding.members import Drafted, Wanted
 from earnest.models.loading import LoadedModel
 
@@ -182,8 +182,8 @@ def decoder_for(model: Any, rows: int, slots: int) -> Decoder:
     if fits(model):
         lean = LeanDecoder(model, rows, slots)
         for kind in _kinds(lean):
-            decoder = kind(lean)
-            if _works(decoder, model, rows, slots) and _windows_work(kind, model, min(rows, 3)):
+            decoder, anew = kind(lean), partial(_works_anew, kind, model, min(rows, 3))
+            if _works(decoder, model, rows, slots) and holds_beyond_windows(model, anew):
                 return decoder
     return _by_transformers(CausalForward(model), rows, slots)
 
@@ -205,12 +205,9 @@ def _works(decoder: Decoder, model: Any, rows: int, slots: int) -> bool:
         return False
 
 
-def _windows_work(kind: Callable[[LeanDecoder], Decoder], model: Any, rows: int) -> bool:
-    """Whether the probe is passed beyond the layers' windows, too, if these are so short that its texts leave them."""
-    if not any(layer_windows(model)):
-        return True
-    with narrowed(model, NARROW):
-        return _works(kind(LeanDecoder(model, rows, _PROBE)), model, rows, _PROBE)
+def _works_anew(kind: Callable[[LeanDecoder], Decoder], model: Any, rows: int) -> bool:
+    """The same of a decoder that is made for the probe, of the model as it now is."""
+    return _works(kind(LeanDecoder(model, rows, _PROBE)), model, rows, _PROBE)
 
 
 def _kinds(lean: LeanDecoder) -> Iterator[Callable[[LeanDecoder], Decoder]]:

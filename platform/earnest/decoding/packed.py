@@ -18,10 +18,9 @@ from torch import Tensor
 
 from earnest.decoding.blocks import fits
 from earnest.decoding.forward import CausalForward, Forward
-from earnest.decoding.independence import narrowed
-from earnest.decoding.kv_cache import layer_windows
+from earnest.decoding.independence import holds_beyond_windows
 from earnest.decoding.layout import ALL, Layout, Place, Sight
-from earnest.decoding.lean_pass import NARROW, TOLERANCE, LeanPass
+from earnest.decoding.lean_pass import TOLERANCE, LeanPass
 from earnest.decoding.reading import Way
 from earnest.decoding.rope import NO_SWITCHES
 
@@ -186,18 +185,11 @@ def forward_for(model: Any, longest: int) -> Forward:
     """The fastest forward pass whose logits are the model's own, by a probe, for texts of `longest` tokens at most."""
     if fits(model):
         packed = PackedForward(model, longest)
-        if _agrees(packed, model, min(longest, _PROBE)) and _windows_agree(model):
+        agrees = _agrees(packed, model, min(longest, _PROBE))
+        if agrees and holds_beyond_windows(model, lambda: _agrees(PackedForward(model, _PROBE), model, _PROBE)):
             packed.tokens_forwarded = 0
             return packed
     return CausalForward(model)
-
-
-def _windows_agree(model: Any) -> bool:
-    """Whether that holds beyond the layers' windows, too, if these are so short that the probe's texts leave them."""
-    if not any(layer_windows(model)):
-        return True
-    with narrowed(model, NARROW):
-        return _agrees(PackedForward(model, _PROBE), model, _PROBE)
 
 
 @torch.inference_mode()

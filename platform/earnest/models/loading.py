@@ -231,11 +231,6 @@ def return_freed_memory() -> None:
         trim(0)
 
 
-def skeleton(source: Source) -> Any:
-    """The model's modules without memory: shapes to check a method against before any weight is read."""
-    return skeleton_of(source.name, read_config(source))
-
-
 def skeleton_of(name: str, config: Any) -> Any:
     """The modules that a config describes, without memory."""
     with torch.device("meta"):

@@ -20,7 +20,7 @@ from earnest.palette import ink
 from earnest.records import CellRecord
 from earnest.report.ink import MUTED, PAPER, TEXT, title
 from earnest.report.intervals import signed_interval
-from earnest.report.survey import CONTROLS, Survey, figure_text, is_fluent, percent_change, spoken
+from earnest.report.survey import CONTROLS, Survey, figure_text, percent_change, spoken
 
 MAX_DOMAINS = 12  # of many domains the map and the first table show those that lost most
 DEEP = 0.72  # from here on a square is so dark that its text is light
@@ -46,7 +46,7 @@ class Domains:
 
     def cells(self, task: str) -> list[CellRecord]:
         """The cells that have groups in a task, in the sweep's order."""
-        fluent = (cell for cell in self.survey.compressed if task in cell.scores and is_fluent(cell.scores[task]))
+        fluent = (cell for cell in self.survey.compressed if task in cell.scores and cell.scores[task].means_something)
         return [cell for cell in fluent if self.groups(cell, task)]
 
     def groups(self, cell: CellRecord, task: str) -> tuple[GroupChange, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from earnest.records import CellRecord, Estimate, Gain, Steered, TokenShift
-from earnest.report.survey import Curve, Point, Survey, curves_of, figure_text, is_fluent, mean_of, spoken
+from earnest.report.survey import Curve, Point, Survey, curves_of, figure_text, mean_of, spoken
 
 USUAL_ALPHA = 1.0
 
@@ -129,7 +129,7 @@ class Gains:
         """Each base that a pair steers at several alphas; a base's own score stands at 0."""
         groups: dict[tuple[str, str], list[CellRecord]] = {}
         for cell in self.cells:
-            if task in cell.scores and is_fluent(cell.scores[task]):
+            if task in cell.scores and cell.scores[task].means_something:
                 groups.setdefault((self.steering(cell).pair, self.steering(cell).base), []).append(cell)
         lines = [self._alpha_line(task, cells) for cells in groups.values()]
         return [line for line in lines if line is not None and len(line.points) > 2]
@@ -201,4 +201,4 @@ class Gains:
 def _fluent(cell: CellRecord | None, task: str) -> Estimate | None:
     """A cell's headline; None where it has none, or is not fluent."""
     scores = cell.scores.get(task) if cell else None
-    return scores.main if scores and is_fluent(scores) else None
+    return scores.main if scores and scores.means_something else None

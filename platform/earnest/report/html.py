@@ -33,7 +33,6 @@ from earnest.report.survey import (
     Survey,
     computed_in,
     figure_text,
-    is_fluent,
     missing,
     percent_change,
     score_text,
@@ -211,7 +210,7 @@ def _score(cell: CellRecord, task: str) -> dict[str, Any]:
         word, reason = missing(cell, task)
         return {"sort": None, "text": word, "reason": reason}
     scores, comparison = cell.scores[task], cell.comparisons.get(task)
-    if not is_fluent(scores):
+    if not scores.means_something:
         reason = f"{scores.metrics['fluent'].value:.1%} of the statements are well formed"
         return {"sort": None, "text": "not fluent", "reason": reason}
     retention = comparison.retention if comparison else None

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from earnest.palette import ink
 from earnest.records import CellRecord
 from earnest.report.ink import BAND, MUTED, PAPER, TEXT, title
-from earnest.report.survey import CONTROLS, Curve, Point, Survey, is_fluent, spoken
+from earnest.report.survey import CONTROLS, Curve, Point, Survey, spoken
 from earnest.statistics.paired import MATCHING
 
 PANEL = (5.2, 3.7)
@@ -201,7 +201,7 @@ def _dense_band(axes: Axes, dense: float, *, higher: bool) -> None:
 def _reference_lines(axes: Axes, references: Sequence[CellRecord], task: str, scale: float) -> None:
     """Other dense models as dotted lines; those that stand on each other share one name."""
     low, high = axes.get_ylim()
-    fluent = [cell for cell in references if task in cell.scores and is_fluent(cell.scores[task])]
+    fluent = [cell for cell in references if task in cell.scores and cell.scores[task].means_something]
     scored = sorted((cell.scores[task].main.value * scale, cell.model) for cell in fluent)
     named: list[tuple[float, list[str]]] = []
     for value, model in scored:

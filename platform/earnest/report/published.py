@@ -8,8 +8,8 @@ from typing import Any
 
 from earnest.published.figures import Figures, Published
 from earnest.records import CellRecord, Estimate
-from earnest.report.intervals import half_text
-from earnest.report.survey import MINUS, figure_text, spoken
+from earnest.report.intervals import half_text, signed
+from earnest.report.survey import figure_text, spoken
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,6 @@ def published_section(cells: Sequence[CellRecord], published: Published) -> dict
 def _row(one: Beside) -> dict[str, Any]:
     figures = one.figures
     headline = "judge_score" if figures.scale == "points" else figures.metric
-    difference = figure_text(abs(one.difference), headline)
-    sign = "" if float(difference) == 0 else "+" if one.difference > 0 else MINUS
     return {
         "subject": one.subject,
         "task": spoken(figures.task),
@@ -82,7 +80,7 @@ def _row(one: Beside) -> dict[str, Any]:
         "measured": figure_text(one.measured.value, headline),
         "half": half_text(one.measured, headline),
         "n": one.measured.n,
-        "difference": sign + difference,
+        "difference": signed(one.difference, headline),
         "apart": one.within is False,
     }
 

@@ -78,7 +78,7 @@ class Point:
 
     def is_fluent(self, task: str) -> bool:
         """Whether every seed that was scored is fluent."""
-        return all(is_fluent(cell.scores[task]) for cell in self.cells if task in cell.scores)
+        return all(cell.scores[task].means_something for cell in self.cells if task in cell.scores)
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,11 @@ class Survey:
     def dense_score(self, task: str) -> Estimate | None:
         """The dense model's headline; None where it is not fluent."""
         scores = self.dense.scores.get(task) if self.dense else None
-        return scores.main if scores and is_fluent(scores) else None
+        return scores.main if scores and scores.means_something else None
 
     def not_fluent(self, task: str) -> list[CellRecord]:
         """The cells whose score in this task rests on almost no well-formed statements."""
-        return [cell for cell in self.cells if task in cell.scores and not is_fluent(cell.scores[task])]
+        return [cell for cell in self.cells if task in cell.scores and not cell.scores[task].means_something]
 
     @cached_property
     def curves(self) -> list[Curve]:
@@ -310,11 +310,6 @@ class Survey:
 def computed_in(survey: Survey) -> str:
     """As in "Computed in float32."; empty where nobody knows."""
     return f"Computed in {' or '.join(survey.dtypes)}." if survey.dtypes else ""
-
-
-def is_fluent(scores: Scores) -> bool:
-    """Whether enough statements are well formed for the headline to mean something."""
-    return scores.means_something
 
 
 def missing(cell: CellRecord, task: str) -> tuple[str, str]:

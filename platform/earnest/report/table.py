@@ -20,7 +20,6 @@ from earnest.report.survey import (
     Survey,
     computed_in,
     figure_text,
-    is_fluent,
     missing,
     percent_change,
     score_text,
@@ -127,7 +126,7 @@ def _score(survey: Survey, cell: CellRecord, task: str, *, with_interval: bool) 
     if task not in cell.scores:
         word = missing(cell, task)[0]
         return Text(word, style="red" if word == FAILED else "dim")
-    if not is_fluent(cell.scores[task]):
+    if not cell.scores[task].means_something:
         return Text("not fluent", style="red")
     estimate = cell.scores[task].main
     text = Text(score_text(cell.scores[task]))
@@ -183,7 +182,7 @@ def _gained(gains: Gains, cell: CellRecord, task: str) -> Text:
     if task not in cell.scores:
         word = missing(cell, task)[0]
         return Text(word, style="red" if word == FAILED else "dim")
-    if not is_fluent(cell.scores[task]):
+    if not cell.scores[task].means_something:
         return Text("not fluent", style="red")
     text = Text(figure_text(cell.scores[task].main.value, gains.survey.headline(task)))
     gain = gains.gain_of(cell, task)

@@ -11,7 +11,7 @@ import numpy as np
 
 from earnest.records import Estimate
 from earnest.statistics.bca import bca_difference, units_of
-from earnest.statistics.intervals import ENDS, Floats, draw_counts, estimate, ratio
+from earnest.statistics.intervals import Floats, draw_counts, estimate, ratio, with_limits
 from earnest.statistics.paired import Sums
 from earnest.statistics.pairs import Pairs
 from earnest.statistics.quotients import Rejected, of_scores, of_units, quotient_limits
@@ -67,9 +67,7 @@ def share_closed(start: Headline, reached: Headline, goal: Headline) -> Estimate
     before = start.replicates
     value = (reached.value - start.value) / (goal.value - start.value)
     found = estimate(value, ratio(reached.replicates - before, goal.replicates - before), n)
-    return found.model_copy(
-        update=dict(zip(ENDS, quotient_limits(value, _rejected(start, reached, goal)), strict=True))
-    )
+    return with_limits(found, quotient_limits(value, _rejected(start, reached, goal)))
 
 
 def _rejected(start: Headline, reached: Headline, goal: Headline) -> Rejected:

@@ -29,7 +29,6 @@ RESAMPLES = 2000
 SEED = 20231002
 _CHUNK = 2**22
 KEPT = 2**22  # draws of so many samples are made once and kept
-ENDS = ("low", "high")
 
 Floats = NDArray[np.float64]
 
@@ -92,9 +91,7 @@ def bootstrap_mean(values: Sequence[float] | Floats, seed: int = SEED, *, bounde
     array = np.asarray(values, dtype=np.float64)
     ones = np.ones_like(array)
     found = estimate(ratio(array.sum(), len(array)), ratio_replicates(array, ones, seed), len(array))
-    return (
-        found if len(array) < 2 else found.model_copy(update=dict(zip(ENDS, _mean_limits(array, bounded), strict=True)))
-    )
+    return found if len(array) < 2 else with_limits(found, _mean_limits(array, bounded))
 
 
 def _mean_limits(values: Floats, bounded: bool) -> tuple[float | None, float | None]:
@@ -105,6 +102,12 @@ def _mean_limits(values: Floats, bounded: bool) -> tuple[float | None, float | N
         share = wilson(int(values.sum()), n)
         return share.low, share.high
     return bounded_limits(values)
+
+
+def with_limits(estimate: Estimate, limits: tuple[float | None, float | None]) -> Estimate:
+    """The same estimate with other limits."""
+    low, high = limits
+    return estimate.model_copy(update={"low": low, "high": high})
 
 
 def _ends(limits: tuple[float, float] | None) -> tuple[float | None, float | None]:
@@ -159,7 +162,7 @@ def ratio_estimate(
     """
     a, b = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     found = estimate(ratio(a.sum(), b.sum()), ratio_replicates(a, b, seed), len(a))
-    return found.model_copy(update=dict(zip(ENDS, ratio_limits(a, b, share), strict=True)))
+    return with_limits(found, ratio_limits(a, b, share))
 
 
 def ratio_limits(
@@ -183,10 +186,8 @@ def exponential_estimate(numerators: Floats, denominators: Floats, seed: int = S
     """exp(sum of numerators ÷ sum of denominators), as perplexity is: limits of the logarithm, and a bootstrap."""
     value = np.exp(ratio(numerators.sum(), denominators.sum()))
     found = estimate(value, np.exp(ratio_replicates(numerators, denominators, seed)), len(numerators))
-    ends = ratio_limits(numerators, denominators, share=False)
-    return found.model_copy(
-        update={name: None if end is None else math.exp(end) for name, end in zip(ENDS, ends, strict=True)}
-    )
+    low, high = (None if end is None else math.exp(end) for end in ratio_limits(numerators, denominators, share=False))
+    return with_limits(found, (low, high))
 
 
 def linearised(numerators: Floats, denominators: Floats) -> Floats:

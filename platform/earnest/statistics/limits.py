@@ -66,7 +66,7 @@ def unit_limits(values: Floats, effective: float, least: float = -math.inf, most
         below = above = abs(mean)
         skew = 0.0
     skew *= SKEWED / len(values)
-    unseen = _with_unseen(values, mean - below * (1 + max(0.0, -skew)), mean + above * (1 + max(0.0, skew)))
+    unseen = bounded_limits(values, mean - below * (1 + max(0.0, -skew)), mean + above * (1 + max(0.0, skew)))
     found = _widest(unseen, *_students(values, effective))
     return max(least, found[0]), min(most, found[1])
 
@@ -89,14 +89,14 @@ def share_limits(values: Floats, weights: Floats, least: float, most: float) -> 
     lowest, highest = (min(float(values.min()), mean + (least - mean) * heaviest),
                        max(float(values.max()), mean + (most - mean) * heaviest))  # fmt: skip
     if effective < FEWEST:
-        found = _with_unseen(values, lowest, highest)
+        found = bounded_limits(values, lowest, highest)
     else:
         spread = np.sqrt(RARE * (TOGETHER + (1 - TOGETHER) / np.maximum(weights, 1.0)))
         few = min(1.0, SCARCE / effective)
         rare, farther = few * DEVIATIONS * float((relative * spread).max()), 1 + few * (FARTHER - 1)
         below = max(farther * (mean - float(values.min())), rare)
         above = max(farther * (float(values.max()) - mean), rare)
-        unseen = _with_unseen(values, max(lowest, mean - below), min(highest, mean + above))
+        unseen = bounded_limits(values, max(lowest, mean - below), min(highest, mean + above))
         found = _widest(unseen, *_students(values, effective))
     return max(least, found[0]), min(most, found[1])
 
@@ -109,10 +109,6 @@ def effective_units(weights: Floats) -> float:
 
 def _widest(*limits: Limits) -> Limits:
     return min(low for low, _ in limits), max(high for _, high in limits)
-
-
-def _with_unseen(values: Floats, least: float, most: float) -> Limits:
-    return _lower(values, least), -_lower(-values, -most)
 
 
 def _lower(values: Floats, least: float) -> float:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from earnest.records import Estimate
 from earnest.statistics.intervals import (
-    ENDS,
     RESAMPLES,
     SEED,
     Floats,
@@ -23,6 +22,7 @@ from earnest.statistics.intervals import (
     ratio_replicates,
     resamples,
     wilson,
+    with_limits,
 )
 from earnest.statistics.quotients import of_scores, of_units, quotient_limits
 
@@ -105,7 +105,7 @@ def gap_closed(base: Sequence[float], proxy: Sequence[float], tuned: Sequence[fl
     found = estimate(value, ratio_replicates(reached - start, goal - start, seed), len(start))
     within = all(scores.min() >= 0 and scores.max() <= 1 for scores in (start, reached, goal))
     rejected = of_scores(start, reached, goal) if within else of_units(reached - start, goal - start, len(start))
-    return found.model_copy(update=dict(zip(ENDS, quotient_limits(value, rejected), strict=True)))
+    return with_limits(found, quotient_limits(value, rejected))
 
 
 def matches(relative: float, higher_is_better: bool = True, tolerance: float = MATCHING) -> bool:

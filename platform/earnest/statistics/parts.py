@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earnest.records import Estimate
-from earnest.statistics.intervals import ENDS, SEED, Floats, estimate, ratio, ratio_limits, resamples
+from earnest.statistics.intervals import SEED, Floats, estimate, ratio, ratio_limits, resamples, with_limits
 
 
 def ratio_estimates(numerators: Floats, denominators: Floats, seed: int = SEED) -> list[Estimate]:
@@ -25,7 +25,7 @@ def ratio_estimates(numerators: Floats, denominators: Floats, seed: int = SEED) 
     holding = (denominators != 0).sum(0)
     found = [estimate(values[i], replicates[below[:, i] != 0, i], int(n)) for i, n in enumerate(holding)]
     ends = [ratio_limits(numerators[:, i], denominators[:, i], share=False) for i in range(len(found))]
-    return [one.model_copy(update=dict(zip(ENDS, each, strict=True))) for one, each in zip(found, ends, strict=True)]
+    return [with_limits(one, each) for one, each in zip(found, ends, strict=True)]
 
 
 def times_drawn(draws: NDArray[np.int64]) -> Floats:

@@ -41,23 +41,23 @@ class CorruptOutputError(UserError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredFile:
     """A file as a listing shows it. `version` changes when its bytes do."""
 
     size: int
     version: str
 
 
-def entries_of(folder: Path) -> dict[str, Entry]:
+def entries_of(folder: Path) -> dict[str, StoredFile]:
     """The files in a local folder and below it, by their relative names."""
-    found: dict[str, Entry] = {}
+    found: dict[str, StoredFile] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             path = Path(parent) / name
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 status = path.stat()
                 version = f"{status.st_ino}-{status.st_ctime_ns}-{status.st_mtime_ns}"
-                found[path.relative_to(folder).as_posix()] = Entry(status.st_size, version)
+                found[path.relative_to(folder).as_posix()] = StoredFile(status.st_size, version)
     return found
 
 
@@ -71,7 +71,11 @@ def parsed(content: bytes, kind: str, digest: str) -> dict[str, Any]:
 
 
 def damage(
-    step: Mapping[str, Any], entries: Mapping[str, Entry], digest_of: Callable[[str], str | None], *, hashed: int | None
+    step: Mapping[str, Any],
+    entries: Mapping[str, StoredFile],
+    digest_of: Callable[[str], str | None],
+    *,
+    hashed: int | None,
 ) -> str:
     """The first file that is not as published, and why; empty where all are.
 
@@ -105,7 +109,7 @@ class Remembered:
         self._known.clear()
         self._folder = None
 
-    def knows(self, kind: str, digest: str, entries: Mapping[str, Entry]) -> bool:
+    def knows(self, kind: str, digest: str, entries: Mapping[str, StoredFile]) -> bool:
         """Whether the output was whole when it consisted of just these files."""
         print_ = _fingerprint(entries)
         if self._known.get((kind, digest)) == print_:
@@ -117,7 +121,7 @@ class Remembered:
         except (OSError, UnicodeDecodeError):
             return False
 
-    def note(self, kind: str, digest: str, entries: Mapping[str, Entry]) -> None:
+    def note(self, kind: str, digest: str, entries: Mapping[str, StoredFile]) -> None:
         """The output was found whole."""
         self._known[kind, digest] = _fingerprint(entries)
         if self._folder is not None and _bytes(entries) >= WORTH_REMEMBERING:
@@ -127,11 +131,11 @@ class Remembered:
                 path.write_text(self._known[kind, digest], encoding="ascii")
 
 
-def _bytes(entries: Mapping[str, Entry]) -> int:
+def _bytes(entries: Mapping[str, StoredFile]) -> int:
     return sum(entry.size for entry in entries.values())
 
 
-def _fingerprint(entries: Mapping[str, Entry]) -> str:
+def _fingerprint(entries: Mapping[str, StoredFile]) -> str:
     # run.json is circumstance and not part of what is promised.
     parts = [f"{name}|{one.size}|{one.version}" for name, one in sorted(entries.items()) if name != RUN_FILE]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -29,8 +29,8 @@ from earnest.store.inspection import (
     RUN_FILE,
     STEP_FILE,
     CorruptOutputError,
-    Entry,
     Remembered,
+    StoredFile,
     damage,
     entries_of,
     parsed,
@@ -138,11 +138,11 @@ class Store:
         with ThreadPoolExecutor(WORKERS) as pool:
             return dict(zip(wanted, pool.map(look, wanted), strict=True))
 
-    def _entries(self, kind: str, digest: str) -> dict[str, Entry]:
+    def _entries(self, kind: str, digest: str) -> dict[str, StoredFile]:
         return self._listing.below(f"{kind}/{digest}") if self.remote else entries_of(Path(self._place(kind, digest)))
 
     def _damage(
-        self, kind: str, digest: str, entries: dict[str, Entry], hashed: int | None = HASHED_REMOTELY
+        self, kind: str, digest: str, entries: dict[str, StoredFile], hashed: int | None = HASHED_REMOTELY
     ) -> str | None:
         """What is wrong with the output that consists of these files; None where there is none.
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from earnest.records import CellRecord
 from earnest.specs import UserError
+from earnest.store.identity import store_identity
 from earnest.tracking.curves import CURVE_TAG, curve_entries
 from earnest.tracking.database import UnusableDatabaseError, ensure_database
 from earnest.tracking.entries import Artifact, Checkpoint, Entry, base_model, cell_entry
-from earnest.tracking.identity import store_identity
 from earnest.tracking.outbox import Outbox, Pending
 from earnest.tracking.session import Session, quiet_environment
 

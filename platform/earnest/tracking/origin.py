@@ -18,11 +18,16 @@ def origin_tags(config: Path | None) -> dict[str, str]:
     commit = _commit(Path(earnest.__file__).parent) or (config and _commit(config.absolute().parent))
     commit = commit or os.environ.get("GIT_COMMIT")
     return {
-        "mlflow.source.type": "JOB" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else "LOCAL",
+        "mlflow.source.type": "JOB" if in_submitted_job() else "LOCAL",
         "mlflow.source.name": f"earnest sweep {config}" if config else "earnest",
         "earnest.version": earnest.__version__,
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }
+
+
+def in_submitted_job() -> bool:
+    """Whether `ray job submit` started this process, in a working folder that is thrown away."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _commit(folder: Path) -> str | None:

@@ -25,7 +25,7 @@ NEVER_FIRST = "\n</code>"
 
 def measure(engine: Engine, spec: DS1000, data: str, progress: Progress | None = None) -> Measured:
     """pass@1 and pass@10 on DS-1000's rows, by library."""
-    return solve(engine, spec, problems(spec, data), STOPS, NEVER_FIRST, progress)
+    return solve(engine, spec, items(spec, data), STOPS, NEVER_FIRST, progress)
 
 
 def reads(spec: DS1000, data: str) -> list[tuple[str, list[str]]]:
@@ -34,11 +34,6 @@ def reads(spec: DS1000, data: str) -> list[tuple[str, list[str]]]:
 
 
 def items(spec: DS1000, data: str) -> list[Problem]:
-    """The problems."""
-    return problems(spec, data)
-
-
-def problems(spec: DS1000, data: str) -> list[Problem]:
     """The code to fill in. Raises UserError where a row's prompt or harness is no text."""
     there = columns(data, spec.split)
     beside = [name for name in (GOLD, *LIBRARY) if name in there]

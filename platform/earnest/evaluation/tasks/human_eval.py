@@ -17,7 +17,7 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
 def measure(engine: Engine, spec: HumanEval, data: str, progress: Progress | None = None) -> Measured:
     """pass@1 and pass@10 on HumanEval's rows."""
-    return solve(engine, spec, problems(spec, data), STOPS, progress=progress)
+    return solve(engine, spec, items(spec, data), STOPS, progress=progress)
 
 
 def reads(spec: HumanEval, data: str) -> list[tuple[str, list[str]]]:
@@ -26,11 +26,6 @@ def reads(spec: HumanEval, data: str) -> list[tuple[str, list[str]]]:
 
 
 def items(spec: HumanEval, data: str) -> list[Problem]:
-    """The problems."""
-    return problems(spec, data)
-
-
-def problems(spec: HumanEval, data: str) -> list[Problem]:
     """The functions to complete. Raises UserError where a row holds no text, or an id stands twice."""
     rows = known_rows(data, spec.split, COLUMNS)[: spec.limit]
     file = file_of(data, spec.split)
